@@ -1,0 +1,53 @@
+# Needs python3 (3.11 or newer) with its venv module, and make. `make demo` and `make test` do all the rest.
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow test-large lint bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo: $(VENV)/.demo ## convert a real data set, train Keras from it in both layouts, print the accuracy
+	@$(BIN)/python examples/agaricus.py
+
+test: $(VENV)/.dev ## every unmarked test, ruff and mypy among them
+	@$(BIN)/python -m pytest -q -n $(WORKERS)
+
+test-slow: $(VENV)/.dev ## tests that take minutes
+	@$(BIN)/python -m pytest -q -m slow
+
+test-large: $(VENV)/.dev ## tests that need gigabytes of disk
+	@$(BIN)/python -m pytest -q -m large
+
+lint: $(VENV)/.dev ## ruff and mypy alone
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/.dev ## measure start-up on this machine
+	@$(BIN)/python bench/startup.py
+
+clean: ## remove all that the other targets made
+	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks *.egg-info
+	find sparsestore tests examples bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is newer than pyproject.toml when its extras are installed. The install is editable: sources need no re-install.
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	@echo "installing sparsestore[tensorflow] into $(VENV) (some minutes the first time)"
+	@$(PIP) install --editable ".[tensorflow]"
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	@echo "installing sparsestore[tensorflow,dev] into $(VENV) (some minutes the first time)"
+	@$(PIP) install --editable ".[tensorflow,dev]"
+	@touch $@ $(VENV)/.demo
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than 3.11: name a newer one with make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "error: $(PYTHON) has no venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }

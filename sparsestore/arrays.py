@@ -1,0 +1,501 @@
+"""One zarr v3 array on disk: written chunk by chunk in bounded memory, read by chunk, piece or map, every byte checked.
+
+Only sharded arrays cut along their first axis. The bytes are those of the Zarr v3 core specification and its sharding
+codec, so any zarr reader opens them; docs/decisions/0002 says why zarr-python is not used here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsestore.checksum import PIECE, crc32c, piece_crc32c
+from sparsestore.errors import CorruptStoreError
+from sparsestore.format import ArraySpec, Codec, ObjectEntry, dump
+from sparsestore.layout import CHUNK, SHARD, chunk_and_shard
+from sparsestore.storage import LocalStorage, ObjectWriter
+
+__all__ = ["ArrayReader", "ArrayWriter"]
+
+Array = NDArray[Any]
+_ABSENT = 2**64 - 1  # the sharding codec's mark of a chunk that is not there
+_STRING_CHUNK_BYTES = 1 << 28
+
+
+class ArrayWriter:
+    """Writes one array front to back. Holds one inner chunk.
+
+    Parameters
+    ----------
+    storage : LocalStorage
+    prefix : str
+        Key of the array, e.g. ``segments/<id>/X/indices``.
+    dtype : str
+        Stored dtype, or "string".
+    tail : tuple of int
+        Shape after the first axis.
+    codec : Codec
+    chunk, shard : int
+        Most rows of an inner chunk and of a shard; a short array gets shorter ones.
+    fill_value : scalar
+        What the end of the last inner chunk is padded with.
+    """
+
+    def __init__(
+        self,
+        storage: LocalStorage,
+        prefix: str,
+        dtype: str,
+        tail: tuple[int, ...] = (),
+        codec: Codec | None = None,
+        chunk: int = CHUNK,
+        shard: int = SHARD,
+        fill_value: Any = 0,
+    ) -> None:
+        self._storage = storage
+        self.prefix = prefix
+        self._limits = (chunk, shard)
+        self._spec = ArraySpec((0, *tail), dtype, chunk, shard, codec or Codec(), fill_value)
+        self._pending = self._empty(0)
+        self._filled = 0
+        self._file: ObjectWriter | None = None
+        self._index: list[tuple[int, int]] = []
+        self.length = 0
+        self.objects: list[ObjectEntry] = []
+        self._checks: list[NDArray[np.uint32]] = []
+
+    def _empty(self, n: int) -> Array:
+        if self._spec.dtype == "string":
+            return np.full(n, "", object)
+        return np.empty((n, *self._spec.shape[1:]), self._spec.dtype)
+
+    @property
+    def checks(self) -> NDArray[np.uint32]:
+        """crc32c of each 16 KiB piece (uncompressed) or inner chunk (compressed) written so far."""
+        return np.concatenate(self._checks) if self._checks else np.empty(0, np.uint32)
+
+    def append(self, values: Array) -> None:
+        """Write more rows of the array; they are copied, or on disk, when this returns."""
+        chunk = self._spec.chunk
+        at, n = 0, len(values)
+        self.length += n
+        while at < n:
+            if self._filled == 0 and n - at >= chunk:
+                room = self._spec.shard - len(self._index) * chunk
+                stop = at + min((n - at) // chunk * chunk, room)
+                self._write_chunks(values[at:stop])
+                at = stop
+                continue
+            if len(self._pending) < chunk:
+                self._grow(self._filled + n - at)
+            stop = min(n, at + chunk - self._filled)
+            self._pending[self._filled : self._filled + stop - at] = values[at:stop]
+            self._filled += stop - at
+            at = stop
+            if self._filled == chunk:
+                self._write_chunks(self._pending)
+                self._filled = 0
+
+    def _grow(self, needed: int) -> None:
+        # a small segment must not pay for a whole chunk of each of its arrays
+        pending = self._empty(min(self._spec.chunk, max(1024, 1 << (needed - 1).bit_length())))
+        if len(pending) > len(self._pending):
+            pending[: self._filled] = self._pending[: self._filled]
+            self._pending = pending
+
+    def _write_chunks(self, values: Array) -> None:
+        """Write whole chunks, all of the current shard."""
+        if self._file is None:
+            self._file = self._storage.create(f"{self.prefix}/{self._spec.shard_key(len(self.objects))}")
+        chunk = self._spec.chunk
+        if self._spec.codec.name == "none" and self._spec.dtype != "string":
+            payload = np.ascontiguousarray(values, self._spec.dtype).reshape(-1).view(np.uint8)
+            size = chunk * self._spec.itemsize
+            for start in range(0, len(payload), size):
+                self._index.append((self._file.length + start, size))
+            self._checks.append(piece_crc32c(payload))
+            self._file.write(payload)
+        else:
+            for start in range(0, len(values), chunk):
+                encoded = _encode(values[start : start + chunk], self._spec)
+                self._index.append((self._file.length, len(encoded)))
+                self._checks.append(np.array([crc32c(encoded)], np.uint32))
+                self._file.write(encoded)
+        if len(self._index) * chunk == self._spec.shard:
+            self._close_shard()
+
+    def _close_shard(self) -> None:
+        if self._file is None:
+            return
+        index = np.full((self._spec.shard // self._spec.chunk, 2), _ABSENT, "<u8")
+        index[: len(self._index)] = self._index
+        payload = index.tobytes()
+        self._file.write(payload + crc32c(payload).to_bytes(4, "little"))
+        self._file.close()
+        self.objects.append(ObjectEntry(self._file.key, self._file.length, self._file.crc32c))
+        self._file, self._index = None, []
+
+    def finish(self, attributes: dict[str, Any] | None = None) -> ArraySpec:
+        """Write what is pending, the last shard's index and zarr.json; gives the array's final description."""
+        chunk, shard = chunk_and_shard(self.length, *self._limits)
+        if self._file is None and not self.objects:
+            self._spec = _replace(self._spec, chunk=chunk)  # nothing is on disk yet: still free to choose
+        if self._filled:
+            padded = self._empty(self._spec.chunk)
+            padded[: self._filled] = self._pending[: self._filled]
+            padded[self._filled :] = self._spec.fill_value
+            if not self.objects:
+                self._spec = _replace(self._spec, shard=max(shard, self._spec.chunk))
+            self._write_chunks(padded)
+            self._filled = 0
+        elif not self.objects:
+            self._spec = _replace(self._spec, shard=max(shard, self._spec.chunk))
+        self._close_shard()
+        self._pending = self._empty(0)
+        self._spec = _replace(
+            self._spec, shape=(self.length, *self._spec.shape[1:]), attributes=dict(attributes or {})
+        )
+        document = self._storage.put(f"{self.prefix}/zarr.json", dump(self._spec.to_document()))
+        self.objects.append(ObjectEntry(document.key, document.length, document.crc32c))
+        return self._spec
+
+    def discard(self) -> None:
+        """Let go of the open file, if any."""
+        if self._file is not None:
+            self._file.discard()
+            self._file = None
+
+
+def _replace(spec: ArraySpec, **changes: Any) -> ArraySpec:
+    fields = {name: getattr(spec, name) for name in ArraySpec.__dataclass_fields__}
+    return ArraySpec(**{**fields, **changes})
+
+
+def _encode(values: Array, spec: ArraySpec) -> bytes:
+    """Bytes of one inner chunk."""
+    if spec.dtype == "string":
+        from numcodecs.vlen import VLenUTF8
+
+        payload: Any = bytes(VLenUTF8().encode(values))
+    else:
+        payload = np.ascontiguousarray(values, spec.dtype)
+    if spec.codec.name == "zstd":
+        from numcodecs import zstd
+
+        return bytes(zstd.compress(payload, spec.codec.clevel))
+    if spec.codec.name == "blosc":
+        from numcodecs import blosc
+
+        shuffle = {"noshuffle": blosc.NOSHUFFLE, "shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
+        mode = shuffle[spec.codec.shuffle]
+        return bytes(blosc.compress(payload, spec.codec.cname.encode(), spec.codec.clevel, mode, 0))
+    return bytes(payload)
+
+
+class ArrayReader:
+    """Reads one array of an immutable segment. Methods may be called from several threads at once.
+
+    Parameters
+    ----------
+    storage : LocalStorage
+    prefix : str
+        Key of the array in the storage.
+    spec : ArraySpec
+    entries : mapping of str to ObjectEntry
+        The array's objects by key in the storage: their lengths are checked when the array is opened.
+    checks : (pieces or chunks,) uint32 array or callable that gives it, or None
+        None: the array is small and checked by the crc32c of its whole objects.
+    check : str
+        "first", "always" or "never".
+    describe : callable (start, stop) -> str
+        Says which rows of the store the elements start to stop belong to; for messages.
+    """
+
+    def __init__(
+        self,
+        storage: LocalStorage,
+        prefix: str,
+        spec: ArraySpec,
+        entries: Mapping[str, ObjectEntry],
+        checks: Callable[[], NDArray[np.uint32]] | None,
+        check: str,
+        describe: Callable[[int, int], str],
+    ) -> None:
+        self.storage = storage
+        self.prefix = prefix
+        self.spec = spec
+        self._check = check
+        self._describe = describe
+        self._load_checks = checks
+        self._checks: NDArray[np.uint32] | None = None
+        self._lock = threading.Lock()
+        self._indexes: dict[int, NDArray[np.uint64]] = {}
+        self._mapped: Array | None = None
+        self._entries: list[ObjectEntry] = []
+        for number in range(spec.n_shards):
+            entry = entries.get(f"{prefix}/{spec.shard_key(number)}")
+            if entry is None:
+                raise CorruptStoreError(f"{storage.name}: {prefix} has no shard {number} in its segment.json")
+            self._entries.append(entry)
+        self._raw = spec.codec.name == "none" and spec.dtype != "string"
+        n_units = -(-spec.n_chunks * spec.chunk * spec.itemsize // PIECE) if self._raw else spec.n_chunks
+        self._verified = np.zeros(n_units, bool)
+
+    def _fail(self, number: int, start: int, stop: int, elements: tuple[int, int], reason: str) -> CorruptStoreError:
+        key = self._entries[number].key
+        rows = self._describe(*elements)
+        return CorruptStoreError(f"{self.storage.name}: {key}, bytes {start} to {stop} ({rows}): {reason}")
+
+    def _index(self, number: int) -> NDArray[np.uint64]:
+        """(offset, length) of each inner chunk of a shard; checked once."""
+        with self._lock:
+            if number in self._indexes:
+                return self._indexes[number]
+        entry = self._entries[number]
+        spec = self.spec
+        per_shard = spec.shard // spec.chunk
+        present = min(per_shard, spec.n_chunks - number * per_shard)
+        elements = (number * spec.shard, min((number + 1) * spec.shard, spec.shape[0]))
+        size = per_shard * 16 + 4
+        start = entry.length - size
+        if start < 0:
+            raise self._fail(number, 0, entry.length, elements, f"too short for an index of {size} bytes")
+        payload = self.storage.read_range(entry.key, start, entry.length)
+        if crc32c(payload[:-4]) != int.from_bytes(payload[-4:], "little"):
+            raise self._fail(number, start, entry.length, elements, "the shard's index does not match its crc32c")
+        index = np.frombuffer(payload[:-4], "<u8").reshape(-1, 2)
+        ends = index[:present].sum(axis=1, dtype=np.uint64)
+        if not (index[:present, 0] != _ABSENT).all() or (present and int(ends.max()) > start):
+            raise self._fail(number, start, entry.length, elements, "the index names chunks outside the shard")
+        if self._raw:
+            expected = np.arange(present, dtype=np.uint64) * np.uint64(spec.chunk * spec.itemsize)
+            if not (index[:present, 0] == expected).all() or not (
+                index[:present, 1] == spec.chunk * spec.itemsize
+            ).all():
+                raise self._fail(number, start, entry.length, elements, "uncompressed chunks do not lie end to end")
+        with self._lock:
+            self._indexes[number] = index
+        return index
+
+    def _expected(self, unit: int) -> int:
+        with self._lock:
+            if self._checks is None:
+                if self._load_checks is None:
+                    raise CorruptStoreError(f"{self.storage.name}: {self.prefix} has no checksums")
+                self._checks = self._load_checks()
+                if len(self._checks) != len(self._verified):
+                    raise CorruptStoreError(
+                        f"{self.storage.name}: {self.prefix} has {len(self._checks)} checksums, "
+                        f"expected {len(self._verified)}"
+                    )
+        return int(self._checks[unit])
+
+    # ------------------------------------------------------------------ uncompressed
+
+    def mapped(self) -> Array:
+        """The whole array over its mapped shards, read-only; not checked: see `verify`."""
+        with self._lock:
+            if self._mapped is not None:
+                return self._mapped
+        spec = self.spec
+        per_shard = spec.shard // spec.chunk
+        parts = []
+        for number, entry in enumerate(self._entries):
+            self._index(number)
+            present = min(per_shard, spec.n_chunks - number * per_shard)
+            parts.append((entry.key, present * spec.chunk * spec.itemsize))
+        stored = self.storage.map(parts)
+        with self._lock:
+            self._mapped = stored
+        return self._mapped
+
+    def elements(self) -> Array:
+        """The mapped array's elements, without the padding of the last chunk."""
+        values = self.mapped().view(self.spec.dtype)
+        return values.reshape(-1, *self.spec.shape[1:])[: self.spec.shape[0]]
+
+    def _piece_fault(self, unit: int) -> CorruptStoreError:
+        itemsize = self.spec.itemsize
+        shard_bytes = self.spec.shard * itemsize
+        start = unit * PIECE
+        number, within = divmod(start, shard_bytes)
+        elements = (start // itemsize, min(-(-(start + PIECE) // itemsize), self.spec.shape[0]))
+        size = min(PIECE, self.spec.n_chunks * self.spec.chunk * itemsize - start)
+        return self._fail(number, within, within + size, elements, "the bytes do not match their crc32c")
+
+    def verify(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> None:
+        """Check the mapped pieces that elements first[i] to last[i] touch, those not checked before.
+
+        Raises
+        ------
+        CorruptStoreError
+        """
+        if self._check == "never":
+            return
+        itemsize = self.spec.itemsize
+        units = _ranges(first * itemsize // PIECE, -(-last * itemsize // PIECE))
+        if self._check == "first":
+            units = units[~self._verified[units]]
+        if not len(units):
+            return
+        stored = self.mapped()
+        self._expected(0)
+        for unit in units.tolist():
+            start = unit * PIECE
+            if crc32c(stored[start : start + PIECE]) != self._expected(unit):
+                raise self._piece_fault(unit)
+        self._verified[units] = True
+
+    def pieces(self, units: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Bytes of the given 16 KiB pieces, ascending, end to end, read without a map and checked."""
+        out = np.empty(len(units) * PIECE, np.uint8)
+        total = self.spec.n_chunks * self.spec.chunk * self.spec.itemsize
+        shard_bytes = self.spec.shard * self.spec.itemsize
+        cuts = np.flatnonzero((np.diff(units) != 1) | ((units[1:] * PIECE) % shard_bytes == 0)) + 1
+        at = 0
+        for run in np.split(units, cuts):
+            start, stop = int(run[0]) * PIECE, min((int(run[-1]) + 1) * PIECE, total)
+            number = start // shard_bytes
+            base = number * shard_bytes
+            self._index(number)
+            payload = self.storage.read_range(self._entries[number].key, start - base, stop - base)
+            out[at : at + len(payload)] = np.frombuffer(payload, np.uint8)
+            at += len(run) * PIECE
+        for slot, unit in enumerate(units.tolist()):
+            if self._check == "never" or (self._check == "first" and self._verified[unit]):
+                continue
+            size = min(PIECE, total - unit * PIECE)
+            if crc32c(out[slot * PIECE : slot * PIECE + size]) != self._expected(unit):
+                raise self._piece_fault(unit)
+            self._verified[unit] = True
+        return out
+
+    # ------------------------------------------------------------------ any codec
+
+    def chunks(self, numbers: NDArray[np.int64]) -> Array:
+        """The given inner chunks, ascending, decoded end to end: (len(numbers) * chunk, ...) with the last one's padding."""
+        spec = self.spec
+        if spec.dtype == "string":
+            out: Array = np.empty(len(numbers) * spec.chunk, object)
+        else:
+            out = np.empty((len(numbers) * spec.chunk, *spec.shape[1:]), spec.dtype)
+        per_shard = spec.shard // spec.chunk
+        by_shard = np.split(numbers, np.flatnonzero(np.diff(numbers // per_shard)) + 1) if len(numbers) else []
+        slot = 0
+        for group in by_shard:
+            number = int(group[0]) // per_shard
+            index = self._index(number)[group - number * per_shard].astype(np.int64)
+            for chunk, payload in zip(group.tolist(), self._payloads(number, index), strict=True):
+                target = out[slot * spec.chunk : (slot + 1) * spec.chunk]
+                self._decode(chunk, number, payload, target)
+                slot += 1
+        return out
+
+    def _payloads(self, number: int, index: NDArray[np.int64]) -> list[memoryview]:
+        """Encoded bytes of chunks of one shard; neighbours come in one read."""
+        starts, ends = index[:, 0], index[:, 0] + index[:, 1]
+        cuts = np.flatnonzero(starts[1:] != ends[:-1]) + 1
+        payloads: list[memoryview] = []
+        for run in np.split(np.arange(len(index)), cuts):
+            first = int(starts[run[0]])
+            data = memoryview(self.storage.read_range(self._entries[number].key, first, int(ends[run[-1]])))
+            payloads += [data[int(starts[i]) - first : int(ends[i]) - first] for i in run]
+        return payloads
+
+    def _decode(self, chunk: int, number: int, view: memoryview, target: Array) -> None:
+        payload = np.frombuffer(view, np.uint8)
+        per_shard = self.spec.shard // self.spec.chunk
+        elements = (chunk * self.spec.chunk, min((chunk + 1) * self.spec.chunk, self.spec.shape[0]))
+
+        def fault(reason: str) -> CorruptStoreError:
+            start, size = self._indexes[number][chunk - number * per_shard].tolist()
+            return self._fail(number, start, start + size, elements, reason)
+
+        raw = self.spec.codec.name == "none" and self.spec.dtype != "string"
+        if self._load_checks is not None and not raw and self._check != "never":
+            if self._check == "always" or not self._verified[chunk]:
+                if crc32c(payload) != self._expected(chunk):
+                    raise fault("the bytes do not match their crc32c")
+                self._verified[chunk] = True
+        try:
+            _decode_into(payload, self.spec, target)
+        except (ValueError, RuntimeError) as error:
+            raise fault(f"the chunk can not be decoded: {error}") from error
+
+    def read_all(self) -> Array:
+        """The whole array. Where there are no checksums beside it, its objects are checked whole."""
+        if self._load_checks is None and self._check != "never":
+            for entry in self._entries:
+                if crc32c(self.storage.read(entry.key)) != entry.crc32c:
+                    raise CorruptStoreError(
+                        f"{self.storage.name}: {entry.key}, bytes 0 to {entry.length}: the bytes do not match their crc32c"
+                    )
+        return self.chunks(np.arange(self.spec.n_chunks))[: self.spec.shape[0]]
+
+    def take(self, rows: NDArray[np.int64]) -> Array:
+        """Rows of the array by number, in any order; each chunk that they touch is decoded once."""
+        if not len(rows):
+            return self.chunks(np.empty(0, np.int64))
+        wanted = rows // self.spec.chunk
+        if bool((wanted[1:] >= wanted[:-1]).all()):
+            keep = np.empty(len(wanted), bool)
+            keep[0] = True
+            np.not_equal(wanted[1:], wanted[:-1], out=keep[1:])
+            numbers, slots = wanted[keep], np.cumsum(keep) - 1
+        else:
+            numbers, slots = np.unique(wanted, return_inverse=True)
+        decoded = self.chunks(numbers)
+        return np.asarray(decoded[slots * self.spec.chunk + (rows - wanted * self.spec.chunk)])
+
+
+def _ranges(first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Distinct integers of half-open ranges given in ascending order of their starts, ascending."""
+    first = first.copy()
+    first[1:] = np.maximum(first[1:], np.maximum.accumulate(last)[:-1])  # what an earlier range has is not repeated
+    lengths = np.maximum(last - first, 0)
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total, dtype=np.int64) + np.repeat(first - (ends - lengths), lengths)
+
+
+def _decode_into(payload: NDArray[np.uint8], spec: ArraySpec, target: Array) -> None:
+    """Decode one inner chunk; ValueError or RuntimeError where it does not give exactly the declared bytes."""
+    expected = target.nbytes
+    if spec.codec.name == "blosc":
+        from numcodecs import blosc
+
+        # the declared size stands in bytes 4 to 8 of a blosc frame: a bomb is refused before it is unpacked
+        declared = int.from_bytes(payload[4:8].tobytes(), "little")
+        if len(payload) < 16 or declared != expected:
+            raise ValueError(f"it declares {declared} bytes, expected {expected}")
+        if int.from_bytes(payload[12:16].tobytes(), "little") != len(payload):
+            raise ValueError("its length is not the one that it declares")
+        blosc.decompress(payload, target)
+        return
+    if spec.codec.name == "zstd":
+        import zstandard
+
+        limit = _STRING_CHUNK_BYTES if spec.dtype == "string" else expected
+        declared = zstandard.frame_content_size(payload.tobytes())
+        if declared < 0 or declared > limit:
+            raise ValueError(f"it declares {declared} bytes, expected at most {limit}")
+        data = zstandard.ZstdDecompressor().decompress(payload.tobytes(), max_output_size=declared)
+    else:
+        data = payload.tobytes()
+    if spec.dtype == "string":
+        from numcodecs.vlen import VLenUTF8
+
+        values = VLenUTF8().decode(data)
+        if len(values) != len(target):
+            raise ValueError(f"it holds {len(values)} strings, expected {len(target)}")
+        target[:] = values
+        return
+    if len(data) != expected:
+        raise ValueError(f"it holds {len(data)} bytes, expected {expected}")
+    target[...] = np.frombuffer(data, spec.dtype).reshape(-1, *spec.shape[1:])
+
+

@@ -1,0 +1,562 @@
+"""The command line: each command parses, calls one library function and prints.
+
+Facts go to standard output (with `--json` as one JSON document and nothing else), progress, warnings and errors to
+standard error. Exit status: 0 done, 1 failed (or `verify` found problems), 2 wrong usage, 130 interrupted.
+Libraries are imported inside the commands, so that `--help` and `info` answer at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import math
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+
+import typer
+
+if TYPE_CHECKING:
+    from sparsestore.store import Store
+
+__all__ = ["app", "main"]
+
+P = ParamSpec("P")
+
+app = typer.Typer(
+    name="sparsestore",
+    help="Store large sparse matrices on disk and train Keras from them in shuffled batches.",
+    epilog="sparsestore COMMAND --help tells more about each command.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help: the same on a terminal, in a pipe and in a log, and options are never cut off
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+class Profile(StrEnum):
+    """How a store's arrays are kept on disk."""
+
+    raw = "raw"
+    compact = "compact"
+
+
+class Duplicates(StrEnum):
+    """What several entries at one place become."""
+
+    sum = "sum"
+    last = "last"
+    error = "error"
+
+
+class Layout(StrEnum):
+    """Form of `x` in a batch."""
+
+    sparse = "sparse"
+    dense = "dense"
+
+
+# ---- options that several commands share
+
+StorePath = Annotated[str, typer.Argument(metavar="STORE", help="Path of a store.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Version = Annotated[int | None, typer.Option("--store-version", help="Version to open; the newest by default.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the order; the same seed gives the same order.")]
+Format = Annotated[str | None, typer.Option("--format", help="Format of SRC, where its name does not tell.")]
+NFeatures = Annotated[
+    int | None, typer.Option("--n-features", help="Number of features; give train and test files the same.")
+]
+ZeroBased = Annotated[
+    bool | None, typer.Option("--zero-based/--one-based", help="Number of the first feature; 1 by default.")
+]
+Label = Annotated[str | None, typer.Option("--label", help="Where the labels are.")]
+Weight = Annotated[str | None, typer.Option("--weight", help="Where the sample weights are.")]
+DType = Annotated[str | None, typer.Option("--dtype", help="Dtype of the values, such as float64.")]
+Multilabel = Annotated[
+    str | None,
+    typer.Option("--multilabel", help="Labels are lists such as 0,2: how many labels there are, or all to count them."),
+]
+Qid = Annotated[bool | None, typer.Option("--qid/--no-qid", help="Whether rows have a query number, qid:7.")]
+Sort = Annotated[bool | None, typer.Option("--sort", help="Sort features inside a row instead of refusing them.")]
+DuplicateEntries = Annotated[
+    Duplicates, typer.Option("--duplicates", help="What several entries at one place become, in formats of triples.")
+]
+Shuffle = Annotated[
+    bool, typer.Option("--shuffle", help="Put the rows in random order once, exactly, in bounded memory.")
+]
+MaxBytes = Annotated[
+    str, typer.Option("--max-bytes", help="Memory that the conversion may use, such as 500MB or 2GiB.")
+]
+StoreProfile = Annotated[
+    Profile, typer.Option("--profile", help="raw: memory-mapped, fastest. compact: compressed, for slow disks.")
+]
+
+CONVERT_HELP = """
+Convert a file into a store.
+
+\b
+SRC is a file of one of these formats:
+  format         names that end in             options it knows
+  svmlight       .svm .svmlight .libsvm  (+)   --n-features --zero-based --one-based --dtype --multilabel --qid --sort
+  matrix_market  .mtx .mm  (+)                 --n-features --dtype
+  npz            .npz (scipy.sparse.save_npz)  --n-features --dtype
+  npy            .npy (dense, 2-D)             --n-features --dtype
+  (+) .gz .bz2 .xz or .zst may follow
+Other names need --format: nothing is guessed from the content. On any error nothing is left at DST.
+
+\b
+Rows keep their order: row i of the store is row i of the file. Where that is sorted (by label, date or user), shuffle
+once with --shuffle: training then reads large blocks and still sees a fully shuffled order.
+
+\b
+Examples
+  sparsestore convert clicks.svm.gz clicks.zarr --n-features 1000000 --shuffle --seed 0
+  sparsestore convert agaricus.txt.train mushrooms.zarr --format svmlight --profile compact
+"""
+
+
+# ---- printing
+
+
+def _say(line: str) -> None:
+    """One line to standard error."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _show_json(document: Any) -> None:
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _show_facts(facts: dict[str, str]) -> None:
+    """Names and values in two columns, bold names on a terminal."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in facts.items():
+            table.add_row(name, value)
+        Console(highlight=False, markup=False).print(table)
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        sys.stdout.write(f"{name:<{width}}  {value}\n")
+
+
+def _bytes(n: float) -> str:
+    """A size for people: 1536 -> "1.5 KiB"."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n < 1024:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1024
+    return f"{n:.1f} TiB"
+
+
+def _plain(value: Any) -> Any:
+    """A numpy value as JSON can hold it; nan and inf, which JSON lacks, become strings."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _facts(store: Store) -> dict[str, Any]:
+    """The facts of a store as JSON."""
+    rows, features = store.shape
+    return {
+        "path": str(store.path),
+        "version": store.version,
+        "rows": rows,
+        "features": features,
+        "nnz": store.nnz,
+        "dtype": str(store.dtype),
+        "columns": {name: str(column) for name, column in store.columns.items()},
+    }
+
+
+def _print_store(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _show_json(facts)
+        return
+    rows, features, nnz = facts["rows"], facts["features"], facts["nnz"]
+    share = nnz / (rows * features) if rows and features else 0.0
+    lines = {
+        "store": facts["path"],
+        "version": str(facts["version"]),
+        "shape": f"{rows:,} rows x {features:,} features",
+        "entries": f"{nnz:,} ({share:.3g} of all cells, {nnz / max(rows, 1):.3g} a row), {facts['dtype']}",
+        "columns": ", ".join(f"{name} {kind}" for name, kind in facts["columns"].items()) or "none",
+    }
+    if "seconds" in facts:
+        lines["time"] = f"{facts['seconds']:.1f} s"
+    _show_facts(lines)
+
+
+# ---- errors
+
+
+def _message(error: BaseException) -> str:
+    """What went wrong in one line."""
+    from sparsestore.errors import SparsestoreError
+
+    if isinstance(error, OSError) and not isinstance(error, SparsestoreError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    expected = (SparsestoreError, OSError, ValueError, MemoryError, ImportError)
+    if isinstance(error, expected):
+        return text or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)
+    return f"unexpected {type(error).__name__}: {text} (a bug: run again with SPARSESTORE_DEBUG=1 and report it)"
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    _say(f"warning: {message}")
+
+
+def _show_log() -> None:
+    """Hints of the library, which come by its logger, to standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logging.addLevelName(logging.WARNING, "warning")
+    logging.getLogger("sparsestore").addHandler(handler)
+
+
+def _reported(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn what a command raises into one line on standard error and an exit status."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                command(*args, **kwargs)
+            sys.stdout.flush()
+        except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
+            raise  # the parser's own; a reader that has gone away is no failure worth a word, typer exits with 1
+        except KeyboardInterrupt:
+            _say("error: interrupted")
+            raise typer.Exit(130) from None
+        except Exception as error:
+            if os.environ.get("SPARSESTORE_DEBUG", "") not in ("", "0"):
+                raise
+            _say(f"error: {_message(error)}")
+            raise typer.Exit(1) from None
+
+    return run
+
+
+@contextmanager
+def _progress(what: str, quiet: bool) -> Iterator[Callable[[int, int | None, str], None] | None]:
+    """A progress bar on standard error where that is a terminal, as the callback that conversions take."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+
+        def move(position: int, size: int | None, _unit: str) -> None:
+            bar.update(task, completed=position, total=size)
+
+        yield move
+
+
+# ---- commands
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"sparsestore {version('sparsestore')}\n")
+        raise typer.Exit
+
+
+def _set_debug(wanted: bool) -> None:
+    if wanted:
+        os.environ["SPARSESTORE_DEBUG"] = "1"
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks (as SPARSESTORE_DEBUG=1 does).", callback=_set_debug)
+    ] = False,
+) -> None:
+    """Store large sparse matrices on disk and train Keras from them in shuffled batches."""
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were given: a format is told of no other, so that it can refuse those it does not know."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _number_of_labels(text: str | None) -> int | bool | None:
+    """What `--multilabel` says: a number of labels, or "all", which formats call True."""
+    if text is None or text == "all":
+        return None if text is None else True
+    if not text.isdecimal():
+        raise typer.BadParameter(f"--multilabel {text}: expected a number of labels, or all")
+    return int(text)
+
+
+@app.command(help=CONVERT_HELP)
+@_reported
+def convert(
+    src: Annotated[str, typer.Argument(metavar="SRC", help="File to convert.", show_default=False)],
+    dst: Annotated[str, typer.Argument(metavar="DST", help="Path of the new store.", show_default=False)],
+    format: Format = None,
+    shuffle: Shuffle = False,
+    seed: Seed = None,
+    profile: StoreProfile = Profile.raw,
+    max_bytes: MaxBytes = "1GiB",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the rows of a store at DST.")] = False,
+    n_features: NFeatures = None,
+    zero_based: ZeroBased = None,
+    label: Label = None,
+    weight: Weight = None,
+    dtype: DType = None,
+    multilabel: Multilabel = None,
+    qid: Qid = None,
+    sort: Sort = None,
+    duplicates: DuplicateEntries = Duplicates.sum,
+    as_json: Json = False,
+) -> None:
+    """Convert a file into a store."""
+    from sparsestore import convert as library
+    from sparsestore import store
+
+    options = _given(
+        n_features=n_features,
+        zero_based=zero_based,
+        label=label,
+        weight=weight,
+        dtype=dtype,
+        multilabel=_number_of_labels(multilabel),
+        qid=qid,
+        sort=sort,
+    )
+    start = time.perf_counter()
+    with _progress("converting", as_json) as progress:
+        library.convert(
+            src,
+            dst,
+            format=format,
+            shuffle=shuffle,
+            seed=seed,
+            profile=profile.value,
+            max_bytes=max_bytes,
+            overwrite=overwrite,
+            duplicates=duplicates.value,
+            progress=progress,
+            **options,
+        )
+    seconds = time.perf_counter() - start
+    with store.open(dst) as opened:
+        _print_store({**_facts(opened), "seconds": round(seconds, 3)}, as_json)
+
+
+@app.command(short_help="Append the rows of a file to a store.")
+@_reported
+def append(
+    src: Annotated[str, typer.Argument(metavar="SRC", help="File with the new rows.", show_default=False)],
+    dst: Annotated[str, typer.Argument(metavar="DST", help="Path of an existing store.", show_default=False)],
+    format: Format = None,
+    shuffle: Shuffle = False,
+    seed: Seed = None,
+    max_bytes: MaxBytes = "1GiB",
+    grow_features: Annotated[bool, typer.Option("--grow-features", help="Allow a file wider than the store.")] = False,
+    n_features: NFeatures = None,
+    zero_based: ZeroBased = None,
+    label: Label = None,
+    weight: Weight = None,
+    dtype: DType = None,
+    multilabel: Multilabel = None,
+    qid: Qid = None,
+    sort: Sort = None,
+    duplicates: DuplicateEntries = Duplicates.sum,
+    as_json: Json = False,
+) -> None:
+    """Append the rows of a file to a store, as a new version of it.
+
+    Formats and options are those of `convert`. The file must have the store's columns.
+    """
+    from sparsestore import convert as library
+    from sparsestore import store
+
+    options = _given(
+        n_features=n_features,
+        zero_based=zero_based,
+        label=label,
+        weight=weight,
+        dtype=dtype,
+        multilabel=_number_of_labels(multilabel),
+        qid=qid,
+        sort=sort,
+    )
+    start = time.perf_counter()
+    with _progress("appending", as_json) as progress:
+        library.append_source(
+            src,
+            dst,
+            format=format,
+            shuffle=shuffle,
+            seed=seed,
+            max_bytes=max_bytes,
+            grow_features=grow_features,
+            duplicates=duplicates.value,
+            progress=progress,
+            **options,
+        )
+    seconds = time.perf_counter() - start
+    with store.open(dst) as opened:
+        _print_store({**_facts(opened), "seconds": round(seconds, 3)}, as_json)
+
+
+@app.command()
+@_reported
+def info(path: StorePath, version: Version = None, as_json: Json = False) -> None:
+    """Show what a store holds: shape, entries, columns, version."""
+    from sparsestore import store
+
+    with store.open(path, version=version) as opened:
+        _print_store(_facts(opened), as_json)
+
+
+@app.command()
+@_reported
+def head(
+    path: StorePath,
+    n: Annotated[int, typer.Option("-n", "--rows", min=1, help="How many rows.")] = 5,
+    version: Version = None,
+    as_json: Json = False,
+) -> None:
+    """Show the first rows: columns, then feature:value pairs."""
+    from sparsestore import store
+
+    with store.open(path, version=version) as opened:
+        stop = min(n, opened.shape[0])
+        x = opened[:stop]
+        columns = {name: _plain(opened.column(name)[:stop]) for name in opened.columns}
+    rows = []
+    for row in range(stop):
+        entries = slice(x.indptr[row], x.indptr[row + 1])
+        rows.append(
+            {
+                "row": row,
+                **{name: values[row] for name, values in columns.items()},
+                "indices": _plain(x.indices[entries]),
+                "data": _plain(x.data[entries]),
+            }
+        )
+    if as_json:
+        _show_json(rows)
+        return
+    for shown in rows:
+        beside = " ".join(f"{name}={shown[name]}" for name in columns)
+        pairs = " ".join(f"{at}:{value}" for at, value in zip(shown["indices"], shown["data"], strict=True))
+        sys.stdout.write(f"{shown['row']}  {beside}  {pairs}".rstrip() + "\n")
+
+
+@app.command(short_help="Show what an epoch costs and how good its shuffle is.")
+@_reported
+def plan(
+    path: StorePath,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Rows of a batch.")] = 4096,
+    shuffle: Annotated[bool, typer.Option("--shuffle/--no-shuffle", help="Shuffled or in stored order.")] = True,
+    seed: Seed = None,
+    window_rows: Annotated[int | None, typer.Option("--window-rows", help="Rows shuffled together in memory.")] = None,
+    block_rows: Annotated[int | None, typer.Option("--block-rows", help="Rows read together.")] = None,
+    layout: Annotated[Layout, typer.Option("--layout", help="Form of x in a batch.")] = Layout.sparse,
+    version: Version = None,
+    as_json: Json = False,
+) -> None:
+    """Show, before training, what an epoch reads and holds and how good its shuffle is."""
+    from sparsestore import store
+
+    with store.open(path, version=version) as opened:
+        planned = opened.plan(
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            window_rows=window_rows,
+            block_rows="auto" if block_rows is None else block_rows,
+            layout=layout.value,
+        )
+    if as_json:
+        _show_json(planned.to_json())
+    else:
+        sys.stdout.write(f"{planned}\n")
+
+
+@app.command()
+@_reported
+def verify(
+    path: StorePath,
+    deep: Annotated[bool, typer.Option("--deep", help="Also check the order of features in every row.")] = False,
+    version: Version = None,
+    as_json: Json = False,
+) -> None:
+    """Check every object of a store. Exits with 1 where it finds problems, and lists them all."""
+    from sparsestore import store
+
+    with store.open(path, version=version) as opened:
+        problems = [str(problem) for problem in opened.verify(deep=deep)]
+    if as_json:
+        _show_json({"path": path, "sound": not problems, "problems": problems})
+    elif problems:
+        sys.stdout.writelines(f"{problem}\n" for problem in problems)
+    else:
+        sys.stdout.write(f"{path}: sound\n")
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command(short_help="Remove old versions and unused files.")
+@_reported
+def gc(
+    path: StorePath,
+    keep_versions: Annotated[int, typer.Option("--keep-versions", min=1, help="How many versions stay.")] = 1,
+    older_than: Annotated[
+        str, typer.Option("--older-than", help="Age from which unused files go, such as 24h, 30m or 0s.")
+    ] = "24h",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go, remove nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove old versions, and files that no version names and no writer is still writing."""
+    from sparsestore import maintain
+
+    removed = maintain.gc(path, keep_versions=keep_versions, older_than=older_than, dry_run=dry_run)
+    if as_json:
+        _show_json({"path": path, "dry_run": dry_run, "removed": removed})
+        return
+    sys.stdout.writelines(f"{'would remove' if dry_run else 'removed'} {name}\n" for name in removed)
+    if not removed:
+        sys.stdout.write("nothing to remove\n")
+
+
+def main() -> None:
+    """Run the command line; the console script `sparsestore`."""
+    _show_log()
+    try:
+        app(prog_name="sparsestore")
+    except KeyboardInterrupt:  # before a command has begun
+        _say("error: interrupted")
+        sys.exit(130)

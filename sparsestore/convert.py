@@ -1,0 +1,350 @@
+"""From a source to a store: reads, sorts or shuffles where that is needed, writes, all in bounded memory."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsestore.errors import ResourceError
+from sparsestore.layout import parse_bytes
+from sparsestore.manifest import read_manifest
+from sparsestore.sort import Duplicates, shuffled_blocks, sorted_rows
+from sparsestore.sources.base import Block, Source
+from sparsestore.storage import open_storage, scratch_folder
+from sparsestore.writer import Writer, append_to, create
+
+__all__ = ["MIN_BYTES", "Progress", "append_source", "convert"]
+
+Array = NDArray[Any]
+Progress = Callable[[int, int | None, str], None]
+"""Called with how far a pass has come, its total where known, and the unit, "bytes" or "rows"."""
+
+MIN_BYTES = 16 << 20
+"""The smallest `max_bytes`: less would make reads and writes so small that nothing but overhead is left."""
+WRITER_BYTES = 128 << 20
+BLOCK_BYTES = 64 << 20
+HINT_ROWS = 65_536  # a window holds that many rows by default, and a store in one window is shuffled whatever its order
+HINT_BLOCK_ROWS = 256
+HINT_RATIO = 4.0
+
+log = logging.getLogger("sparsestore")
+
+
+def convert(
+    source: Any,
+    dst: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    columns: Mapping[str, Any] | None = None,
+    shuffle: bool = False,
+    seed: int | None = None,
+    profile: str = "raw",
+    max_bytes: int | str = "1GiB",
+    overwrite: bool = False,
+    duplicates: Duplicates = "sum",
+    progress: Progress | None = None,
+    **options: Any,
+) -> int:
+    """Convert a file or a matrix in memory into a store, and give the number of the version published.
+
+    Row i of the store is row i of the source, unless `shuffle` is asked for. What the conversion holds in memory at
+    any time is at most `max_bytes`, beside the source itself where that is in memory, the imported libraries, and a
+    row that alone exceeds the limit. Of it the writer takes a quarter, at most 128 MiB; the rest is for blocks read
+    and, where the source isn't in row order or is to be shuffled, for the bucket sort: see `sparsestore.sort`. Then
+    bucket files as large as the data are kept in a hidden folder beside `dst`, removed at the end.
+
+    Parameters
+    ----------
+    source : path, matrix or Source
+        What `sparsestore.sources.registry.open_source` takes.
+    dst : str or path-like
+        Folder of the store.
+    format : str, optional
+        Format of the source; by default its name decides.
+    columns : mapping of str to (n,) or (n, k) array, optional
+        What stands beside each row, in the order of the source's rows; added to the source's own columns.
+    shuffle : bool
+        Put the rows in an exactly random order. The column "row_id" has their numbers in the source.
+    seed : int, optional
+        Of the shuffle; drawn, and recorded in the manifest, where left out. The same seed gives the same order
+        whatever `max_bytes` is.
+    profile : {"raw", "compact"}
+        See `sparsestore.writer.create`.
+    max_bytes : int or str
+        Memory, e.g. ``"512MiB"``; at least 16 MiB.
+    overwrite : bool
+        Publish a new version with only these rows where `dst` is a store already.
+    duplicates : {"sum", "last", "error"}
+        For sources of triples: what several entries at one place become.
+    progress : callable, optional
+        Called as ``progress(position, total, unit)`` from time to time; a shuffle or sort starts from 0 a second time.
+    **options
+        Options of the source: `n_features`, `zero_based`, `label`, `weight`, `dtype`, ...
+
+    Raises
+    ------
+    ValueError
+        On bad arguments or input; the store keeps its previous version, and nothing is left behind.
+    FileExistsError
+        Where `dst` exists and `overwrite` is false.
+    ResourceError
+        Where `max_bytes` is too little to work with, or the disk is full.
+    """
+    plan = _Conversion.prepare(source, format, columns, shuffle, seed, max_bytes, duplicates, progress, options)
+    writer = create(
+        dst,
+        n_features=plan.source.n_features,
+        columns=plan.schema(),
+        dtype=plan.source.dtype,
+        profile=profile,
+        overwrite=overwrite,
+        attrs={"source": plan.provenance(), "sparsestore": _release()},
+        shuffled=plan.shuffled(),
+        max_bytes=plan.writer_bytes,
+    )
+    with writer:
+        plan.copy(writer, dst)
+        version = writer.publish()
+    if not shuffle:
+        _hint_at_sorted_rows(dst, version)
+    return version
+
+
+def append_source(
+    source: Any,
+    dst: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    columns: Mapping[str, Any] | None = None,
+    shuffle: bool = False,
+    seed: int | None = None,
+    max_bytes: int | str = "1GiB",
+    grow_features: bool = False,
+    duplicates: Duplicates = "sum",
+    progress: Progress | None = None,
+    **options: Any,
+) -> int:
+    """Append a file or a matrix in memory to a store, and give the number of the version published.
+
+    As `convert`, whose limits on memory hold here too. The source needs the columns of the store.
+
+    Parameters
+    ----------
+    source, format, columns, max_bytes, duplicates, progress, **options
+        As in `convert`.
+    dst : str or path-like
+        The store.
+    shuffle, seed
+        Shuffle the appended rows among themselves; "row_id" goes on from the rows that are there.
+    grow_features : bool
+        Allow a source wider than the store.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no store.
+    ValueError, ResourceError
+        As in `convert`.
+    """
+    plan = _Conversion.prepare(source, format, columns, shuffle, seed, max_bytes, duplicates, progress, options)
+    writer = append_to(
+        dst,
+        grow_features=grow_features,
+        attrs={"appended": plan.provenance(), "sparsestore": _release()},
+        shuffled=plan.shuffled(),
+        max_bytes=plan.writer_bytes,
+    )
+    with writer:
+        plan.copy(writer, dst)
+        return writer.publish()
+
+
+@dataclass(frozen=True, slots=True)
+class _Conversion:
+    """What was asked for, checked, and how the memory is divided."""
+
+    source: Source
+    columns: dict[str, Array]
+    seed: int | None  # None: keep the order
+    duplicates: Duplicates
+    max_bytes: int
+    progress: Progress | None
+
+    @classmethod
+    def prepare(
+        cls,
+        source: Any,
+        format: str | None,
+        columns: Mapping[str, Any] | None,
+        shuffle: bool,
+        seed: int | None,
+        max_bytes: int | str,
+        duplicates: Duplicates,
+        progress: Progress | None,
+        options: dict[str, Any],
+    ) -> _Conversion:
+        limit = parse_bytes(max_bytes)
+        if limit < MIN_BYTES:
+            raise ResourceError(f"max_bytes is {limit}, expected at least {MIN_BYTES} (16 MiB) to work with")
+        if seed is not None and not shuffle:
+            raise ValueError(f"seed is {seed} but shuffle is False: pass shuffle=True, or leave seed out")
+        if shuffle and seed is None:
+            seed = secrets.randbits(32)
+        opened = _opened(source, format, options)
+        if duplicates != "sum" and opened.sorted_rows:
+            raise ValueError(f"duplicates={duplicates!r} is for sources of triples; {opened.name} gives whole rows")
+        given = {name: _column(name, values) for name, values in (columns or {}).items()}
+        twice = sorted(set(given) & set(opened.columns))
+        if twice:
+            raise ValueError(f"columns {twice} are given and are in {opened.name} too: leave them out or rename them")
+        plan = cls(opened, given, seed, duplicates, limit, progress)
+        if opened.n_rows is not None:
+            plan.check_length(opened.n_rows)
+        return plan
+
+    @property
+    def writer_bytes(self) -> int:
+        return min(WRITER_BYTES, self.max_bytes // 4)
+
+    def schema(self) -> dict[str, Any]:
+        """Columns as `create` takes them."""
+        own = {name: (dtype, *shape) for name, (dtype, shape) in self.source.columns.items()}
+        return {**own, **{name: (array.dtype, *array.shape[1:]) for name, array in self.columns.items()}}
+
+    def shuffled(self) -> dict[str, Any] | None:
+        return None if self.seed is None else {"method": "exact", "seed": self.seed}
+
+    def provenance(self) -> dict[str, Any]:
+        facts = self.source.provenance()
+        return {**facts, "columns": sorted(self.columns)} if self.columns else facts
+
+    def check_length(self, n_rows: int) -> None:
+        """Every given column must have a value for each row of the source."""
+        for name, array in self.columns.items():
+            if len(array) != n_rows:
+                raise ValueError(f"column {name!r} has {len(array)} values, expected one for each of the {n_rows} rows")
+
+    def copy(self, writer: Writer, dst: str | os.PathLike[str]) -> None:
+        """Read everything, put it in order, and write it."""
+        left = self.max_bytes - self.writer_bytes
+        n_passes = int(not self.source.sorted_rows) + int(self.seed is not None)
+        with ExitStack() as stack:
+            if n_passes == 0:
+                blocks = self.read(min(BLOCK_BYTES, left // 4))
+            else:
+                scratch = stack.enter_context(scratch_folder(open_storage(dst).root))
+                share = left // n_passes
+                blocks = self.read(share // 8) if self.source.sorted_rows else self.sorted(share, scratch)
+            blocks = self.joined(blocks)
+            if self.seed is not None:
+                size = self.source.size if self.source.sorted_rows else self.source.n_rows
+                blocks = shuffled_blocks(blocks, seed=self.seed, max_bytes=share, scratch=scratch, size=size)
+            # closed before the scratch folder goes, also when a traceback holds on to the generator
+            stack.enter_context(closing(blocks))  # type: ignore[type-var]
+            for block in blocks:
+                writer.write(block.x, block.columns)
+                if n_passes:
+                    self.report(writer.n_rows, self.source.n_rows, "rows")
+
+    def read(self, max_bytes: int) -> Iterator[Any]:
+        """The source's blocks, or triples, with reports of how far it is."""
+        for block in self.source.blocks(max_bytes):
+            yield block
+            self.report(block.position, self.source.size, self.source.unit)
+
+    def sorted(self, max_bytes: int, scratch: Any) -> Iterator[Block]:
+        """The rows of a source of triples."""
+        n_rows, n_features = self.source.n_rows, self.source.n_features
+        if n_rows is None or n_features is None:
+            raise ValueError(f"{self.source.name}: triples need a shape, found {n_rows} rows and {n_features} features")
+        rows = sorted_rows(
+            self.read(max_bytes // 8),
+            n_rows,
+            n_features,
+            dtype=self.source.dtype,
+            max_bytes=max_bytes,
+            scratch=scratch,
+            duplicates=self.duplicates,
+            size=self.source.size,
+        )
+        stop = 0
+        for part in rows:
+            stop += len(part)
+            yield Block(part, {}, stop)
+
+    def joined(self, blocks: Iterator[Block]) -> Iterator[Block]:
+        """Blocks with the given columns beside the source's own."""
+        stop = 0
+        for block in blocks:
+            start, stop = stop, stop + len(block.x)
+            for name, array in self.columns.items():
+                if len(array) < stop:
+                    raise ValueError(
+                        f"column {name!r} has {len(array)} values, and {self.source.name} more rows than that"
+                    )
+            given = {name: array[start:stop] for name, array in self.columns.items()}
+            yield replace(block, columns={**block.columns, **given})
+        self.check_length(stop)
+
+    def report(self, position: int, total: int | None, unit: str) -> None:
+        if self.progress is not None:
+            self.progress(position, total, unit)
+
+
+def _opened(source: Any, format: str | None, options: dict[str, Any]) -> Source:
+    if isinstance(source, Source):
+        if format is not None or options:
+            names = sorted([*options, *(["format"] if format is not None else [])])
+            raise ValueError(f"{names} must be given when the source {source.name} is made, not to convert")
+        return source
+    from sparsestore.sources.registry import open_source
+
+    return open_source(source, format=format, **options)
+
+
+def _column(name: str, values: Any) -> Array:
+    """A column that the caller gave, as an array."""
+    array = values if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
+    if array.ndim not in (1, 2):
+        raise ValueError(f"column {name!r} has shape {array.shape}, expected (n,) or (n, k)")
+    return array
+
+
+def _release() -> str:
+    try:
+        return importlib.metadata.version("sparsestore")
+    except importlib.metadata.PackageNotFoundError:  # run from a source tree
+        return "unknown"
+
+
+def _hint_at_sorted_rows(dst: str | os.PathLike[str], version: int) -> None:
+    """Say once what rows in order of their labels mean for training, and what helps."""
+    from sparsestore.reader import Reader
+
+    storage = open_storage(dst)
+    manifest = read_manifest(storage, version)
+    if manifest.rows <= HINT_ROWS or "y" not in manifest.columns:
+        return
+    reader = Reader(storage, manifest)
+    try:
+        statistics = reader.label_statistics("y")
+    finally:
+        reader.close()
+    ratio = statistics.ratio(HINT_BLOCK_ROWS) if statistics is not None else 1.0
+    if ratio > HINT_RATIO:
+        log.warning(
+            "%s: rows that lie together have similar labels (between blocks of %d rows y varies %.1f times as much as "
+            "if shuffled), so that training would read small blocks: convert with shuffle=True (--shuffle)",
+            storage.name,
+            HINT_BLOCK_ROWS,
+            ratio,
+        )

@@ -1,0 +1,216 @@
+"""Rows of a sparse matrix in memory: take, concatenate, check, to_dense."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+__all__ = ["Rows", "check", "concatenate", "empty_aligned", "from_dense", "from_scipy", "index_dtype"]
+
+Array = NDArray[Any]
+
+
+def index_dtype(n_features: int) -> np.dtype[Any]:
+    """Dtype of `indices` in memory: int32 where every feature number fits, as scipy and TensorFlow like it, else int64."""
+    return np.dtype(np.int32 if n_features <= 2**31 - 1 else np.int64)
+
+
+def empty_aligned(n: int, dtype: DTypeLike) -> Array:
+    """A fresh (n,) array that starts at a multiple of 64 bytes: TensorFlow then shares the memory instead of copying."""
+    size = n * np.dtype(dtype).itemsize
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Consecutive rows of a CSR matrix, canonical: column numbers ascend strictly inside each row.
+
+    Attributes
+    ----------
+    indptr : (n + 1,) int64 array
+        Starts at 0; row i is ``indices[indptr[i]:indptr[i + 1]]``.
+    indices : (nnz,) int32 or int64 array
+        Feature numbers.
+    data : (nnz,) array
+        Values, of any numeric dtype.
+    n_features : int
+        Width of the matrix.
+    """
+
+    indptr: NDArray[np.int64]
+    indices: NDArray[Any]
+    data: NDArray[Any]
+    n_features: int
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    @property
+    def nnz(self) -> int:
+        """Number of stored entries."""
+        return len(self.indices)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, features)."""
+        return len(self), self.n_features
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by the three arrays."""
+        return self.indptr.nbytes + self.indices.nbytes + self.data.nbytes
+
+    def slice(self, start: int, stop: int) -> Rows:
+        """Rows start to stop; `indices` and `data` are views."""
+        first, last = int(self.indptr[start]), int(self.indptr[stop])
+        indptr = self.indptr[start : stop + 1] - first
+        return Rows(indptr, self.indices[first:last], self.data[first:last], self.n_features)
+
+    def take(self, rows: NDArray[np.integer[Any]]) -> Rows:
+        """Copy the given rows, in that order, repeats allowed."""
+        from sparsestore.kernels import gather
+
+        starts = self.indptr[:-1][rows].astype(np.uint64)
+        lengths = np.diff(self.indptr)[rows]
+        indptr = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(lengths, out=indptr[1:])
+        indices = np.empty(int(indptr[-1]), self.indices.dtype)
+        data = np.empty(int(indptr[-1]), self.data.dtype)
+        gather.gather(self.indices, self.data, starts, lengths, indptr[:-1], indices, data)
+        return Rows(indptr, indices, data, self.n_features)
+
+    def astype(self, dtype: DTypeLike) -> Rows:
+        """Rows with the values in `dtype`; the same object where they already are."""
+        if self.data.dtype == dtype:
+            return self
+        return Rows(self.indptr, self.indices, self.data.astype(dtype), self.n_features)
+
+    def to_scipy(self) -> csr_array:
+        """A `scipy.sparse.csr_array` over the same memory where scipy allows it."""
+        from scipy.sparse import csr_array
+
+        indptr: Array = self.indptr
+        if self.indices.dtype == np.int32 and self.nnz <= 2**31 - 1:
+            indptr = indptr.astype(np.int32)  # scipy wants one index dtype; else it would widen `indices`
+        x = csr_array((self.data, self.indices, indptr), shape=self.shape, copy=False)
+        # canonical by the promise of this class: spare scipy a pass over the entries
+        x.has_sorted_indices = True
+        x.has_canonical_format = True
+        return x
+
+    def to_dense(self, out: Array | None = None, dtype: DTypeLike | None = None) -> Array:
+        """The rows as a dense (n, n_features) array, C order; `out` (zeroed by the caller) is filled and returned."""
+        from sparsestore.kernels import gather
+
+        if out is None:
+            out = np.zeros(self.shape, dtype or self.data.dtype)
+        elif out.shape != self.shape:
+            raise ValueError(f"out has shape {out.shape}, expected {self.shape}")
+        gather.densify(self.indptr, self.indices, self.data, out)
+        return out
+
+
+def concatenate(parts: Sequence[Rows]) -> Rows:
+    """One `Rows` of all the parts' rows, in order; the parts must be equally wide."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        raise ValueError("need at least one part")
+    widths = {part.n_features for part in parts}
+    if len(widths) != 1:
+        raise ValueError(f"parts have different numbers of features: {sorted(widths)}")
+    sizes = [len(part) for part in parts]
+    indptr = np.zeros(sum(sizes) + 1, np.int64)
+    at, base = 0, 0
+    for part, size in zip(parts, sizes, strict=True):
+        np.add(part.indptr[1:], base, out=indptr[at + 1 : at + size + 1])
+        at, base = at + size, base + part.nnz
+    indices = np.concatenate([part.indices for part in parts])
+    data = np.concatenate([part.data for part in parts])
+    return Rows(indptr, indices, data, parts[0].n_features)
+
+
+def check(rows: Rows, *, canonical: bool = False) -> None:
+    """Raise ValueError where the arrays are no valid CSR matrix.
+
+    Always: ends, monotone `indptr`, equal lengths, ``0 <= indices < n_features`` (negatives and too large in one
+    unsigned comparison). With `canonical` also that column numbers ascend strictly inside each row.
+    """
+    indptr, indices = rows.indptr, rows.indices
+    if len(indptr) == 0 or indptr[0] != 0:
+        raise ValueError(f"indptr must start at 0, found {indptr[:1].tolist()}")
+    if len(indices) != len(rows.data):
+        raise ValueError(f"indices has {len(indices)} entries and data has {len(rows.data)}: they must be equal")
+    if indptr[-1] != len(indices):
+        raise ValueError(f"indptr ends at {int(indptr[-1])}, expected the number of entries, {len(indices)}")
+    steps = np.diff(indptr)
+    if len(steps) and steps.min() < 0:
+        row = int(np.argmax(steps < 0))
+        raise ValueError(f"indptr decreases at row {row}: {int(indptr[row])} to {int(indptr[row + 1])}")
+    if len(indices):
+        unsigned = indices.view(f"u{indices.dtype.itemsize}") if indices.dtype.kind == "i" else indices
+        if int(unsigned.max()) >= rows.n_features:
+            at = int(np.argmax(unsigned >= rows.n_features))
+            row = int(np.searchsorted(indptr, at, side="right")) - 1
+            raise ValueError(
+                f"row {row} has feature number {int(indices[at])}, expected 0 to {rows.n_features - 1} "
+                f"({rows.n_features} features)"
+            )
+    if canonical and len(indices) > 1:
+        ascends = indices[1:] > indices[:-1]
+        inner = indptr[1:-1]
+        ascends[inner[(inner > 0) & (inner < len(indices))] - 1] = True  # a new row starts here
+        if not ascends.all():
+            at = int(np.argmin(ascends)) + 1
+            row = int(np.searchsorted(indptr, at, side="right")) - 1
+            raise ValueError(
+                f"row {row}: feature number {int(indices[at])} follows {int(indices[at - 1])}, expected strictly ascending"
+            )
+
+
+def from_scipy(x: Any) -> Rows:
+    """Canonical `Rows` of any scipy.sparse matrix or array (2-D): sorted, duplicates summed; `x` is left as it was."""
+    from scipy.sparse import csr_array, csr_matrix
+
+    if x.ndim != 2:
+        raise ValueError(f"a matrix must have 2 dimensions, found {x.ndim}: reshape it to (rows, features)")
+    if x.dtype.kind not in "biuf":
+        raise ValueError(f"values of dtype {x.dtype} can not be stored: expected bool, integers or real floats")
+    csr = csr_array(x) if not isinstance(x, (csr_array, csr_matrix)) else x
+    raw = Rows(
+        np.asarray(csr.indptr).astype(np.int64, copy=False), csr.indices, csr.data[: len(csr.indices)], int(x.shape[1])
+    )
+    # scipy does not check what it is given, and its compiled loops crash on a bad index (scipy#8778)
+    check(raw)
+    if not csr.has_canonical_format:
+        csr = csr.copy()
+        csr.sum_duplicates()
+    dtype = index_dtype(int(x.shape[1]))
+    return Rows(
+        np.asarray(csr.indptr).astype(np.int64, copy=False),
+        np.asarray(csr.indices).astype(dtype, copy=False),
+        np.asarray(csr.data),
+        int(x.shape[1]),
+    )
+
+
+def from_dense(x: Array) -> Rows:
+    """`Rows` of the non-zero entries of a dense 2-D array; NaN is an entry."""
+    if x.ndim != 2:
+        raise ValueError(f"a matrix must have 2 dimensions, found {x.ndim}: reshape it to (rows, features)")
+    if x.dtype.kind not in "biuf":
+        raise ValueError(f"values of dtype {x.dtype} can not be stored: expected bool, integers or real floats")
+    present = x != 0
+    indptr = np.zeros(len(x) + 1, np.int64)
+    np.cumsum(np.count_nonzero(present, axis=1), out=indptr[1:])
+    indices = np.nonzero(present)[1].astype(index_dtype(x.shape[1]))
+    return Rows(indptr, indices, np.ascontiguousarray(x[present]), int(x.shape[1]))

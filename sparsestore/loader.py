@@ -1,0 +1,282 @@
+"""Executes a plan over a reader: batches in their order, and the position in it as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
+from functools import cached_property
+from hashlib import blake2b
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from sparsestore.batch import Batch, PieceData
+from sparsestore.csr import Rows, index_dtype
+from sparsestore.plan.partition import Piece, pieces
+from sparsestore.prefetch import prefetch
+
+if TYPE_CHECKING:
+    from sparsestore.plan.selection import Selection
+    from sparsestore.plan.window import Plan
+    from sparsestore.reader import Reader
+
+__all__ = ["LAYOUTS", "Loader", "Run"]
+
+LAYOUTS = ("sparse", "dense")
+
+
+class Run(NamedTuple):
+    """Batches `start` to `stop` of one piece of one epoch."""
+
+    epoch: int
+    piece: int
+    start: int
+    stop: int
+
+
+class Loader:
+    """Batches of a view, in an order that the plan gives; each iteration is the next epoch.
+
+    Parameters
+    ----------
+    reader : Reader
+        The store, pinned to a version.
+    selection : Selection
+        Which rows of it.
+    plan : Plan
+        In which order, in batches of which size.
+    columns : tuple of str
+        What comes beside x.
+    features : (k,) int64 array, optional
+        Only these features, in this order, renumbered from 0.
+    dtype : dtype
+        Of the values of x.
+    layout : {"sparse", "dense"}
+        Of `Batch.x`.
+    partition, n_partitions : int
+        Which worker's share; all shares have the same number of batches.
+
+    Raises
+    ------
+    ValueError
+        Unknown layout or column, or not one batch.
+
+    Notes
+    -----
+    While the consumer works on one window a background thread reads the next: two windows are in memory. No thread and
+    no file belongs to the loader itself; an iterator's thread ends with the iterator, exhausted, closed or forgotten.
+    Several iterators may be alive at once: each has an epoch of its own.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        selection: Selection,
+        *,
+        plan: Plan,
+        columns: tuple[str, ...] = (),
+        features: NDArray[np.int64] | None = None,
+        dtype: DTypeLike = "float32",
+        layout: str = "sparse",
+        partition: int = 0,
+        n_partitions: int = 1,
+    ) -> None:
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout is {layout!r}, expected one of {', '.join(map(repr, LAYOUTS))}")
+        unknown = [name for name in columns if name not in reader.columns]
+        if unknown:
+            known = ", ".join(map(repr, reader.columns)) or "none"
+            raise ValueError(f"no column {', '.join(map(repr, unknown))}: the store has {known}")
+        self._reader = reader
+        self._selection = selection
+        self._features = features
+        self._lock = Lock()
+        self.columns = tuple(columns)
+        self.dtype = np.dtype(dtype)
+        self.layout = layout
+        self.partition = partition
+        self.n_partitions = n_partitions
+        self.plan = plan
+        self.pieces, self._firsts = self._share(plan)
+        self._position = self._next = (0, 0)
+
+    def _share(self, plan: Plan) -> tuple[tuple[Piece, ...], NDArray[np.int64]]:
+        """This partition's pieces, and the number of its first batch for each piece; the last entry is their total."""
+        parts = pieces(plan, self.partition, self.n_partitions)
+        firsts = np.cumsum([0, *(part.last_batch - part.first_batch for part in parts)])
+        if firsts[-1] == 0:
+            raise ValueError(
+                f"not one batch: {plan.n_rows} rows in batches of {plan.batch_size}, drop_remainder="
+                f"{plan.drop_remainder}: take a smaller batch_size or more rows"
+            )
+        return parts, firsts
+
+    def __len__(self) -> int:
+        """Batches in an epoch of this partition."""
+        return int(self._firsts[-1])
+
+    def __repr__(self) -> str:
+        part = "" if self.n_partitions == 1 else f", partition {self.partition} of {self.n_partitions}"
+        return (
+            f"<Loader: {len(self)} batches of {self.plan.batch_size} rows x {self.n_features} features, "
+            f"{self.layout} {self.dtype}{part}, epoch {self.epoch}>"
+        )
+
+    @property
+    def n_features(self) -> int:
+        """Width of x."""
+        return int(self._reader.shape[1]) if self._features is None else len(self._features)
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the position: the one being read, or the one that comes next where the last batch was handed out."""
+        return self._position[0]
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """Dtype and trailing shape of each chosen column, as the store keeps them."""
+        return {name: self._reader.columns[name] for name in self.columns}
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Begin the next epoch; the first one after `load_state_dict` begins at the batch of the state."""
+        epoch, batch = self.begin()
+        return self._batches(epoch, batch)
+
+    def _batches(self, epoch: int, batch: int) -> Iterator[Batch]:
+        runs = self.runs(epoch, batch, len(self) - batch)
+        with closing(prefetch((run, self.piece(run.epoch, run.piece)) for run in runs)) as read:
+            for run, piece in read:
+                for b in range(run.start, run.stop):
+                    item = piece.batch(b, self.layout)
+                    batch += 1
+                    # a batch counts as soon as it is handed out, and the position after the last one is the next epoch
+                    self._position = (epoch, batch) if batch < len(self) else (epoch + 1, 0)
+                    yield item
+
+    def begin(self, *, across: bool = False) -> tuple[int, int]:
+        """Claim an iteration: the (epoch, batch) it starts at. Safe to call from any thread.
+
+        The iteration after it starts at the next epoch's first batch, or, with `across`, at the same batch of the next
+        epoch: for a consumer that always takes ``len(loader)`` batches, across the border where need be.
+        """
+        with self._lock:
+            epoch, batch = self._position = self._next
+            self._next = (epoch + 1, batch if across else 0)
+        return epoch, batch
+
+    def runs(self, epoch: int, batch: int, n_batches: int) -> Iterator[Run]:
+        """Where the `n_batches` batches from (epoch, batch) on are found, in order, going on into later epochs."""
+        while n_batches > 0:
+            i = int(np.searchsorted(self._firsts, batch, side="right")) - 1
+            start = batch - int(self._firsts[i])
+            stop = min(start + n_batches, int(self._firsts[i + 1] - self._firsts[i]))
+            yield Run(epoch, i, start, stop)
+            n_batches -= stop - start
+            batch += stop - start
+            if batch == len(self):
+                epoch, batch = epoch + 1, 0
+
+    def piece(self, epoch: int, i: int) -> PieceData:
+        """Read piece i of this partition's epoch: a pure function of (epoch, i), into fresh arrays, from any thread."""
+        part = self.pieces[i]
+        size = self.plan.batch_size
+        window = self.plan.window(epoch, part.window)
+        positions, order = window.positions, window.order
+        start, stop = part.first_batch * size, min(part.last_batch * size, len(positions))
+        if order is None:
+            positions = positions[start:stop]
+        elif stop - start < len(positions):
+            # part of a window: find only its rows, still in the order of the file
+            chosen = order[start:stop]
+            kept = np.sort(chosen)
+            positions, order = positions[kept], np.searchsorted(kept, chosen)
+        rows = self._selection.rows(positions)
+        columns = {name: self._reader.column(name, rows) for name in self.columns}
+        x = self._reader.locate(rows).take(order, dtype=self.dtype)
+        if self._features is not None:
+            x = _take_features(x, self._features)
+        if order is not None:
+            rows = rows[order]
+            columns = {name: values[order] for name, values in columns.items()}
+        bounds = np.minimum(np.arange(0, stop - start + size, size), stop - start)
+        return PieceData(x, columns, rows, bounds)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position after the batches that the consumer has received, as JSON values; costs nothing.
+
+        What was read ahead does not count. Of several iterators the one that moved last tells the position.
+        `batch` counts the batches of this partition in this epoch. As all partitions have the same number of batches,
+        one state serves all partitions that have done the same number of steps; where they may differ, save the state
+        of each. A bridge, whose framework reads ahead by itself, gives the start of the last iteration begun.
+        """
+        epoch, batch = self._position
+        plan = self.plan
+        return {
+            **self._terms(),
+            "seed": plan.seed,
+            "block_rows": plan.block_rows,
+            "window_rows": plan.window_rows,
+            "epoch": epoch,
+            "batch": batch,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken: the next iteration starts at its epoch and batch.
+
+        The state's `seed`, `block_rows` and `window_rows` are used, whatever this loader was made with.
+
+        Raises
+        ------
+        ValueError
+            The state is of another version, view, `batch_size`, `shuffle`, `drop_remainder` or `n_partitions` (each
+            that differs is named), or is no state. The loader is then as it was.
+        """
+        missing = [name for name in self.state_dict() if name not in state]
+        if missing:
+            raise ValueError(f"not the state of a loader: it lacks {', '.join(missing)}")
+        differ = [f"{name} is {state[name]!r}, here {here!r}" for name, here in self._terms().items() if state[name] != here]
+        if differ:
+            raise ValueError(f"the state belongs to another loader: {'; '.join(differ)}")
+        numbers = {name: state[name] for name in ("seed", "block_rows", "window_rows", "epoch", "batch")}
+        for name, value in numbers.items():
+            if type(value) is not int or value < 0:
+                raise ValueError(f"{name} of the state is {value!r}, expected a whole number from 0")
+        epoch, batch = numbers.pop("epoch"), numbers.pop("batch")
+        plan = replace(self.plan, **numbers)
+        share, firsts = self._share(plan)
+        if batch >= firsts[-1]:
+            raise ValueError(f"batch of the state is {batch}, expected below {firsts[-1]}, the batches of an epoch")
+        with self._lock:
+            self.plan, self.pieces, self._firsts = plan, share, firsts
+            self._position = self._next = (epoch, batch)
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        """Of the view: its rows and its features."""
+        rows = self._selection.fingerprint()
+        if self._features is None:
+            return rows
+        features = np.ascontiguousarray(self._features, "<i8").tobytes()
+        return f"{rows}/{blake2b(features, digest_size=8).hexdigest()}"
+
+    def _terms(self) -> dict[str, Any]:
+        """What a state and the loader that takes it must agree in."""
+        return {
+            "version": self._reader.version,
+            "fingerprint": self._fingerprint,
+            "batch_size": self.plan.batch_size,
+            "shuffle": self.plan.shuffle,
+            "drop_remainder": self.plan.drop_remainder,
+            "n_partitions": self.n_partitions,
+        }
+
+
+def _take_features(x: Rows, features: NDArray[np.int64]) -> Rows:
+    """The given features of all rows, renumbered in the order given; a repeated one is repeated."""
+    chosen = x.to_scipy()[:, features]
+    chosen.sort_indices()
+    indptr, indices = np.asarray(chosen.indptr, np.int64), chosen.indices.astype(index_dtype(len(features)), copy=False)
+    return Rows(indptr, indices, chosen.data, len(features))

@@ -1,0 +1,97 @@
+"""A bounded background iterator: the next items are made while the present one is used."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator
+from queue import SimpleQueue
+from threading import Event, Thread, current_thread
+from typing import TypeVar
+
+__all__ = ["prefetch"]
+
+T = TypeVar("T")
+
+
+def prefetch(items: Iterable[T], depth: int = 1) -> Generator[T, None, None]:
+    """Yield the items in their order while a background thread makes the next ones.
+
+    Parameters
+    ----------
+    items : iterable
+        Iterated, and closed where it is a generator, in one background thread only.
+    depth : int
+        How many items at most are ahead of the consumer, the one being made included. With the item that the
+        consumer holds, ``depth + 1`` are alive.
+
+    Yields
+    ------
+    object
+        The items themselves; nothing here keeps or reuses one that was handed out.
+
+    Raises
+    ------
+    ValueError
+        If `depth` is below 1.
+    BaseException
+        Whatever `items` raises, after the items before it, with the traceback of the background thread.
+
+    Notes
+    -----
+    The thread starts at the first ``next`` and has ended when the generator is exhausted, raises, is closed or is
+    garbage collected: closing waits for the item being made, no longer. One consumer at a time, as any generator.
+
+    Examples
+    --------
+    >>> list(prefetch(n * n for n in range(4)))
+    [0, 1, 4, 9]
+    """
+    if depth < 1:
+        raise ValueError(f"depth is {depth}, expected at least 1")
+    return _consume(items, depth)
+
+
+def _consume(items: Iterable[T], depth: int) -> Generator[T, None, None]:
+    # SimpleQueue, because its put is reentrant: a generator that dies in a reference cycle may be closed by a
+    # collection that starts in either thread, in the middle of any call, and a lock held there would never open
+    wanted: SimpleQueue[None] = SimpleQueue()
+    made: SimpleQueue[tuple[T] | BaseException | None] = SimpleQueue()
+    stopped = Event()
+    thread = Thread(target=_produce, args=(iter(items), wanted, made, stopped), name="sparsestore-prefetch", daemon=True)
+    for _ in range(depth):
+        wanted.put(None)
+    thread.start()
+    try:
+        while (message := made.get()) is not None:
+            if isinstance(message, BaseException):
+                try:
+                    raise message
+                finally:
+                    del message  # else error -> traceback -> this frame -> error keeps the rows of every frame alive
+            wanted.put(None)
+            yield message[0]
+    finally:
+        stopped.set()
+        wanted.put(None)
+        if current_thread() is not thread:
+            thread.join()
+
+
+def _produce(
+    items: Iterator[T], wanted: SimpleQueue[None], made: SimpleQueue[tuple[T] | BaseException | None], stopped: Event
+) -> None:
+    try:
+        while True:
+            wanted.get()
+            if stopped.is_set():
+                break
+            try:
+                message = (next(items),)
+            except StopIteration:
+                break
+            made.put(message)
+            del message  # the consumer's now
+        if isinstance(items, Generator):
+            items.close()
+        made.put(None)
+    except BaseException as error:  # KeyboardInterrupt and SystemExit too belong to the consumer
+        made.put(error)

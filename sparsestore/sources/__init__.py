@@ -1,0 +1,1 @@
+"""Input formats, one a file; `registry.open_source` finds the right one."""

@@ -1,0 +1,93 @@
+"""What every input format gives: named blocks of rows, or triples in any order, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsestore.csr import Rows
+
+__all__ = ["Block", "Source", "Triples"]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Consecutive rows of a source and what stands beside them.
+
+    Attributes
+    ----------
+    x : Rows
+        Canonical rows. `x.n_features` is the source's, or, while that is not known yet, enough for these rows.
+    columns : dict of str to (n,) or (n, k) array
+        One value (or k) a row, for each column that the source has: "y", "sample_weight", "qid", ...
+    position : int
+        How far the source has been read, in the unit of `Source.size`; for progress only.
+    """
+
+    x: Rows
+    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Triples:
+    """Entries of a matrix in any order.
+
+    Attributes
+    ----------
+    rows, features : (n,) int64 arrays
+        0-based, already checked against the declared shape.
+    values : (n,) array
+    position : int
+        As in `Block`.
+    """
+
+    rows: NDArray[np.int64]
+    features: NDArray[np.int64]
+    values: NDArray[Any]
+    position: int = 0
+
+
+@runtime_checkable
+class Source(Protocol):
+    """An input format. Making one reads headers only; `blocks` may be called again and starts from the beginning.
+
+    Attributes
+    ----------
+    name : str
+        What messages and provenance call it: the path, or "scipy csr_matrix in memory".
+    n_rows, n_features : int or None
+        None where only the end of the input tells.
+    dtype : numpy dtype or None
+        Logical dtype of the values; None where only the values tell.
+    columns : mapping of str to (dtype string, trailing shape)
+        The columns that every block carries, e.g. ``{"y": ("float64", ())}``.
+    size : int or None
+        Total of `Block.position`: bytes of a file, rows of a matrix in memory.
+    unit : str
+        "bytes" or "rows", the unit of `size`.
+    sorted_rows : bool
+        True: `blocks` yields `Block`s in row order. False: it yields `Triples` in any order and `n_rows` and
+        `n_features` are known; the caller sorts them.
+    """
+
+    name: str
+    n_rows: int | None
+    n_features: int | None
+    dtype: np.dtype[Any] | None
+    columns: Mapping[str, tuple[str, tuple[int, ...]]]
+    size: int | None
+    unit: str
+    sorted_rows: bool
+
+    def blocks(self, max_bytes: int) -> Iterator[Any]:
+        """Yield the input in order, in blocks whose arrays together take at most `max_bytes` (a single row may exceed it)."""
+        ...
+
+    def provenance(self) -> dict[str, Any]:
+        """JSON facts of where the data came from and how it was read: path, size, mtime, options."""
+        ...

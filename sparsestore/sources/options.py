@@ -1,0 +1,59 @@
+"""Options that several formats share, checked alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+__all__ = ["numeric", "provenance", "text_dtype", "value_dtype", "width"]
+
+
+def width(name: str, found: int, n_features: int | None) -> int:
+    """Number of features: as found, or as asked for where that is no less (a test set may lack the last ones)."""
+    if n_features is None:
+        return found
+    if n_features < found:
+        raise ValueError(f"{name}: has {found} features, expected at most n_features={n_features}")
+    return int(n_features)
+
+
+def numeric(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype in this machine's byte order, or ValueError where it is not bool, integers or floats of 2 to 8 bytes."""
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        raise ValueError(f"{name}: values of dtype {dtype} can not be stored: expected bool, integers or real floats")
+    return dtype.newbyteorder("=")
+
+
+def value_dtype(name: str, found: np.dtype[Any], dtype: DTypeLike | None) -> np.dtype[Any]:
+    """Dtype of the values: as found, or the one asked for where numpy calls the cast "same_kind" (never float to int)."""
+    found = numeric(name, found)
+    if dtype is None:
+        return found
+    wanted = numeric("dtype", np.dtype(dtype))
+    if not np.can_cast(found, wanted, "same_kind"):
+        raise ValueError(f"{name}: values of dtype {found} can not become {wanted}: convert them first")
+    return wanted
+
+
+def text_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """Dtype of values read from text: float32 or float64."""
+    wanted = np.dtype(dtype)
+    if wanted not in (np.float32, np.float64):
+        raise ValueError(f"dtype={wanted} for text, expected float32 or float64 (whole numbers are stored as integers anyway)")
+    return wanted
+
+
+def provenance(path: Path, format_name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a file's data came from and how they were read; `options` that are None are left out."""
+    stat = path.stat()
+    return {
+        "source": str(path),
+        "format": format_name,
+        "bytes": stat.st_size,
+        "mtime_ns": stat.st_mtime_ns,
+        "options": {name: value for name, value in options.items() if value is not None},
+    }

@@ -1,0 +1,282 @@
+"""svmlight / libsvm text: ``label [qid:n] index:value index:value ... # comment``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from sparsestore.csr import Rows
+from sparsestore.errors import SourceError
+from sparsestore.sources import options
+from sparsestore.sources.base import Block
+from sparsestore.sources.text import Piece, TextFile, shown
+
+if TYPE_CHECKING:
+    from sparsestore.kernels.tokenise import Lines
+
+__all__ = ["SvmlightSource"]
+
+_PIECE = 8 << 20
+_LONG_LINE = 1 << 20  # allowed at any max_bytes
+_MAX_LABELS = 65_536
+_INT32_LIMIT = 2**31 - 2
+
+
+class SvmlightSource:
+    """Rows of an svmlight file, compressed or not; the label is column "y".
+
+    The file is read once, in pieces; all that `blocks` holds at a time, the yielded block included, takes at most
+    `max_bytes` + 16 MiB (and a decompressor's window: `text.TextFile`). A line may have `max_bytes` / 8 bytes, or 1 MiB.
+
+    Lines that are blank or start with # are skipped, # starts a comment, CRLF is fine; a line of a label alone is a row
+    without entries. Explicit zeros are kept. Values may be nan and inf, labels may not; a number beyond the dtype is an
+    error, never inf. A file in which no row has an entry is refused unless `n_features` is given: it is no matrix.
+
+    Parameters
+    ----------
+    path : Path
+    n_features : int, optional
+        Width of the matrix; a higher index is an error. Without it the width is what the last block says. Give it where
+        train and test files must agree: a9a has 123 features and its test file only 122.
+    zero_based : bool
+        Whether the first feature is called 0. False, as libsvm defines it: index 0 is then an error.
+    dtype : float32 or float64
+        Of values and labels, which are read in float64 and rounded once.
+    multilabel : bool or int
+        Labels are lists such as ``0,2``, or absent. A number k: labels are 0 ... k - 1, and "y" is (n, k) uint8 with ones
+        at a row's labels. True: the file is read twice, first for its distinct labels, which in ascending order are the
+        columns of "y" (`provenance` tells them); then test data need the number to get the same columns.
+    qid : bool, optional
+        True: every row must have a ``qid:``, which is column "qid" (int64). False: they are skipped. None: as True if the
+        first row has one; else a later one is an error.
+    sort : bool
+        Whether rows with indices out of order are sorted; else they are an error. Duplicate indices always are.
+    """
+
+    unit = "bytes"
+    sorted_rows = True
+    n_rows: int | None = None
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_features: int | None = None,
+        zero_based: bool = False,
+        dtype: DTypeLike = "float32",
+        multilabel: bool | int = False,
+        qid: bool | None = None,
+        sort: bool = False,
+    ) -> None:
+        if n_features is not None and n_features < 1:
+            raise ValueError(f"n_features={n_features}, expected at least 1")
+        if multilabel is not True and not 0 <= multilabel <= _MAX_LABELS:
+            raise ValueError(f"multilabel={multilabel}, expected a number of labels up to {_MAX_LABELS}")
+        self.name = str(path)
+        self.n_features = n_features
+        self.dtype: np.dtype[Any] | None = options.text_dtype(dtype)
+        self._value_dtype = options.text_dtype(dtype)
+        self._file = TextFile(path)
+        self.size: int | None = self._file.size
+        self._base = 0 if zero_based else 1
+        self._sort = sort
+        self._multilabel = multilabel is not False
+        self._options = {
+            "n_features": n_features,
+            "zero_based": zero_based,
+            "dtype": str(self.dtype),
+            "multilabel": multilabel,
+            "qid": qid,
+            "sort": sort,
+        }
+        self._qid = 2 if qid is False else 1 if qid or self._starts_with_qid() else 0
+        self._classes: NDArray[np.float64] | None = None
+        self.columns: dict[str, tuple[str, tuple[int, ...]]] = {"y": (str(self.dtype), ())}
+        if self._multilabel:
+            self._classes = self._distinct_labels() if multilabel is True else np.arange(multilabel, dtype=np.float64)
+            self.columns["y"] = ("uint8", (len(self._classes),))
+        if self._qid == 1:
+            self.columns["qid"] = ("int64", ())
+
+    def provenance(self) -> dict[str, Any]:
+        """Path, size, time of change, and the options that say how the file was read."""
+        facts = options.provenance(self._file.path, "svmlight", self._options)
+        if self._options["multilabel"] is True and self._classes is not None:
+            facts["labels"] = self._classes.tolist()
+        return facts
+
+    def blocks(self, max_bytes: int) -> Iterator[Block]:
+        """Yield the rows in order; `x.n_features` grows where `n_features` was not given."""
+        width = self.n_features or 0
+        n_rows = nnz = 0
+        for piece, lines in self._lines(max_bytes):
+            n_rows += len(lines.starts)
+            nnz += len(lines.indices)
+            if self.n_features is None and len(lines.indices):
+                width = max(width, int(lines.indices.max()) + 1)
+            yield from self._blocks(piece, lines, width, max_bytes)
+        if self.n_features is None and nnz == 0:
+            raise SourceError(
+                f"{self.name}: {f'none of the {n_rows} rows has an entry' if n_rows else 'there are no rows'}, expected "
+                "label index:value ...: check the format, or give n_features if that is meant"
+            )
+
+    def _lines(self, max_bytes: int) -> Iterator[tuple[Piece, Lines]]:
+        """Parsed pieces, of a size such that all arrays together stay below `max_bytes` even where rows are 2 bytes long."""
+        from sparsestore.kernels import tokenise
+
+        piece_bytes = min(_PIECE, max(max_bytes // 40, 4096))
+        limit = _INT32_LIMIT if self.n_features is None else self.n_features - 1
+        for piece in self._file.pieces(piece_bytes, max(max_bytes // 8, _LONG_LINE)):
+            while True:
+                lines = tokenise.svmlight(
+                    piece.text,
+                    base=self._base,
+                    limit=limit,
+                    ascending=not self._sort,
+                    multilabel=self._multilabel,
+                    qid=self._qid,
+                )
+                if lines.status != tokenise.OUT_OF_RANGE or limit != _INT32_LIMIT or self.n_features is not None:
+                    break
+                limit = 2**63 - 2  # int32 is too narrow: from here on int64
+            if lines.status != tokenise.OK:
+                raise self._error(piece, lines)
+            yield piece, lines if lines.ascending else self._in_order(piece, lines)
+
+    def _in_order(self, piece: Piece, lines: Lines) -> Lines:
+        """Sort the entries of each row; duplicates are an error."""
+        rows = np.repeat(np.arange(len(lines.starts)), np.diff(lines.indptr))
+        order = np.lexsort((lines.indices, rows))
+        indices = lines.indices[order]
+        same = (indices[1:] == indices[:-1]) & (rows[1:] == rows[:-1])
+        if same.any():
+            at = int(np.argmax(same))
+            raise SourceError(
+                f"{self.name}:{piece.line_at(int(lines.starts[rows[at]]))}: index {int(indices[at]) + self._base} stands "
+                "twice in the row, expected once"
+            )
+        return lines._replace(indices=indices, values=lines.values[order])
+
+    def _blocks(self, piece: Piece, lines: Lines, width: int, max_bytes: int) -> Iterator[Block]:
+        n = len(lines.starts)
+        if n == 0:
+            return
+        columns: dict[str, NDArray[Any]] = {}
+        if self._classes is None:
+            columns["y"] = self._rounded(piece, lines, lines.labels, np.arange(n), "label")
+        if self._qid == 1:
+            columns["qid"] = lines.qids
+        wide = width > _INT32_LIMIT + 1
+        x = Rows(
+            lines.indptr,
+            lines.indices.astype(np.int64 if wide else np.int32, copy=False),
+            self._rounded(piece, lines, lines.values, None, "value"),
+            width,
+        )
+        if self._classes is None:
+            yield Block(x, columns, piece.position)
+            return
+        step = max(1, max_bytes // 4 // max(1, len(self._classes)))
+        for start in range(0, n, step):
+            stop = min(start + step, n)
+            y = self._indicator(piece, lines, start, stop)
+            part = {name: column[start:stop] for name, column in columns.items()}
+            yield Block(x.slice(start, stop), {"y": y, **part}, piece.position)
+
+    def _rounded(
+        self, piece: Piece, lines: Lines, exact: NDArray[np.float64], rows: NDArray[np.int64] | None, noun: str
+    ) -> NDArray[Any]:
+        """Values in the dtype; one that is finite in the text only is an error."""
+        if self._value_dtype == np.float64:
+            return exact
+        with np.errstate(over="ignore"):
+            values = exact.astype(np.float32)
+        overflow = np.isinf(values)
+        if overflow.any() and (overflow := overflow & np.isfinite(exact)).any():
+            at = int(np.argmax(overflow))
+            row = int(rows[at]) if rows is not None else int(np.searchsorted(lines.indptr, at, side="right")) - 1
+            raise SourceError(
+                f"{self.name}:{piece.line_at(int(lines.starts[row]))}: {noun} {exact[at]!r} is beyond float32: "
+                "give dtype='float64'"
+            )
+        return values
+
+    def _indicator(self, piece: Piece, lines: Lines, start: int, stop: int) -> NDArray[np.uint8]:
+        """Labels of some rows as a (stop - start, k) matrix of zeros and ones."""
+        classes = self._classes
+        if classes is None:
+            raise TypeError("there are no classes without multilabel")
+        first, last = int(lines.label_ptr[start]), int(lines.label_ptr[stop])
+        labels = lines.labels[first:last]
+        rows = np.repeat(np.arange(stop - start), np.diff(lines.label_ptr[start : stop + 1]))
+        place = np.searchsorted(classes, labels)
+        unknown = place == len(classes)
+        unknown |= classes[np.where(unknown, 0, place)] != labels if len(classes) else True
+        if unknown.any():
+            at = int(np.argmax(unknown))
+            raise SourceError(
+                f"{self.name}:{piece.line_at(int(lines.starts[start + rows[at]]))}: label {labels[at]:g}, expected a whole "
+                f"number from 0 to {len(classes) - 1} (multilabel={len(classes)})"
+            )
+        y = np.zeros((stop - start, len(classes)), np.uint8)
+        y[rows, place] = 1
+        return y
+
+    def _distinct_labels(self) -> NDArray[np.float64]:
+        """The first pass of ``multilabel=True``."""
+        classes = np.empty(0)
+        for _, lines in self._lines(8 * _PIECE):
+            classes = np.union1d(classes, lines.labels)
+            if len(classes) > _MAX_LABELS:
+                raise SourceError(f"{self.name}: more than {_MAX_LABELS} different labels: check the format")
+        return classes
+
+    def _starts_with_qid(self) -> bool:
+        """Whether the first row has a query id."""
+        for piece in self._file.pieces(65536, 1 << 20):
+            for line in piece.text.tobytes().split(b"\n"):
+                if tokens := line.split(b"#")[0].split():
+                    return any(token.startswith(b"qid:") for token in tokens[:2])
+        return False
+
+    def _error(self, piece: Piece, lines: Lines) -> SourceError:
+        from sparsestore.kernels import tokenise as t
+
+        text = piece.text[lines.offset : lines.offset + 200].tobytes().split(b"\n")[0]
+        token = (text.split() or [b""])[0] if text[:1].strip() else b""
+        found = shown(token)
+        base, n = self._base, self.n_features
+        if lines.status == t.BAD_LABEL:
+            reason = f"the label is not a finite number, found {found}"
+            if b"," in token and not self._multilabel:
+                reason += ": give multilabel= if rows have several labels"
+        elif lines.status == t.BAD_INDEX:
+            reason = f"expected index:value with a whole index, found {found}"
+            if b":" not in token:
+                reason += ": is this a table of another format?"
+        elif lines.status == t.BAD_VALUE:
+            reason = f"the value after the colon is not a number that float64 can hold, found {found}"
+            if b":" in token:
+                reason += ": field:index:value (libffm) is another format"
+        elif lines.status == t.BELOW_BASE:
+            reason = f"index 0, expected 1 or more, found {found}: give zero_based=True if the first feature is called 0"
+        elif lines.status == t.OUT_OF_RANGE and n is None:
+            reason = f"index beyond 2**63 - 1, found {found}"
+        elif lines.status == t.OUT_OF_RANGE:
+            reason = f"index too high, expected at most {n - 1 + base if n else 0} (n_features={n}), found {found}"
+        elif lines.status == t.UNORDERED:
+            reason = f"indices not ascending, found {found} after a higher one: give sort=True to sort the rows"
+        elif lines.status == t.DUPLICATE:
+            reason = f"an index stands twice in the row, expected once, found {found} again"
+        elif lines.status == t.QID_PRESENT:
+            reason = f"found {found} but the first row has no qid: give qid=True or qid=False"
+        elif lines.status == t.QID_ABSENT:
+            reason = "the row has no qid, and the first row has, or qid=True was given; qid=False skips them"
+        else:
+            reason = f"expected qid: and a whole number, found {found}"
+        return SourceError(f"{self.name}:{piece.line_at(lines.offset)}: {reason}")

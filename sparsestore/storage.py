@@ -1,0 +1,369 @@
+"""Path or URL to bytes: create once, read, map, list, link, lock. The only module that knows where a store lies."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap as _mmap
+import os
+import shutil
+import stat
+import sys
+import tempfile
+import uuid
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsestore.checksum import extend_crc32c
+from sparsestore.errors import CorruptStoreError
+
+__all__ = ["LocalStorage", "ObjectWriter", "Storage", "open_storage"]
+
+Bytes = NDArray[np.uint8]
+
+
+class ObjectWriter(Protocol):
+    """A new object being written from its start to its end."""
+
+    key: str
+    length: int
+    crc32c: int
+
+    def write(self, payload: Any) -> None:
+        """Append bytes, or a contiguous uint8 array."""
+
+    def close(self) -> None:
+        """Make it durable."""
+
+
+class Storage(Protocol):
+    """Where the objects of one store lie. Keys are relative, with '/' between parts."""
+
+    name: str
+
+    def read(self, key: str) -> bytes:
+        """All bytes of an object; FileNotFoundError where there is none."""
+
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        """Bytes start to stop; CorruptStoreError where the object ends before."""
+
+    def length(self, key: str) -> int:
+        """Bytes of an object."""
+
+    def list(self, prefix: str) -> list[str]:
+        """Names directly below a prefix, sorted; empty where there is none."""
+
+    def create(self, key: str) -> ObjectWriter:
+        """A new object; FileExistsError where there is one."""
+
+    def publish(self, key: str, payload: bytes) -> None:
+        """Create a whole object at once and for good, or raise FileExistsError: of two writers one wins."""
+
+    def sync(self, prefix: str) -> None:
+        """Make all names below a prefix durable, and the prefix itself."""
+
+    def remove(self, key: str) -> int:
+        """Remove an object or all below a prefix; bytes removed. Nothing happens where there is none."""
+
+    def map(self, parts: Sequence[tuple[str, int]]) -> Bytes:
+        """One contiguous read-only uint8 array over the first bytes of several objects, laid end to end."""
+
+
+def open_storage(path: str | os.PathLike[str]) -> LocalStorage:
+    """The storage of a path or a ``file://`` URL.
+
+    Raises
+    ------
+    ValueError
+        Where the URL has another scheme.
+
+    Examples
+    --------
+    >>> open_storage("clicks.zarr").name
+    'clicks.zarr'
+    """
+    text = os.fspath(path)
+    if "://" in text:
+        parts = urlsplit(text)
+        if parts.scheme != "file":
+            raise ValueError(f"{text}: scheme {parts.scheme!r} is not supported, expected a path or a file:// URL")
+        text = unquote(parts.path)
+    return LocalStorage(Path(text))
+
+
+@dataclass
+class _LocalWriter:
+    key: str
+    descriptor: int
+    length: int = 0
+    crc32c: int = 0
+
+    def write(self, payload: Any) -> None:
+        view = memoryview(payload).cast("B")
+        self.crc32c = extend_crc32c(self.crc32c, payload)
+        self.length += len(view)
+        while len(view):
+            view = view[os.write(self.descriptor, view) :]
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            descriptor, self.descriptor = self.descriptor, -1
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def discard(self) -> None:
+        """Close without making anything durable."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+class LocalStorage:
+    """A folder of the local file system. Methods may be called from several threads at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.name = str(root)
+
+    def __repr__(self) -> str:
+        return f"LocalStorage({self.name!r})"
+
+    def path(self, key: str) -> Path:
+        """Where an object lies. Keys from documents were checked when these were parsed."""
+        return self.root / key if key else self.root
+
+    def _open(self, key: str) -> int:
+        """Descriptor of a plain file: never of what a symbolic link points to, a folder or a pipe."""
+        try:
+            descriptor = os.open(self.path(key), os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0))
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if self.path(key).is_symlink():
+                raise CorruptStoreError(f"{self.name}: {key} is a symbolic link, expected a plain file") from None
+            raise CorruptStoreError(f"{self.name}: {key} can not be opened: {error.strerror}") from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise CorruptStoreError(f"{self.name}: {key} is no plain file")
+        return descriptor
+
+    def read(self, key: str) -> bytes:
+        descriptor = self._open(key)
+        with open(descriptor, "rb") as file:
+            return file.read()
+
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        descriptor = self._open(key)
+        try:
+            pieces, at = [], start
+            while at < stop:
+                piece = os.pread(descriptor, min(stop - at, 1 << 30), at)
+                if not piece:
+                    raise CorruptStoreError(
+                        f"{self.name}: {key} ends at byte {at}, expected bytes {start} to {stop}: the file was cut short"
+                    )
+                pieces.append(piece)
+                at += len(piece)
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        finally:
+            os.close(descriptor)
+
+    def crc32c(self, key: str) -> int:
+        """Checksum of a whole object, read a MiB at a time."""
+        descriptor, crc = self._open(key), 0
+        with open(descriptor, "rb", buffering=0) as file:
+            while piece := file.read(1 << 20):
+                crc = extend_crc32c(crc, piece)
+        return crc
+
+    def length(self, key: str) -> int:
+        status = self.path(key).lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise CorruptStoreError(f"{self.name}: {key} is no plain file")
+        return status.st_size
+
+    def modified(self, key: str) -> float:
+        """Time of the last change of an object or folder, seconds since 1970."""
+        return self.path(key).lstat().st_mtime
+
+    def list(self, prefix: str) -> list[str]:
+        try:
+            return sorted(os.listdir(self.path(prefix)))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object or folder of that name."""
+        return os.path.lexists(self.path(key))
+
+    def create(self, key: str) -> _LocalWriter:
+        path = self.path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        return _LocalWriter(key, os.open(path, flags, 0o666))
+
+    def put(self, key: str, payload: bytes) -> _LocalWriter:
+        """Create, write and close in one call; the closed writer tells length and crc32c."""
+        writer = self.create(key)
+        try:
+            writer.write(payload)
+            writer.close()
+        finally:
+            writer.discard()
+        return writer
+
+    def publish(self, key: str, payload: bytes) -> None:
+        folder = key.rpartition("/")[0]
+        temporary = f"{folder}/.tmp-{uuid.uuid4().hex}" if folder else f".tmp-{uuid.uuid4().hex}"
+        try:
+            self.put(temporary, payload)
+            # link, unlike rename, never replaces: of two writers of one name the second gets FileExistsError
+            os.link(self.path(temporary), self.path(key), follow_symlinks=False)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                self.path(temporary).unlink()
+        self._sync_folder(self.path(folder))
+
+    def sync(self, prefix: str) -> None:
+        for folder, _, _ in os.walk(self.path(prefix), topdown=False):
+            self._sync_folder(Path(folder))
+        parent = self.path(prefix).parent
+        while parent != self.root.parent:
+            self._sync_folder(parent)
+            parent = parent.parent
+        self._sync_folder(self.root.parent)
+
+    @staticmethod
+    def _sync_folder(folder: Path) -> None:
+        if sys.platform == "win32":
+            return  # a folder can not be opened there; NTFS journals names by itself
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def remove(self, key: str) -> int:
+        path = self.path(key)
+        if path.is_dir() and not path.is_symlink():
+            removed = self.size(key)
+            shutil.rmtree(path)
+            return removed
+        try:
+            removed = path.lstat().st_size
+            path.unlink()
+        except FileNotFoundError:
+            return 0
+        return removed
+
+    def size(self, prefix: str) -> int:
+        """Bytes of all objects below a prefix."""
+        total = 0
+        for folder, _, files in os.walk(self.path(prefix)):
+            for name in files:
+                with contextlib.suppress(FileNotFoundError):
+                    total += Path(folder, name).lstat().st_size
+        return total
+
+    @contextlib.contextmanager
+    def lock(self, key: str) -> Iterator[bool]:
+        """Hold an advisory lock on an object, made if absent, until the block ends; gives whether it was free.
+
+        The kernel lets go of it when the process ends, however it ends: so a held lock means a living writer.
+        """
+        if sys.platform == "win32":
+            yield True
+            return
+        import fcntl
+
+        path = self.path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                free = True
+            except BlockingIOError:
+                free = False
+            yield free
+        finally:
+            os.close(descriptor)
+
+    def map(self, parts: Sequence[tuple[str, int]]) -> Bytes:
+        total = sum(length for _, length in parts)
+        if not total:
+            return np.empty(0, np.uint8)
+        page = _mmap.ALLOCATIONGRANULARITY
+        if any(length % page for _, length in parts[:-1]):
+            raise ValueError(f"only the last of several mapped parts may end inside a page of {page} bytes")
+        return _map_parts([(self._open(key), key, length) for key, length in parts], total, self.name)
+
+
+def _map_parts(parts: list[tuple[int, str, int]], total: int, name: str) -> Bytes:
+    """Reserve addresses for all parts, then map each file over its share: one array, however many files."""
+    try:
+        for descriptor, key, length in parts:
+            found = os.fstat(descriptor).st_size
+            if found < length:
+                raise CorruptStoreError(f"{name}: {key} has {found} bytes, expected at least {length}")
+        if len(parts) == 1:
+            return np.frombuffer(_mmap.mmap(parts[0][0], total, access=_mmap.ACCESS_READ), np.uint8)
+        libc = _libc()
+        reserved = libc.mmap(None, total, 0, _mmap.MAP_PRIVATE | _mmap.MAP_ANONYMOUS, -1, 0)
+        if reserved == ctypes.c_void_p(-1).value:
+            raise OSError(ctypes.get_errno(), f"{name}: {total} bytes of address space can not be reserved")
+        holder = (ctypes.c_uint8 * total).from_address(reserved)
+        weakref.finalize(holder, libc.munmap, reserved, total).atexit = False
+        at = reserved
+        for descriptor, key, length in parts:
+            # MAP_FIXED replaces just the pages reserved above
+            if libc.mmap(at, length, _mmap.PROT_READ, _mmap.MAP_SHARED | _MAP_FIXED, descriptor, 0) != at:
+                raise OSError(ctypes.get_errno(), f"{name}: {key} can not be mapped")
+            at += length
+        array = np.frombuffer(holder, np.uint8)
+        array.flags.writeable = False
+        return array
+    finally:
+        for descriptor, _, _ in parts:
+            os.close(descriptor)
+
+
+_MAP_FIXED = 0x10  # the same on Linux and macOS; Python's mmap module does not export it
+
+
+def _libc() -> Any:
+    """The C library's mmap and munmap, with the types that 64-bit addresses need."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_longlong)
+    libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    return libc
+
+
+def free_disk_bytes(path: str | os.PathLike[str]) -> int:
+    """Bytes that may still be written to the file system of a path, or of its nearest folder that exists."""
+    place = Path(path).absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+@contextlib.contextmanager
+def scratch_folder(near: str | os.PathLike[str]) -> Iterator[Path]:
+    """A new folder beside `near`, on the same file system, removed with all it holds when the block ends."""
+    place = Path(near).absolute()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".tmp", dir=place.parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

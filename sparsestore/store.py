@@ -1,0 +1,695 @@
+"""What users hold: a Store, views of it, and the functions that make one."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from sparsestore import convert as conversion
+from sparsestore import integrity, maintain, memory
+from sparsestore.errors import ResourceError
+from sparsestore.format import ColumnSchema
+from sparsestore.layout import parse_bytes
+from sparsestore.loader import Loader
+from sparsestore.manifest import read_manifest, versions
+from sparsestore.plan import quality
+from sparsestore.plan.partition import n_batches
+from sparsestore.plan.selection import Selection, row_numbers, split
+from sparsestore.plan.window import Plan
+from sparsestore.reader import ROW_ID, Reader
+from sparsestore.plan.report import PlanReport
+from sparsestore.storage import open_storage
+from sparsestore.writer import append_to, create
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+__all__ = ["Column", "Store", "View", "convert", "create", "open"]
+
+Array = NDArray[Any]
+Ints = NDArray[np.int64]
+
+
+def open(  # noqa: A001 - the name that users of h5py and zarr expect
+    path: str | os.PathLike[str], *, version: int | None = None, check: str = "first", mmap: bool = True
+) -> Store:
+    """Open a store, pinned to its newest version or to another; costs the same at any size.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Folder of the store, or a ``file://`` URL.
+    version : int, optional
+    check : {"first", "always", "never"}
+        When stored bytes are compared with their checksums: the first time that this process touches them, each time,
+        or never.
+    mmap : bool
+        False reads with preadv in place of a memory map: slower, but a file cut short from outside then gives an
+        error where a map would end the process.
+
+    Returns
+    -------
+    Store
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no store, or no such version.
+    ValueError
+        Where its format is not known.
+    CorruptStoreError
+        Where its manifest is damaged.
+    """
+    storage = open_storage(path)
+    return Store(Reader(storage, read_manifest(storage, version), check=check, mmap=mmap), os.fspath(path))
+
+
+def convert(
+    source: Any,
+    dst: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    columns: Mapping[str, Any] | None = None,
+    shuffle: bool = False,
+    seed: int | None = None,
+    profile: str = "raw",
+    max_bytes: int | str = "1GiB",
+    overwrite: bool = False,
+    progress: Any = None,
+    **options: Any,
+) -> Store:
+    """Convert any data set into a store, once, in bounded memory.
+
+    Parameters
+    ----------
+    source : path, scipy sparse matrix or array, dense 2-D array
+        Of a path the name tells the format; see ``sparsestore convert --help`` for the list.
+    dst : str or path-like
+        Folder of the new store.
+    format : str, optional
+        Where the name does not tell: "svmlight", "mtx", "npz", "npy".
+    columns : mapping of str to (n,) or (n, k) array, optional
+        What stands beside each row, beside what the source itself has: "y", "sample_weight", ...
+    shuffle : bool
+        Put the rows into an exactly uniform random order, once; the column ``row_id`` keeps their numbers in the
+        source. Otherwise row i of the store is row i of the source.
+    seed : int, optional
+        Of the shuffle; drawn, and recorded in the store, where left out.
+    profile : {"raw", "compact"}
+        "raw" can be memory-mapped and is fastest; "compact" is compressed, for slow disks.
+    max_bytes : int or str
+        Memory that the conversion may use beyond the source's own arrays.
+    overwrite : bool
+        Allow `dst` to be a store: its rows are replaced in a new version.
+    progress : callable or None
+        See `sparsestore.progress`.
+    **options
+        Of the source: `n_features`, `zero_based`, `label`, `weight`, `dtype`, ...
+
+    Returns
+    -------
+    Store
+        The new version, open.
+
+    Raises
+    ------
+    FileNotFoundError, FileExistsError
+    ValueError
+        On a bad argument or bad input, naming file and line. Nothing is left at `dst` then.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.sparse, tempfile, sparsestore as ss
+    >>> x = scipy.sparse.csr_array(np.array([[0, 2.5], [1, 0], [0, 0]]))
+    >>> store = ss.convert(x, tempfile.mkdtemp() + "/tiny.zarr", columns={"y": [0, 1, 0]})
+    >>> store[1:].toarray()
+    array([[1., 0.],
+           [0., 0.]])
+    """
+    conversion.convert(
+        source,
+        dst,
+        format=format,
+        columns=columns,
+        shuffle=shuffle,
+        seed=seed,
+        profile=profile,
+        max_bytes=max_bytes,
+        overwrite=overwrite,
+        progress=progress,
+        **options,
+    )
+    return open(dst)
+
+
+class Column:
+    """One value, or k values, for each row of a store or view; read when it is indexed.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile, sparsestore as ss
+    >>> store = ss.convert(np.eye(3), tempfile.mkdtemp() + "/eye.zarr", columns={"y": [7, 8, 9]})
+    >>> store.column("y")[1:]
+    array([8, 9])
+    """
+
+    def __init__(self, reader: Reader, selection: Selection, name: str) -> None:
+        schema = reader.columns.get(name) if name != ROW_ID else ColumnSchema("int64")
+        if schema is None:
+            raise KeyError(f"there is no column {name!r}: the store has {sorted(reader.columns) or 'none'}")
+        self.name = name
+        self._reader = reader
+        self._selection = selection
+        self._schema = schema
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(rows,) or (rows, k)."""
+        return (self._selection.n_rows, *self._schema.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the values; object for strings."""
+        return np.dtype(object if self._schema.dtype == "string" else self._schema.dtype)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> Any:
+        found = self._reader.column(self.name, self._selection.rows(row_numbers(key, len(self))))
+        return found[0] if isinstance(key, (int, np.integer)) else found
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
+        return np.asarray(self[:], dtype)
+
+    def __repr__(self) -> str:
+        return f"<column {self.name!r}: {self.shape[0]} x {self._schema.dtype}{list(self._schema.shape) or ''}>"
+
+
+class View:
+    """Some rows and features of a store, in memory only as numbers: at most one bit a row. Reads nothing until used.
+
+    Attributes
+    ----------
+    path : str
+        Of the store.
+    """
+
+    def __init__(self, reader: Reader, path: str, selection: Selection, features: Ints | None) -> None:
+        self.path = path
+        self._reader = reader
+        self._selection = selection
+        self._features = features
+
+    # ------------------------------------------------------------------------------------------------ facts
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, features)."""
+        return self._selection.n_rows, self._reader.shape[1] if self._features is None else len(self._features)
+
+    @property
+    def nnz(self) -> int:
+        """Stored entries. Of a view they are counted, which reads its row offsets, and its entries if it has fewer features."""
+        if self._features is None and self._is_whole():
+            return self._reader.nnz
+        return sum(rows.nnz for rows in self._pieces()) if self._features is not None else self._count_entries()
+
+    def _is_whole(self) -> bool:
+        return bool(np.array_equal(self._selection.segment_rows, self._reader.segment_rows))
+
+    def _count_entries(self) -> int:
+        step = 1 << 20
+        total = 0
+        for start in range(0, len(self), step):
+            positions = np.arange(start, min(start + step, len(self)))
+            total += self._reader.lengths_of(self._selection.rows(positions))
+        return total
+
+    def _pieces(self) -> Iterator[csr_array]:
+        step = 1 << 16
+        for start in range(0, len(self), step):
+            yield self[start : start + step]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Logical dtype of the values."""
+        return self._reader.dtype
+
+    @property
+    def columns(self) -> dict[str, ColumnSchema]:
+        """What stands beside the matrix, by name."""
+        return self._reader.columns
+
+    @property
+    def version(self) -> int:
+        """Version of the store that is read."""
+        return self._reader.version
+
+    def __len__(self) -> int:
+        return self._selection.n_rows
+
+    def _facts(self) -> dict[str, str]:
+        rows, features = self.shape
+        columns = ", ".join(
+            f"{name} ({schema.dtype}{list(schema.shape) or ''})" for name, schema in self.columns.items()
+        )
+        return {"shape": f"{rows:,} x {features:,}", "dtype": str(self.dtype), "columns": columns or "none"}
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name} {value}" for name, value in self._facts().items())
+        return f"<{type(self).__name__} {self.path!r}, version {self.version}: {facts}>"
+
+    def _repr_html_(self) -> str:
+        cells = {"path": self.path, "version": str(self.version), **self._facts()}
+        rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in cells.items())
+        return f"<table><caption>sparsestore {type(self).__name__}</caption>{rows}</table>"
+
+    # ----------------------------------------------------------------------------------------------- access
+
+    def __getitem__(self, key: Any) -> csr_array:
+        """Rows as a 2-D `scipy.sparse.csr_array`, by int, slice, integer array or boolean mask, as numpy would.
+
+        Raises
+        ------
+        IndexError
+            As numpy words it.
+        MemoryError
+            Where the result would not fit in free memory; both numbers are given.
+        """
+        positions = row_numbers(key, len(self))
+        self._check_memory(len(positions))
+        rows = self._selection.rows(positions)
+        if len(rows) > 1 and not bool((rows[1:] > rows[:-1]).all()):
+            distinct, order = np.unique(rows, return_inverse=True)
+            found = self._reader.locate(distinct).take(order, dtype=self.dtype)
+        else:
+            found = self._reader.locate(rows).take(dtype=self.dtype)
+        x = found.to_scipy()
+        if self._features is not None:
+            x = x[:, self._features]
+            x.sort_indices()
+        return x
+
+    def _check_memory(self, n: int) -> None:
+        rows, features = self._reader.shape
+        a_row = 8 + 25 + self._reader.nnz / max(rows, 1) * (self.dtype.itemsize + (4 if features < 2**31 else 8))
+        needed, free = int(n * a_row), memory.free_bytes()
+        if free is not None and needed > free:
+            raise ResourceError(
+                f"{n} rows take about {needed:,} bytes and {free:,} are free: take fewer rows at a time, "
+                f"or loader() for batches"
+            )
+
+    def column(self, name: str) -> Column:
+        """A column, to be indexed like a numpy array.
+
+        Raises
+        ------
+        KeyError
+            Where there is no such column.
+        """
+        return Column(self._reader, self._selection, name)
+
+    def select(self, rows: Any = None, features: Any = None) -> View:
+        """Narrow the view to some of its rows or features; reads nothing.
+
+        Parameters
+        ----------
+        rows : slice, boolean mask or integer array, optional
+            As in numpy. A mask or ascending numbers cost a bit a row; other numbers, 8 bytes each, keep their order.
+        features : sequence of int or boolean mask, optional
+            Renumbered from 0 in the order given.
+
+        Raises
+        ------
+        IndexError
+            As numpy words it.
+        """
+        selection = self._selection
+        if isinstance(rows, slice):
+            selection = selection.take_slice(rows)
+        elif rows is not None:
+            given = np.asarray(rows)
+            selection = selection.take_mask(given) if given.dtype.kind == "b" else selection.take_ids(
+                row_numbers(given, len(self))
+            )
+        chosen = self._features
+        if features is not None:
+            chosen = row_numbers(features if isinstance(features, slice) else np.atleast_1d(features), self.shape[1], axis=1)
+            chosen = chosen if self._features is None else self._features[chosen]
+        return View(self._reader, self.path, selection, chosen)
+
+    def split(
+        self,
+        fractions: float | Sequence[float] | Mapping[str, float] = 0.9,
+        *,
+        seed: int = 0,
+        stratify: str | None = None,
+        group: str | None = None,
+    ) -> Any:
+        """Split the rows at random into disjoint views; later appends never move a row from one to another.
+
+        Parameters
+        ----------
+        fractions : float, sequence of float, or mapping of str to float
+            A float f gives (f, 1 - f). They add up to at most 1.
+        seed : int
+        stratify : str, optional
+            Column of classes: each view gets its share of every class.
+        group : str, optional
+            Column of groups, of users for example: no group is torn apart. The shares then hold for groups.
+
+        Returns
+        -------
+        tuple of View, or dict of str to View
+            A dict where a mapping was given.
+
+        Raises
+        ------
+        ValueError
+            On bad fractions, or with both `stratify` and `group`.
+
+        Notes
+        -----
+        Membership is decided a segment at a time. Segments that were shuffled when they were stored are cut into
+        contiguous ranges, so a view of 10 % reads 10 % of the bytes; of others rows are drawn.
+        """
+        if stratify is not None and group is not None:
+            raise ValueError("stratify and group can not be combined: choose one")
+        if isinstance(fractions, Mapping):
+            named = {str(name): float(f) for name, f in fractions.items()}
+        elif isinstance(fractions, Sequence):
+            named = {str(i): float(f) for i, f in enumerate(fractions)}
+        else:
+            if not 0 < float(fractions) < 1:
+                raise ValueError(f"fraction is {fractions}, expected between 0 and 1")
+            named = {"train": float(fractions), "val": 1 - float(fractions)}
+        reader = self._reader
+
+        def values(name: str) -> Any:
+            column = Column(reader, self._selection, name)  # KeyError before anything is read
+
+            def of_segment(number: int) -> Array:
+                ends = np.cumsum(self._selection.segment_rows)
+                return np.asarray(column[int(ends[number] - self._selection.segment_rows[number]) : int(ends[number])])
+
+            return of_segment
+
+        parts = split(
+            self._selection,
+            reader.segment_starts,
+            reader.shuffled,
+            named,
+            seed,
+            strata=None if stratify is None else values(stratify),
+            groups=None if group is None else values(group),
+        )
+        views = {name: View(reader, self.path, part, self._features) for name, part in parts.items()}
+        return views if isinstance(fractions, Mapping) else tuple(views.values())
+
+    # ------------------------------------------------------------------------------------------------ plans
+
+    def _columns(self, columns: Sequence[str] | str | None) -> tuple[str, ...]:
+        if columns is None:
+            return tuple(name for name in ("y", "sample_weight") if name in self._reader.columns)
+        return (columns,) if isinstance(columns, str) else tuple(columns)
+
+    def _bytes_a_row(self) -> float:
+        rows, features = self._reader.shape
+        return 16 + self._reader.nnz / max(rows, 1) * ((4 if features < 2**31 else 8) + 4)
+
+    def _plan(
+        self,
+        batch_size: int,
+        shuffle: bool,
+        seed: int | None,
+        drop_remainder: bool,
+        window_rows: int | None,
+        block_rows: int | str,
+        window_bytes: int | str,
+        columns: tuple[str, ...],
+    ) -> tuple[Plan, quality.ShuffleQuality | None]:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size!r}, expected an integer of at least 1")
+        if not len(self):
+            raise ValueError("the view has no rows: there is nothing to load")
+        batch_size = int(batch_size)
+        if seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1)[0]) if shuffle else 0
+        if window_rows is None:
+            window_rows = quality.default_window_rows(
+                batch_size, self._bytes_a_row(), window_bytes=parse_bytes(window_bytes, "window_bytes")
+            )
+        rows = self._selection.segment_rows
+        if not shuffle:
+            return Plan(rows, batch_size, window_rows, window_rows, False, seed, drop_remainder), None
+        label = next((name for name in columns if name not in ("sample_weight", ROW_ID)), None)
+        statistics = self._reader.label_statistics(label) if label is not None else None
+        shuffled = bool(len(self._reader.shuffled) and self._reader.shuffled.all())
+        if block_rows == "auto":
+            size = quality.auto_block_rows(statistics, rows, window_rows, shuffled=shuffled)
+        elif isinstance(block_rows, (int, np.integer)) and not isinstance(block_rows, bool):
+            size = int(block_rows)
+        else:
+            raise ValueError(f"block_rows is {block_rows!r}, expected an integer of at least 1, or 'auto'")
+        plan = Plan(rows, batch_size, size, window_rows, True, seed, drop_remainder)
+        return plan, quality.shuffle_quality(statistics, plan, shuffled=shuffled)
+
+    def plan(
+        self,
+        batch_size: int = 32,
+        *,
+        shuffle: bool = True,
+        seed: int | None = None,
+        layout: str = "sparse",
+        columns: Sequence[str] | str | None = None,
+        drop_remainder: bool = False,
+        window_rows: int | None = None,
+        block_rows: int | str = "auto",
+        window_bytes: int | str = "256MiB",
+        n_partitions: int = 1,
+    ) -> PlanReport:
+        """Tell what an epoch will read, hold and how good its shuffle is, before it runs; ``print`` it.
+
+        Parameters
+        ----------
+        batch_size, shuffle, seed, layout, columns, drop_remainder, window_rows, block_rows, window_bytes, n_partitions
+            As in `loader`.
+        """
+        chosen = self._columns(columns)
+        plan, found = self._plan(
+            batch_size, shuffle, seed, drop_remainder, window_rows, block_rows, window_bytes, chosen
+        )
+        selected = max(len(self) / max(self._reader.shape[0], 1), 1e-12)
+        return PlanReport(
+            n_rows=plan.n_rows,
+            n_features=self.shape[1],
+            batch_size=plan.batch_size,
+            n_batches=n_batches(plan, n_partitions),
+            shuffle=shuffle,
+            seed=plan.seed if shuffle else None,
+            block_rows=plan.block_rows,
+            window_rows=plan.window_rows,
+            n_windows=plan.n_windows,
+            bytes_a_row=self._reader.nnz * self._reader.stored_itemsize / max(self._reader.shape[0], 1),
+            window_bytes=int(plan.window_rows * self._bytes_a_row()),
+            dense_batch_bytes=plan.batch_size * self.shape[1] * 4 if layout == "dense" else 0,
+            contiguous=selected > 0.999 or self._selection.is_contiguous,
+            compact=self._reader.manifest.profile == "compact",
+            label=next((name for name in chosen if name != "sample_weight"), None),
+            quality=found,
+        )
+
+    def loader(
+        self,
+        batch_size: int = 32,
+        *,
+        shuffle: bool = False,
+        seed: int | None = None,
+        layout: str = "sparse",
+        dtype: DTypeLike = "float32",
+        columns: Sequence[str] | str | None = None,
+        drop_remainder: bool = False,
+        window_rows: int | None = None,
+        block_rows: int | str = "auto",
+        window_bytes: int | str = "256MiB",
+        partition: int = 0,
+        n_partitions: int = 1,
+        allow_poor_shuffle: bool = False,
+    ) -> Loader:
+        """Batches of this view; each iteration is the next epoch.
+
+        Parameters
+        ----------
+        batch_size : int
+        shuffle : bool
+            A new order every epoch; every row once.
+        seed : int, optional
+            The same seed gives the same orders, on any number of partitions. Drawn and remembered where left out.
+        layout : {"sparse", "dense"}
+            ``batch.x`` is a scipy `csr_array` or a dense array.
+        dtype : numpy dtype
+            Of ``batch.x``.
+        columns : sequence of str, optional
+            What comes beside x; "y" and "sample_weight" where they exist, by default.
+        drop_remainder : bool
+            Leave out a last batch that is short.
+        window_rows : int, optional
+            Rows shuffled together in memory, a multiple of `batch_size`; 65,536, or what fits `window_bytes`.
+        block_rows : int or "auto"
+            Consecutive rows read together; "auto" takes the largest that leaves training as good as a full shuffle.
+        window_bytes : int or str
+            Bound on a window in memory when `window_rows` is left out.
+        partition, n_partitions : int
+            This worker's share; all get the same number of batches.
+        allow_poor_shuffle : bool
+            Accept a drift above 16: see `plan`.
+
+        Returns
+        -------
+        Loader
+
+        Raises
+        ------
+        ValueError
+            On a bad argument, a view without rows, or a shuffle that would ruin training.
+        """
+        chosen = self._columns(columns)
+        plan, found = self._plan(
+            batch_size, shuffle, seed, drop_remainder, window_rows, block_rows, window_bytes, chosen
+        )
+        needed, free = int(min(plan.window_rows, plan.n_rows) * self._bytes_a_row()) * 2, memory.free_bytes()
+        if free is not None and needed > free:
+            raise ResourceError(
+                f"two windows of {plan.window_rows} rows take about {needed:,} bytes and {free:,} are free: "
+                f"take a smaller window_rows or batch_size"
+            )
+        if found is not None:
+            quality.enforce(found, plan, allow_poor_shuffle=allow_poor_shuffle)
+        return Loader(
+            self._reader,
+            self._selection,
+            plan=plan,
+            columns=chosen,
+            features=self._features,
+            dtype=dtype,
+            layout=layout,
+            partition=partition,
+            n_partitions=n_partitions,
+        )
+
+    def to_tf(self, batch_size: int = 32, *, prefetch: int = 2, **options: Any) -> Any:
+        """Give batches as a `tf.data.Dataset` of (x, y) or (x, y, sample_weight), ready for ``model.fit``.
+
+        Parameters
+        ----------
+        batch_size : int
+        prefetch : int
+            Batches made ahead.
+        **options
+            As in `loader`; with ``layout="sparse"`` x is a `tf.SparseTensor`, with "dense" a dense tensor.
+
+        Returns
+        -------
+        tf.data.Dataset
+            Of known cardinality; each iteration over it is the next epoch.
+
+        Raises
+        ------
+        ImportError
+            Where TensorFlow is not installed; it names the extra.
+        """
+        from sparsestore.bridges import load
+
+        return load("tensorflow").dataset(self.loader(batch_size, **options), prefetch=prefetch)
+
+
+class Store(View):
+    """A store, pinned to one version. Use it as a context manager, or let it go: it holds no lock.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile, sparsestore as ss
+    >>> path = tempfile.mkdtemp() + "/eye.zarr"
+    >>> store = ss.convert(np.eye(4), path, columns={"y": [0, 1, 0, 1]})
+    >>> store.shape, store.nnz, store.version
+    ((4, 4), 4, 1)
+    >>> store = store.append(np.ones((1, 4)), y=[1])
+    >>> store.shape, store.version
+    ((5, 4), 2)
+    """
+
+    def __init__(self, reader: Reader, path: str) -> None:
+        super().__init__(reader, path, Selection.all(reader.segment_rows), None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of open files. Arrays and batches handed out stay valid."""
+        self._reader.close()
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """Free JSON kept with the version: where the data came from."""
+        return dict(self._reader.manifest.attrs)
+
+    @property
+    def versions(self) -> list[int]:
+        """Numbers of all versions that can be opened."""
+        return versions(self._reader.storage)
+
+    def _facts(self) -> dict[str, str]:
+        facts = super()._facts()
+        return {"shape": facts.pop("shape"), "entries": f"{self.nnz:,}", **facts}
+
+    def append(self, x: Any, *, grow_features: bool = False, **columns: Any) -> Store:
+        """Add rows at the end, as a new version; this object stays pinned to its own.
+
+        Parameters
+        ----------
+        x : scipy sparse matrix or array, or dense 2-D array
+        grow_features : bool
+            Allow `x` to be wider than the store.
+        **columns : array
+            One for each column of the store.
+
+        Returns
+        -------
+        Store
+            The new version, open.
+
+        Raises
+        ------
+        ValueError
+            Where `x` or a column does not fit, or a column is missing.
+        """
+        with append_to(self.path, grow_features=grow_features) as writer:
+            writer.append(x, **columns)
+        return open(self.path, check=self._reader.check, mmap=self._reader.mmap)
+
+    def verify(self, *, deep: bool = True) -> list[str]:
+        """Check this version; gives all problems, each as a line, and an empty list when it is sound.
+
+        Parameters
+        ----------
+        deep : bool
+            Every byte and every row. False: only that each object is there with the right length.
+        """
+        return integrity.verify(self._reader, deep=deep)
+
+    def gc(self, *, keep_versions: int = 1, older_than: str | float = "24h", dry_run: bool = False) -> list[str]:
+        """Remove old versions and what no version needs; see `sparsestore.maintain.gc`."""
+        return maintain.gc(self.path, keep_versions=keep_versions, older_than=older_than, dry_run=dry_run)

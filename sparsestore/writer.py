@@ -1,0 +1,761 @@
+"""Appends row blocks to new segments in bounded memory, then publishes them all at once as a new version."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from sparsestore import csr
+from sparsestore.arrays import ArrayWriter
+from sparsestore.checksum import crc32c
+from sparsestore.csr import Rows
+from sparsestore.errors import CorruptStoreError, MissingStoreError, SparsestoreError, StoreExistsError
+from sparsestore.format import (
+    INLINE_SEGMENTS,
+    ArraySpec,
+    Codec,
+    ColumnSchema,
+    Manifest,
+    ObjectEntry,
+    PageEntry,
+    SegmentDocument,
+    SegmentLine,
+    column_problem,
+    dump,
+    group_document,
+    manifest_key,
+    root_document,
+    seal,
+)
+from sparsestore.layout import (
+    CHUNK,
+    COLUMN_CHUNK,
+    PROFILES,
+    SHARD,
+    ValueRange,
+    chunk_and_shard,
+    codec_for,
+    indices_dtype,
+    parse_bytes,
+)
+from sparsestore.manifest import latest_version, read_manifest, versions
+from sparsestore.statistics import LabelAccumulator, RowCounts
+from sparsestore.storage import LocalStorage, open_storage
+
+__all__ = ["Writer", "append_to", "create"]
+
+Array = NDArray[Any]
+Columns = dict[str, Array]
+
+ROW_ID = "row_id"
+HOLD_BYTES = 64 << 20
+"""Bytes that a writer looks at before it fixes the dtypes of a segment."""
+_PUBLISH_ATTEMPTS = 10_000
+
+
+def create(
+    path: str | os.PathLike[str],
+    *,
+    n_features: int | None = None,
+    columns: Mapping[str, Any] | None = None,
+    dtype: DTypeLike | None = None,
+    profile: str = "raw",
+    overwrite: bool = False,
+    attrs: Mapping[str, Any] | None = None,
+    shuffled: Mapping[str, Any] | None = None,
+    max_bytes: int | str = 2 * HOLD_BYTES,
+) -> Writer:
+    """Start a new store, or with `overwrite` a version of it that has only what is written now.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Folder of the store, or a ``file://`` URL.
+    n_features : int, optional
+        Width of the matrix; otherwise the widest block decides.
+    columns : mapping of str to dtype, optional
+        What stands beside each row, e.g. ``{"y": "int64"}``, or ``{"y": ("float32", 3)}`` for three values a row;
+        "string" for text. Left out, the first block decides.
+    dtype : numpy dtype, optional
+        Logical dtype of the values; otherwise numpy's common dtype of all blocks.
+    profile : {"raw", "compact"}
+        "raw" can be memory-mapped, "compact" is compressed.
+    overwrite : bool
+        Allow `path` to be a store already; its older versions stay until `gc`.
+    attrs : mapping, optional
+        Free JSON, kept in the manifest.
+    shuffled : mapping, optional
+        How the caller put the rows in a random order, e.g. ``{"method": "exact", "seed": 0}``.
+    max_bytes : int or str
+        Bound on what the writer holds beside the block being appended.
+
+    Returns
+    -------
+    Writer
+        A context manager: published on exit, nothing is left behind if the block raises.
+
+    Raises
+    ------
+    FileExistsError
+        Where `path` is a store and `overwrite` is false, or is something else.
+    ValueError
+        On a bad argument.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.sparse, tempfile, sparsestore as ss
+    >>> path = tempfile.mkdtemp() + "/tiny.zarr"
+    >>> with ss.create(path, n_features=4, columns={"y": "int64"}) as writer:
+    ...     writer.append(scipy.sparse.csr_array(np.eye(3, 4)), y=np.array([0, 1, 0]))
+    >>> ss.open(path).shape
+    (3, 4)
+    """
+    storage = open_storage(path)
+    existing = storage.list("")
+    is_store = "zarr.json" in existing and bool(versions(storage))
+    if is_store and not overwrite:
+        raise StoreExistsError(f"{storage.name}: a store is there already: append to it, or pass overwrite=True")
+    if not is_store and storage.exists("") and (existing or not storage.root.is_dir()):
+        leftovers = set(existing) <= {"versions", "segments", "features", "writers", "zarr.json"} and existing
+        if not leftovers:
+            raise StoreExistsError(f"{storage.name} exists and is no sparsestore: choose another path or remove it")
+    base = read_manifest(storage) if is_store else None
+    return Writer(
+        storage,
+        "overwrite" if overwrite else "create",
+        base,
+        n_features=n_features,
+        columns=columns,
+        dtype=dtype,
+        profile=profile,
+        attrs=attrs,
+        shuffled=shuffled,
+        max_bytes=max_bytes,
+    )
+
+
+def append_to(
+    path: str | os.PathLike[str],
+    *,
+    grow_features: bool = False,
+    profile: str | None = None,
+    attrs: Mapping[str, Any] | None = None,
+    shuffled: Mapping[str, Any] | None = None,
+    max_bytes: int | str = 2 * HOLD_BYTES,
+) -> Writer:
+    """Start a new version of an existing store with more rows at its end.
+
+    Parameters
+    ----------
+    path : str or path-like
+    grow_features : bool
+        Allow blocks wider than the store.
+    profile : {"raw", "compact"}, optional
+        Of the new segments; the store's own by default.
+    attrs, shuffled, max_bytes
+        As in `create`; `attrs` are added to those of the store.
+
+    Returns
+    -------
+    Writer
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no store.
+    """
+    storage = open_storage(path)
+    base = read_manifest(storage)
+    return Writer(
+        storage,
+        "append",
+        base,
+        n_features=None if grow_features else base.n_features,
+        columns={name: (schema.dtype, *schema.shape) for name, schema in base.columns.items()},
+        dtype=None,
+        profile=profile or base.profile,
+        attrs=attrs,
+        shuffled=shuffled,
+        max_bytes=max_bytes,
+    )
+
+
+def _schema(columns: Mapping[str, Any]) -> dict[str, ColumnSchema]:
+    schema = {}
+    for name, given in columns.items():
+        problem = column_problem(name)
+        if problem:
+            raise ValueError(problem)
+        dtype, shape = (given[0], tuple(int(n) for n in given[1:])) if isinstance(given, tuple) else (given, ())
+        if len(shape) > 1 or any(n < 1 for n in shape):
+            raise ValueError(f"column {name!r} has shape {shape} a row, expected () or (k,) with k >= 1")
+        schema[name] = ColumnSchema(_column_dtype(name, dtype), shape)
+    return schema
+
+
+def _column_dtype(name: str, dtype: Any) -> str:
+    if isinstance(dtype, str) and dtype in ("string", "str"):
+        return "string"
+    found = np.dtype(dtype)
+    if found.kind in "UOT":
+        return "string"
+    if found.kind in "biuf" and found.itemsize <= 8:
+        return found.name
+    raise ValueError(f"column {name!r} has dtype {found}, expected bool, integers, floats of up to 64 bits, or strings")
+
+
+def _exactly(name: str, values: Array, schema: ColumnSchema) -> Array:
+    """A column's values in its stored dtype; ValueError where that would change a value."""
+    if schema.dtype == "string":
+        if values.dtype.kind in "UT":
+            return values.astype(object)
+        bad = next((v for v in values.reshape(-1) if not isinstance(v, str)), None)
+        if values.dtype.kind != "O" or bad is not None:
+            raise ValueError(f"column {name!r} has values of {type(bad).__name__ if bad is not None else values.dtype}, expected str")
+        return values
+    if values.dtype == schema.dtype:
+        return values
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"column {name!r} has dtype {values.dtype}, expected {schema.dtype}")
+    target = np.dtype(schema.dtype)
+    with np.errstate(invalid="ignore", over="ignore"):
+        cast = values.astype(target)
+    if target.kind == "f" and values.dtype.kind == "f":
+        return cast  # rounding to the declared precision is what was asked for
+    changed = cast.astype(values.dtype) != values
+    if target.kind in "iu" and values.dtype.kind in "iu":
+        changed |= (cast < 0) != (values < 0)
+    if changed.any():
+        value = values[changed].reshape(-1)[0]
+        raise ValueError(f"column {name!r} has the value {value}, which its dtype {schema.dtype} can not hold exactly")
+    return cast
+
+
+class Writer:
+    """Row blocks in, one new version out. Make one with `create` or `append_to`; not for several threads at once.
+
+    Memory beside the block being appended is at most `max_bytes`: half of it to look at values before the dtypes of
+    a segment are chosen, the rest for the open chunk of each array.
+
+    Attributes
+    ----------
+    n_rows, nnz : int
+        Rows and entries appended so far.
+    attrs : dict
+        Free JSON for the manifest; may be changed until the writer is published.
+    """
+
+    def __init__(
+        self,
+        storage: LocalStorage,
+        mode: Literal["create", "append", "overwrite"],
+        base: Manifest | None,
+        *,
+        n_features: int | None,
+        columns: Mapping[str, Any] | None,
+        dtype: DTypeLike | None,
+        profile: str,
+        attrs: Mapping[str, Any] | None,
+        shuffled: Mapping[str, Any] | None,
+        max_bytes: int | str,
+    ) -> None:
+        if profile not in PROFILES:
+            raise ValueError(f"profile is {profile!r}, expected one of {', '.join(PROFILES)}")
+        if n_features is not None and (isinstance(n_features, bool) or not 0 <= int(n_features) < 2**63):
+            raise ValueError(f"n_features is {n_features!r}, expected an integer from 0 to {2**63 - 1}")
+        self._storage = storage
+        self._mode = mode
+        self._base = base
+        self._n_features = None if n_features is None else int(n_features)
+        self._schema = None if columns is None else _schema(columns)
+        self._dtype = None if dtype is None else np.dtype(dtype)
+        if self._dtype is not None and (self._dtype.kind not in "biuf" or self._dtype.itemsize > 8):
+            raise ValueError(f"dtype is {self._dtype}, expected bool, integers or floats of up to 64 bits")
+        self._seen_dtype = np.dtype(base.dtype) if base is not None and mode == "append" else None
+        self._profile = profile
+        self._shuffled = None if shuffled is None else dict(shuffled)
+        self.attrs: dict[str, Any] = dict(attrs or {})
+        self._hold_bytes = min(parse_bytes(max_bytes) // 2, SHARD * 8)
+        self._held: list[tuple[Rows, Columns]] = []
+        self._held_bytes = 0
+        self._range = ValueRange("bool")
+        self._widest = 0
+        self._segment: _SegmentWriter | None = None
+        self._documents: list[tuple[SegmentDocument, SegmentLine]] = []
+        self._has_row_ids: bool | None = None
+        self._closed = False
+        self._made_folder = not storage.exists("")
+        self.n_rows = 0
+        self.nnz = 0
+        # a running writer holds this lock, so gc knows its segments from garbage
+        self._journal = f"writers/{uuid.uuid4().hex}"
+        self._lock = contextlib.ExitStack()
+        self._lock.enter_context(storage.lock(self._journal))
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return f"<Writer of {self._storage.name!r}: {self.n_rows} rows, {self.nnz} entries, {state}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.abort()
+        elif not self._closed:
+            try:
+                self.publish()
+            except BaseException:
+                self.abort()
+                raise
+
+    # ------------------------------------------------------------------------------------------------ append
+
+    def append(self, x: Any, **columns: Any) -> None:
+        """Write more rows.
+
+        Parameters
+        ----------
+        x : scipy sparse matrix or array, (n, n_features) dense array, or Rows
+            Duplicates are summed and columns sorted; `x` itself is left as it was.
+        **columns : (n,) or (n, k) arrays
+            One for each column of the store.
+
+        Raises
+        ------
+        ValueError
+            Where shapes or dtypes do not match the store's, or a column is missing or unknown.
+        """
+        if isinstance(x, Rows):
+            rows = x
+        elif hasattr(x, "tocsr"):
+            rows = csr.from_scipy(x)
+        else:
+            rows = csr.from_dense(np.asarray(x))
+        if self._n_features is not None and rows.n_features != self._n_features:
+            hint = "; pass grow_features=True to widen the store" if self._mode == "append" else ""
+            raise ValueError(f"x has {rows.n_features} features, expected the store's {self._n_features}{hint}")
+        csr.check(rows, canonical=True)
+        self.write(rows, {name: np.ma.asanyarray(values) for name, values in columns.items()})
+
+    def write(self, rows: Rows, columns: Mapping[str, Array]) -> None:
+        """As `append`, for rows that are canonical already and, while the width is not fixed, may be narrower.
+
+        Raises
+        ------
+        ValueError
+            As in `append`.
+        """
+        if self._closed:
+            raise ValueError("the writer is closed: start another with create or append_to")
+        if self._n_features is not None and rows.n_features > self._n_features:
+            raise ValueError(f"x has {rows.n_features} features, expected at most {self._n_features}")
+        checked = self._check_columns(len(rows), columns)
+        if not len(rows):
+            self._widest = max(self._widest, rows.n_features)
+            return
+        block = ValueRange.of(rows.data)
+        self._seen_dtype = (
+            rows.data.dtype if self._seen_dtype is None else np.result_type(self._seen_dtype, rows.data.dtype)
+        )
+        width = max(self._widest, rows.n_features)
+        if self._segment is not None and not self._segment.fits(block, width):
+            self._close_segment()
+        self._widest = width
+        self._range = self._range.union(block)
+        self.n_rows += len(rows)
+        self.nnz += rows.nnz
+        if self._segment is not None:
+            self._segment.write(rows, checked)
+            return
+        self._held_bytes += rows.nbytes + sum(values.nbytes for values in checked.values())
+        if self._held_bytes < self._hold_bytes:
+            self._held.append((_copied(rows), {name: values.copy() for name, values in checked.items()}))
+            return
+        self._open_segment()
+        if self._segment is not None:
+            self._segment.write(rows, checked)
+
+    def _check_columns(self, n: int, columns: Mapping[str, Array]) -> Columns:
+        arrays = {name: np.ma.asanyarray(values) for name, values in columns.items()}
+        row_ids = arrays.pop(ROW_ID, None)
+        if self._has_row_ids is None:
+            self._has_row_ids = row_ids is not None
+        if (row_ids is not None) != self._has_row_ids:
+            raise ValueError(f"column {ROW_ID!r} must come with every block of a writer, or with none")
+        if self._schema is None:
+            self._schema = _schema({name: (values.dtype, *values.shape[1:]) for name, values in arrays.items()})
+        unknown, missing = sorted(set(arrays) - set(self._schema)), sorted(set(self._schema) - set(arrays))
+        if unknown or missing:
+            raise ValueError(
+                f"columns are {sorted(arrays)}, expected {sorted(self._schema)}: "
+                + "; ".join([f"{name!r} is unknown" for name in unknown] + [f"{name!r} is missing" for name in missing])
+            )
+        checked: Columns = {}
+        for name, schema in self._schema.items():
+            values = arrays[name]
+            if values.shape != (n, *schema.shape):
+                raise ValueError(f"column {name!r} has shape {values.shape}, expected {(n, *schema.shape)}")
+            if isinstance(values, np.ma.MaskedArray):
+                mask = np.ma.getmaskarray(values)
+                if schema.shape:
+                    raise ValueError(f"column {name!r} is masked and has {schema.shape[0]} values a row, expected one")
+                checked[f"{name}.mask"] = mask
+                values = values.filled("" if schema.dtype == "string" else 0)
+            checked[name] = _exactly(name, np.asarray(values), schema)
+        if row_ids is not None:
+            checked[ROW_ID] = _exactly(ROW_ID, np.asarray(row_ids), ColumnSchema("int64"))
+        return checked
+
+    def _open_segment(self) -> None:
+        """Fix the dtypes by all that was seen so far, and write what is held."""
+        stored = self._range.stored_dtype()
+        constant = np.dtype(stored).type(self._range.low).item() if self._range.constant else None
+        width = self._n_features if self._n_features is not None else self._widest
+        self._segment = _SegmentWriter(
+            self._storage,
+            self._profile,
+            indices_dtype(width),
+            stored,
+            constant,
+            dict(self._schema or {}),
+            shuffled=self._shuffled is not None,
+        )
+        held, self._held, self._held_bytes = self._held, [], 0
+        for rows, columns in held:
+            self._segment.write(rows, columns)
+
+    def _close_segment(self) -> None:
+        if self._segment is None:
+            return
+        width = self._n_features if self._n_features is not None else self._widest
+        start = sum(line.rows for _, line in self._documents) + (self._base.rows if self._appending() else 0)
+        if self._segment.has_row_ids:
+            start = self._base.rows if self._appending() else 0
+        self._documents.append(self._segment.finish(width, start))
+        self._segment = None
+
+    def _appending(self) -> Any:
+        return self._mode == "append" and self._base is not None
+
+    # ----------------------------------------------------------------------------------------------- publish
+
+    def publish(self) -> int:
+        """Make all that was appended the store's newest version, durably; gives its number.
+
+        Raises
+        ------
+        FileExistsError
+            Where another process made the same new store meanwhile.
+        """
+        if self._closed:
+            raise ValueError("the writer is closed: it has been published or aborted")
+        if self._held:
+            self._open_segment()
+        self._close_segment()
+        for _, line in self._documents:
+            self._storage.sync(f"segments/{line.id}")
+        if not self._storage.exists("zarr.json"):
+            with contextlib.suppress(FileExistsError):
+                self._storage.publish("zarr.json", dump(root_document()))
+        self._storage.path("versions").mkdir(exist_ok=True)
+        version = self._publish_manifest()
+        self._closed = True
+        self._release()
+        return version
+
+    def _publish_manifest(self) -> int:
+        for _ in range(_PUBLISH_ATTEMPTS):
+            manifest = self._next_manifest()
+            payload = seal(manifest.to_document(), crc32c)
+            try:
+                self._storage.publish(manifest_key(manifest.version), payload)
+            except FileExistsError:
+                if self._mode == "create":
+                    raise StoreExistsError(
+                        f"{self._storage.name}: another process made a store here meanwhile: append to it"
+                    ) from None
+                time.sleep(random.uniform(0, 0.01))  # noqa: S311 - jitter
+                self._rebase()
+                continue
+            return manifest.version
+        raise SparsestoreError(f"{self._storage.name}: other writers published first {_PUBLISH_ATTEMPTS} times: try again")
+
+    def _rebase(self) -> None:
+        """Take up the version that another writer published meanwhile: appends commute."""
+        before = self._base.rows if self._base is not None else 0
+        self._base = read_manifest(self._storage)
+        if self._mode != "append":
+            return
+        if self._base.columns != self._schema:
+            raise ValueError(
+                f"{self._storage.name}: its columns changed while rows were appended: "
+                f"found {sorted(self._base.columns)}, expected {sorted(self._schema or {})}"
+            )
+        moved = self._base.rows - before
+        self._documents = [self._move_row_ids(document, line, moved) for document, line in self._documents]
+
+    def _move_row_ids(self, document: SegmentDocument, line: SegmentLine, by: int) -> tuple[SegmentDocument, SegmentLine]:
+        """Number a segment's rows anew. It is not published yet, so its segment.json may still be replaced."""
+        document = replace(document, row_id_start=document.row_id_start + by)
+        payload = dump(document.to_document())
+        key = f"segments/{line.id}/segment.json"
+        self._storage.remove(key)
+        self._storage.put(key, payload)
+        self._storage.sync(f"segments/{line.id}")
+        return document, replace(line, crc32c=crc32c(payload))
+
+    def _next_manifest(self) -> Manifest:
+        lines = tuple(line for _, line in self._documents)
+        base = self._base if self._mode == "append" else None
+        newest = latest_version(self._storage) or 0
+        if self._mode == "create":
+            newest = 0
+        elif self._base is not None and self._base.version != newest:
+            self._rebase()
+            base = self._base if self._mode == "append" else None
+            lines = tuple(line for _, line in self._documents)
+        width = self._n_features if self._n_features is not None else self._widest
+        dtype = self._dtype or self._seen_dtype or np.dtype("float32")
+        inline = (*(base.segments if base else ()), *lines)
+        pages = list(base.pages if base else ())
+        while len(inline) > INLINE_SEGMENTS:
+            pages.append(self._write_page(inline[:INLINE_SEGMENTS]))
+            inline = inline[INLINE_SEGMENTS:]
+        shuffled = self._shuffled if self._shuffled is not None or base is None else base.shuffled
+        return Manifest(
+            version=newest + 1,
+            parent=self._base.version if self._base else None,
+            rows=(base.rows if base else 0) + sum(line.rows for line in lines),
+            n_features=max(base.n_features if base else 0, width),
+            nnz=(base.nnz if base else 0) + sum(line.nnz for line in lines),
+            dtype=np.result_type(base.dtype, dtype).name if base else np.dtype(dtype).name,
+            columns=dict(self._schema or {}),
+            segments=inline,
+            pages=tuple(pages),
+            features=base.features if base else None,
+            shuffled=shuffled,
+            profile=self._profile if base is None else base.profile,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            attrs={**(base.attrs if base else {}), **self.attrs},
+        )
+
+    def _write_page(self, lines: tuple[SegmentLine, ...]) -> PageEntry:
+        key = f"versions/pages/{uuid.uuid4().hex}.json"
+        page = self._storage.put(key, dump({"format": 1, "segments": [line.to_json() for line in lines]}))
+        self._storage.sync("versions/pages")
+        return PageEntry(ObjectEntry(key, page.length, page.crc32c), len(lines))
+
+    def abort(self) -> None:
+        """Drop all that was appended; no file of it stays behind."""
+        if self._closed:
+            return
+        self._closed = True
+        ids = [line.id for _, line in self._documents]
+        if self._segment is not None:
+            self._segment.discard()
+            ids.append(self._segment.id)
+        self._held, self._segment = [], None
+        for name in ids:
+            self._storage.remove(f"segments/{name}")
+        self._release()
+        if not latest_version(self._storage):
+            # nobody published here: take away the empty folders, and the store's own if we made it
+            for name in ("zarr.json", "segments", "versions", "writers"):
+                if name == "zarr.json" and self._made_folder:
+                    self._storage.remove(name)
+                elif name != "zarr.json" and not self._storage.list(name) and self._storage.exists(name):
+                    self._storage.path(name).rmdir()
+            if self._made_folder and not self._storage.list(""):
+                with contextlib.suppress(OSError):
+                    self._storage.root.rmdir()
+
+    def _release(self) -> None:
+        self._storage.remove(self._journal)
+        self._lock.close()
+        with contextlib.suppress(OSError):
+            self._storage.path("writers").rmdir()
+
+
+def _copied(rows: Rows) -> Rows:
+    return Rows(rows.indptr.copy(), rows.indices.copy(), rows.data.copy(), rows.n_features)
+
+
+class _SegmentWriter:
+    """The arrays of one segment, all open at once."""
+
+    def __init__(
+        self,
+        storage: LocalStorage,
+        profile: str,
+        indices: str,
+        data: str,
+        constant: float | int | None,
+        schema: dict[str, ColumnSchema],
+        *,
+        shuffled: bool,
+    ) -> None:
+        self.id = uuid.uuid4().hex
+        self._storage = storage
+        self._profile = profile
+        self._prefix = f"segments/{self.id}"
+        self._data_dtype = data
+        self._constant = constant
+        self._schema = schema
+        self._shuffled = shuffled
+        self._matrix = codec_for("matrix", profile)
+        self._indptr = ArrayWriter(storage, f"{self._prefix}/X/indptr", "int64", codec=codec_for("indptr", profile))
+        self._indices = ArrayWriter(storage, f"{self._prefix}/X/indices", indices, codec=self._matrix)
+        self._data = (
+            ArrayWriter(storage, f"{self._prefix}/X/data", data, codec=self._matrix) if constant is None else None
+        )
+        self._columns: dict[str, ArrayWriter] = {}
+        self._labels = {
+            name: LabelAccumulator(column.dtype, column.shape)
+            for name, column in schema.items()
+            if name != "sample_weight"
+        }
+        self._counts = RowCounts()
+        self._indptr.append(np.zeros(1, np.int64))
+        self._objects: list[ObjectEntry] = []
+        self.rows = 0
+        self.nnz = 0
+
+    @property
+    def has_row_ids(self) -> bool:
+        """Whether the rows bring their own numbers."""
+        return ROW_ID in self._columns
+
+    def fits(self, block: ValueRange, width: int) -> bool:
+        """Whether a block can be stored exactly in the dtypes of this segment."""
+        if np.dtype(self._indices_dtype).itemsize < np.dtype(indices_dtype(width)).itemsize:
+            return False
+        return block.fits(self._data_dtype, self._constant)
+
+    @property
+    def _indices_dtype(self) -> str:
+        return self._indices._spec.dtype
+
+    def write(self, rows: Rows, columns: Columns) -> None:
+        """Append rows and their columns to the arrays."""
+        for name in columns:
+            if name not in self._columns:
+                self._columns[name] = self._column(name)
+                if name.endswith(".mask") and self.rows:
+                    self._columns[name].append(np.zeros(self.rows, bool))
+        self._indptr.append(rows.indptr[1:] + self.nnz)
+        self._indices.append(rows.indices)
+        if self._data is not None:
+            self._data.append(rows.data)
+        for name, writer in self._columns.items():
+            values = columns.get(name)
+            writer.append(np.zeros(len(rows), bool) if values is None else values)
+        for name, accumulator in self._labels.items():
+            accumulator.update(columns[name])
+        self._counts.update(np.diff(rows.indptr))
+        self.rows += len(rows)
+        self.nnz += rows.nnz
+
+    def _column(self, name: str) -> ArrayWriter:
+        if name == ROW_ID:
+            schema = ColumnSchema("int64")
+        elif name.endswith(".mask"):
+            schema = ColumnSchema("bool")
+        else:
+            schema = self._schema[name]
+        role = "string" if schema.dtype == "string" else "column"
+        fill: Any = "" if schema.dtype == "string" else (False if schema.dtype == "bool" else 0)
+        return ArrayWriter(
+            self._storage,
+            f"{self._prefix}/columns/{name}",
+            schema.dtype,
+            schema.shape,
+            codec_for(role, self._profile),
+            chunk=COLUMN_CHUNK,
+            fill_value=fill,
+        )
+
+    def _put(self, key: str, payload: bytes) -> None:
+        written = self._storage.put(f"{self._prefix}/{key}", payload)
+        self._objects.append(ObjectEntry(key, written.length, written.crc32c))
+
+    def _finish(self, writer: ArrayWriter, attributes: dict[str, Any] | None = None) -> None:
+        """Close an array and keep the checksums of its pieces beside it, unless whole objects do."""
+        writer.finish(attributes)
+        name = writer.prefix[len(self._prefix) + 1 :]
+        if not name.startswith(("stats/", "checksums/")):
+            checks = ArrayWriter(self._storage, f"{self._prefix}/checksums/{name}", "uint32", codec=Codec())
+            checks.append(writer.checks)
+            checks.finish()
+            self._collect(checks)
+        self._collect(writer)
+
+    def _collect(self, writer: ArrayWriter) -> None:
+        skip = len(self._prefix) + 1
+        self._objects += [ObjectEntry(entry.key[skip:], entry.length, entry.crc32c) for entry in writer.objects]
+
+    def finish(self, n_features: int, row_id_start: int) -> tuple[SegmentDocument, SegmentLine]:
+        """Close all arrays, write what stands beside them, and segment.json last."""
+        self._finish(self._indptr)
+        self._finish(self._indices)
+        if self._data is not None:
+            self._finish(self._data)
+        else:
+            chunk, shard = chunk_and_shard(self.nnz)
+            spec = ArraySpec((self.nnz,), self._data_dtype, chunk, shard, Codec(), self._constant)
+            self._put("X/data/zarr.json", dump(spec.to_document()))
+        for writer in self._columns.values():
+            self._finish(writer)
+        self._statistics("nnz", self._counts.finish(), {"block_rows": 256})
+        for name, accumulator in self._labels.items():
+            statistics = accumulator.finish()
+            if statistics is not None:
+                self._statistics(name, *statistics.to_arrays())
+        matrix = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [self.rows, n_features]}
+        self._put("X/zarr.json", dump(group_document(matrix)))
+        groups = ["", "columns/", "stats/", "checksums/", "checksums/X/"] + ["checksums/columns/"] * bool(self._columns)
+        for group in groups:
+            self._put(f"{group}zarr.json", dump(group_document()))
+        document = SegmentDocument(
+            rows=self.rows,
+            nnz=self.nnz,
+            n_features=n_features,
+            indices_dtype=self._indices_dtype,
+            data_dtype=self._data_dtype,
+            constant=self._constant is not None,
+            longest_row=self._counts.longest,
+            row_id_start=row_id_start,
+            profile=self._profile,
+            objects=tuple(sorted(self._objects, key=lambda entry: entry.key)),
+        )
+        payload = dump(document.to_document())
+        self._storage.put(f"{self._prefix}/segment.json", payload)
+        return document, SegmentLine(self.id, self.rows, self.nnz, crc32c(payload), self._shuffled)
+
+    def _statistics(self, name: str, values: Array, attributes: dict[str, Any]) -> None:
+        writer = ArrayWriter(
+            self._storage, f"{self._prefix}/stats/{name}", values.dtype.name, values.shape[1:], codec_for("column", "raw"), CHUNK
+        )
+        writer.append(values)
+        self._finish(writer, attributes)
+
+    def discard(self) -> None:
+        """Let go of open files."""
+        for writer in (self._indptr, self._indices, self._data, *self._columns.values()):
+            if writer is not None:
+                writer.discard()
+
+

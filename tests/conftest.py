@@ -1,0 +1,76 @@
+"""Fixtures that every test gets: nothing it opened may stay open, no thread it started may stay."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+passed = pytest.StashKey[bool]()
+
+# Native threads that once called Python (TensorFlow's pools) appear under this name and never leave.
+FOREIGN_THREAD = "Dummy-"
+PATIENCE_S = 5.0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Remember whether a test's body passed: a failed one keeps its variables, and with them files, alive."""
+    report = yield
+    if report.when == "call":
+        item.stash[passed] = report.passed
+    return report
+
+
+def python_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if not thread.name.startswith(FOREIGN_THREAD)}
+
+
+def open_below(folder: Path) -> list[str]:
+    """Files below a folder that this process holds open or mapped (Linux; elsewhere always none)."""
+    if not sys.platform.startswith("linux"):
+        return []
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the descriptor of the listing itself
+            target = descriptor.readlink()
+            if target.is_relative_to(folder):
+                found.append(f"open: {target}")
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    return found + [f"mapped: {line.split(maxsplit=5)[5]}" for line in maps if f"{folder}/" in line]
+
+
+@pytest.fixture(autouse=True)
+def threads_do_not_leak(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = python_threads()
+    yield
+    if not request.node.stash.get(passed, False):
+        return
+    deadline = time.monotonic() + PATIENCE_S
+    while (left := python_threads() - before) and time.monotonic() < deadline:
+        request.node.funcargs.clear()
+        gc.collect()
+        time.sleep(0.02)
+    assert not left, f"threads still running: {sorted(thread.name for thread in left)}"
+
+
+@pytest.fixture(autouse=True)
+def files_do_not_leak(request: pytest.FixtureRequest) -> Iterator[None]:
+    if "tmp_path" not in request.fixturenames:
+        yield
+        return
+    folder = request.getfixturevalue("tmp_path").resolve()
+    yield
+    if not request.node.stash.get(passed, False) or not open_below(folder):
+        return
+    request.node.funcargs.clear()  # pytest keeps them until after the last fixture
+    deadline = time.monotonic() + PATIENCE_S
+    while (left := (gc.collect(), open_below(folder))[1]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not left, f"files of the test still in use: {left}"

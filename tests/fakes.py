@@ -1,0 +1,150 @@
+"""Stands in for the reader: a scipy matrix in memory that records what is asked of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import DTypeLike, NDArray
+from sparsestore.csr import Rows, from_scipy, index_dtype
+from sparsestore.format import ColumnSchema
+from sparsestore.loader import Loader
+from sparsestore.plan.window import Plan
+
+Array = NDArray[Any]
+
+
+def random_matrix(n_rows: int, n_features: int, density: float, seed: int = 0) -> scipy.sparse.csr_array:
+    """Random rows, some of them empty."""
+    rng = np.random.default_rng(seed)
+    return scipy.sparse.random_array((n_rows, n_features), density=density, rng=rng, format="csr", dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class AllRows:
+    """A selection of every row."""
+
+    n_rows: int
+    name: str = "all"
+
+    def rows(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.asarray(positions, np.int64)
+
+    def fingerprint(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class ChosenRows:
+    """A selection of the given rows."""
+
+    chosen: NDArray[np.int64]
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.chosen)
+
+    def rows(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self.chosen[positions]
+
+    def fingerprint(self) -> str:
+        return f"chosen {len(self.chosen)}"
+
+
+@dataclass(frozen=True)
+class FakeLocated:
+    matrix: scipy.sparse.csr_array
+    rows: NDArray[np.int64]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return np.diff(self.matrix.indptr)[self.rows].astype(np.int64)
+
+    @property
+    def nnz(self) -> int:
+        return int(self.lengths.sum())
+
+    def take(self, order: NDArray[np.int64] | slice | None = None, dtype: DTypeLike = np.float32) -> Rows:
+        chosen = self.matrix[self.rows if order is None else self.rows[order]]
+        return Rows(
+            chosen.indptr.astype(np.int64),
+            chosen.indices.astype(index_dtype(self.matrix.shape[1])),
+            chosen.data.astype(dtype),
+            self.matrix.shape[1],
+        )
+
+
+class FakeReader:
+    """The reader's face over a matrix in memory.
+
+    `located` records the rows of each call of `locate`; `before_locate` is called with their number first, to fail or wait.
+    """
+
+    def __init__(
+        self,
+        x: scipy.sparse.csr_array,
+        columns: dict[str, Array] | None = None,
+        *,
+        version: int = 1,
+        before_locate: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self.matrix = x
+        self.values = columns or {}
+        self.version = version
+        self.before_locate = before_locate
+        self.located: list[NDArray[np.int64]] = []
+        self.columns = {
+            name: ColumnSchema("string" if values.dtype == object else values.dtype.name, values.shape[1:])
+            for name, values in self.values.items()
+        }
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.matrix.shape
+
+    def locate(self, rows: NDArray[np.int64]) -> FakeLocated:
+        self.before_locate(len(self.located))
+        self.located.append(rows)
+        return FakeLocated(self.matrix, rows)
+
+    def column(self, name: str, rows: NDArray[np.int64] | slice) -> Array:
+        return np.array(self.values[name][rows])
+
+    def read(self, start: int, stop: int) -> Rows:
+        return from_scipy(self.matrix[start:stop])
+
+
+def make_loader(
+    reader: FakeReader,
+    *,
+    batch_size: int = 32,
+    shuffle: bool = False,
+    seed: int = 0,
+    window_rows: int | None = None,
+    block_rows: int = 4,
+    drop_remainder: bool = False,
+    segments: Sequence[int] | None = None,
+    selection: Any = None,
+    **options: Any,
+) -> Loader:
+    """A loader over a fake reader; windows of 4 batches unless told."""
+    selection = selection or AllRows(reader.shape[0])
+    plan = Plan(
+        np.array(segments if segments is not None else [selection.n_rows]),
+        batch_size=batch_size,
+        block_rows=block_rows,
+        window_rows=window_rows or 4 * batch_size,
+        shuffle=shuffle,
+        seed=seed,
+        drop_remainder=drop_remainder,
+    )
+    return Loader(reader, selection, plan=plan, **options)  # type: ignore[arg-type]
+
+
+def slow(seconds: float) -> Callable[[int], None]:
+    """For `before_locate`: every read takes this long."""
+    return lambda _: time.sleep(seconds)

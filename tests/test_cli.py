@@ -1,0 +1,287 @@
+"""The command line as people meet it: a process, its output, its exit status."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+import sparsestore as ss
+from sparsestore.sources.registry import FORMATS
+from sparsestore.sources.text import COMPRESSIONS
+
+SVMLIGHT = "".join(f"{row % 2} {row % 5 + 1}:1 {row % 7 + 6}:2.5\n" for row in range(60))
+
+
+def sparsestore(*arguments: object, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command, expect its exit status."""
+    done = subprocess.run(
+        [sys.executable, "-m", "sparsestore", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "100", **environment},
+    )
+    assert done.returncode == status, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def error_line(*arguments: object, status: int = 1) -> str:
+    """The one line that a failing command prints."""
+    done = sparsestore(*arguments, status=status)
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "x.svm"
+    path.write_text(SVMLIGHT)
+    return path
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of 1000 x 50 with labels, for commands that only read."""
+    path = tmp_path_factory.mktemp("cli") / "s.zarr"
+    x = scipy.sparse.random_array((1000, 50), density=0.1, format="csr", rng=np.random.default_rng(0))
+    ss.convert(x, path, columns={"y": np.arange(1000) % 2})
+    return path
+
+
+class TestConvert:
+    def test_writes_a_store_and_prints_its_facts(self, text: Path, tmp_path: Path) -> None:
+        out = sparsestore("convert", text, tmp_path / "s.zarr").stdout
+        assert "60 rows x 12 features" in out
+        assert ss.open(tmp_path / "s.zarr").shape == (60, 12)
+
+    def test_json_is_one_document_on_standard_output(self, text: Path, tmp_path: Path) -> None:
+        done = sparsestore("convert", text, tmp_path / "s.zarr", "--json")
+        facts = json.loads(done.stdout)
+        assert (facts["rows"], facts["features"], facts["nnz"], facts["version"]) == (60, 12, 120, 1)
+        assert facts["path"] == str(tmp_path / "s.zarr")
+        assert facts["columns"].keys() == {"y"}
+        assert done.stderr == ""
+
+    def test_options_reach_the_format(self, text: Path, tmp_path: Path) -> None:
+        sparsestore("convert", text, tmp_path / "s.zarr", "--n-features", 40, "--zero-based", "--dtype", "float64")
+        store = ss.open(tmp_path / "s.zarr")
+        assert store.shape == (60, 40)
+        assert store.dtype == np.float64
+        assert store[0].indices.tolist() == [1, 6]
+
+    def test_shuffle_keeps_rows_and_remembers_where_they_were(self, text: Path, tmp_path: Path) -> None:
+        sparsestore("convert", text, tmp_path / "plain.zarr")
+        sparsestore("convert", text, tmp_path / "s.zarr", "--shuffle", "--seed", 3, "--profile", "compact")
+        plain, store = ss.open(tmp_path / "plain.zarr"), ss.open(tmp_path / "s.zarr")
+        row_id = store.column("row_id")[:]
+        assert sorted(row_id) == list(range(60))
+        assert row_id.tolist() != list(range(60))
+        assert (store[:] != plain[row_id]).nnz == 0
+
+    def test_existing_store_needs_overwrite(self, text: Path, tmp_path: Path) -> None:
+        sparsestore("convert", text, tmp_path / "s.zarr")
+        assert "--overwrite" in error_line("convert", text, tmp_path / "s.zarr")
+        sparsestore("convert", text, tmp_path / "s.zarr", "--overwrite")
+        assert ss.open(tmp_path / "s.zarr").version == 2
+
+    def test_unknown_format_names_those_known(self, tmp_path: Path) -> None:
+        (tmp_path / "x.what").write_text("")
+        assert re.search(r"npz.*svmlight", error_line("convert", tmp_path / "x.what", tmp_path / "s.zarr"))
+        assert not (tmp_path / "s.zarr").exists()
+
+    def test_option_that_a_format_lacks_is_refused(self, tmp_path: Path) -> None:
+        scipy.sparse.save_npz(tmp_path / "x.npz", scipy.sparse.csr_array(np.eye(3)))
+        line = error_line("convert", tmp_path / "x.npz", tmp_path / "s.zarr", "--multilabel")
+        assert "multilabel" in line
+
+    def test_bad_input_names_file_and_line_and_leaves_nothing(self, text: Path, tmp_path: Path) -> None:
+        text.write_text(SVMLIGHT + "1 3:x\n")
+        assert f"{text}:61: " in error_line("convert", text, tmp_path / "s.zarr")
+        assert sorted(tmp_path.iterdir()) == [text]
+
+    def test_missing_file_is_named(self, tmp_path: Path) -> None:
+        assert "nowhere.svm" in error_line("convert", tmp_path / "nowhere.svm", tmp_path / "s.zarr")
+
+    def test_help_lists_every_format_its_suffixes_and_options(self) -> None:
+        out = sparsestore("convert", "--help").stdout
+        for name, known in FORMATS.items():
+            line = next(line for line in out.splitlines() if line.split()[:1] == [name])
+            assert [suffix for suffix in known.suffixes if suffix not in line] == []
+            parameters = inspect.signature(known.load()).parameters.values()
+            options = {f"--{p.name.replace('_', '-')}" for p in parameters if p.kind is p.KEYWORD_ONLY}
+            assert set(re.findall(r"--[a-z-]+", line)) - {"--one-based"} == options, name
+        assert [suffix for suffix in COMPRESSIONS if suffix not in out] == []
+
+    def test_help_has_two_worked_examples(self) -> None:
+        out = sparsestore("convert", "--help").stdout
+        assert len(re.findall(r"^\s+sparsestore convert \S+ \S+", out, re.MULTILINE)) >= 2
+
+    def test_multilabel_takes_a_number_or_all(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.svm"
+        path.write_text("0,2 1:1\n1 2:1\n")
+        sparsestore("convert", path, tmp_path / "s.zarr", "--multilabel", 4)
+        assert ss.open(tmp_path / "s.zarr").column("y")[:].tolist() == [[1, 0, 1, 0], [0, 1, 0, 0]]
+        sparsestore("convert", path, tmp_path / "s.zarr", "--multilabel", "all", "--overwrite")
+        assert ss.open(tmp_path / "s.zarr").column("y")[:].tolist() == [[1, 0, 1], [0, 1, 0]]
+        sparsestore("convert", path, tmp_path / "s.zarr", "--multilabel", "some", status=2)
+
+
+class TestAppend:
+    def test_makes_a_new_version_with_more_rows(self, text: Path, tmp_path: Path) -> None:
+        sparsestore("convert", text, tmp_path / "s.zarr")
+        facts = json.loads(sparsestore("append", text, tmp_path / "s.zarr", "--json").stdout)
+        assert (facts["rows"], facts["version"]) == (120, 2)
+        assert (ss.open(tmp_path / "s.zarr")[60:] != ss.open(tmp_path / "s.zarr", version=1)[:]).nnz == 0
+
+    def test_missing_store_is_an_error(self, text: Path, tmp_path: Path) -> None:
+        assert "s.zarr" in error_line("append", text, tmp_path / "s.zarr")
+
+
+class TestInfo:
+    def test_prints_aligned_plain_text_in_a_pipe(self, path: Path) -> None:
+        out = sparsestore("info", path).stdout
+        assert "1,000 rows x 50 features" in out
+        assert "\x1b" not in out
+
+    def test_json_has_the_facts(self, path: Path) -> None:
+        facts = json.loads(sparsestore("info", path, "--json").stdout)
+        assert {"path", "version", "rows", "features", "nnz", "dtype", "columns"} <= facts.keys()
+        assert facts["nnz"] == 5000
+
+    def test_missing_store_is_an_error(self, tmp_path: Path) -> None:
+        assert "none.zarr" in error_line("info", tmp_path / "none.zarr")
+
+    def test_missing_version_is_an_error(self, path: Path) -> None:
+        assert "9" in error_line("info", path, "--store-version", 9)
+
+
+class TestHead:
+    def test_shows_columns_and_entries(self, path: Path) -> None:
+        out = sparsestore("head", path, "-n", 2).stdout.splitlines()
+        assert len(out) == 2
+        assert out[1].startswith("1  y=1  ")
+
+    def test_json_equals_the_rows(self, path: Path) -> None:
+        rows = json.loads(sparsestore("head", path, "-n", 3, "--json").stdout)
+        x = ss.open(path)[:3]
+        assert [row["y"] for row in rows] == [0, 1, 0]
+        assert [row["indices"] for row in rows] == [x[[i]].indices.tolist() for i in range(3)]
+        assert np.concatenate([row["data"] for row in rows]).tolist() == x.data.tolist()
+
+    def test_more_rows_than_there_are_shows_all(self, text: Path, tmp_path: Path) -> None:
+        sparsestore("convert", text, tmp_path / "s.zarr")
+        assert len(sparsestore("head", tmp_path / "s.zarr", "-n", 1000).stdout.splitlines()) == 60
+
+
+class TestPlan:
+    def test_says_what_an_epoch_does(self, path: Path) -> None:
+        out = sparsestore("plan", path, "--batch-size", 32, "--seed", 0).stdout
+        assert "window" in out
+        assert "block" in out
+
+    def test_json_is_one_document(self, path: Path) -> None:
+        assert json.loads(sparsestore("plan", path, "--batch-size", 32, "--no-shuffle", "--json").stdout)
+
+    def test_bad_batch_size_is_an_error(self, path: Path) -> None:
+        assert "batch_size" in error_line("plan", path, "--batch-size", 0)
+
+
+class TestVerify:
+    def test_sound_store_exits_with_0(self, path: Path) -> None:
+        assert "sound" in sparsestore("verify", path).stdout
+        assert json.loads(sparsestore("verify", path, "--deep", "--json").stdout)["problems"] == []
+
+    def test_damaged_store_lists_problems_and_exits_with_1(self, text: Path, tmp_path: Path) -> None:
+        sparsestore("convert", text, tmp_path / "s.zarr")
+        victim = next(file for file in tmp_path.rglob("X/indices/c/*") if file.is_file())
+        content = bytearray(victim.read_bytes())
+        content[3] ^= 4
+        victim.write_bytes(content)
+        assert "indices" in sparsestore("verify", tmp_path / "s.zarr", status=1).stdout
+        found = json.loads(sparsestore("verify", tmp_path / "s.zarr", "--json", status=1).stdout)
+        assert found["sound"] is False
+        assert found["problems"]
+
+
+class TestGc:
+    def test_dry_run_removes_nothing(self, text: Path, tmp_path: Path) -> None:
+        sparsestore("convert", text, tmp_path / "s.zarr")
+        sparsestore("convert", text, tmp_path / "s.zarr", "--overwrite")
+        before = sorted(tmp_path.rglob("*"))
+        assert "would remove" in sparsestore("gc", tmp_path / "s.zarr", "--older-than", "0s", "--dry-run").stdout
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_old_versions_go(self, text: Path, tmp_path: Path) -> None:
+        sparsestore("convert", text, tmp_path / "s.zarr")
+        sparsestore("convert", text, tmp_path / "s.zarr", "--overwrite")
+        assert json.loads(sparsestore("gc", tmp_path / "s.zarr", "--older-than", "0s", "--json").stdout)["removed"]
+        assert ss.open(tmp_path / "s.zarr").shape == (60, 12)
+        error_line("info", tmp_path / "s.zarr", "--store-version", 1)
+
+
+class TestEveryCommand:
+    def test_version(self) -> None:
+        assert sparsestore("--version").stdout == f"sparsestore {ss.__version__}\n"
+
+    def test_no_command_is_wrong_usage_and_prints_help(self) -> None:
+        done = sparsestore(status=2)
+        assert "convert" in done.stdout + done.stderr
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            pytest.param(["fly"], id="unknown-command"),
+            pytest.param(["info"], id="missing-argument"),
+            pytest.param(["info", "s.zarr", "--what"], id="unknown-option"),
+            pytest.param(["plan", "s.zarr", "--batch-size", "many"], id="not-a-number"),
+            pytest.param(["convert", "a.npz", "b.zarr", "--profile", "huge"], id="unknown-profile"),
+        ],
+    )
+    def test_wrong_usage_exits_with_2(self, arguments: list[str]) -> None:
+        done = sparsestore(*arguments, status=2)
+        assert done.stdout == ""
+        assert "Traceback" not in done.stderr
+
+    def test_traceback_only_on_request(self, tmp_path: Path) -> None:
+        assert "Traceback" not in sparsestore("info", tmp_path / "s.zarr", status=1).stderr
+        assert "Traceback" in sparsestore("--debug", "info", tmp_path / "s.zarr", status=1).stderr
+        assert "Traceback" in sparsestore("info", tmp_path / "s.zarr", status=1, SPARSESTORE_DEBUG="1").stderr
+
+    def test_reader_that_goes_away_is_quiet(self, path: Path) -> None:
+        command = [sys.executable, "-m", "sparsestore", "head", str(path), "-n", "1000"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.close()
+            assert process.stderr.read() == ""
+
+    def test_interrupt_exits_with_130_and_leaves_nothing(self, tmp_path: Path) -> None:
+        """Interrupted while it waits for its input, a pipe that never ends."""
+        source = tmp_path / "x.svm"
+        with source.open("w") as file:
+            for _ in range(200):
+                file.write(SVMLIGHT * 100)
+        command = [sys.executable, "-m", "sparsestore", "convert", str(source), str(tmp_path / "s.zarr"), "--shuffle"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            time.sleep(1.2)
+            if process.poll() is not None:
+                pytest.skip("the conversion was done before it could be interrupted")
+            process.send_signal(signal.SIGINT)
+            _, error = process.communicate(timeout=30)
+        assert process.returncode == 130, error
+        assert error == "error: interrupted\n"
+        assert sorted(tmp_path.iterdir()) == [source]

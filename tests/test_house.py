@@ -1,0 +1,158 @@
+"""The house's own rules: lint, types, documents that run, names that are documented."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import importlib.metadata
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer.main
+
+import sparsestore
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def run(*command: str, cwd: Path = ROOT) -> None:
+    """Run a Python module or file; its output is the message of a failure."""
+    done = subprocess.run([sys.executable, *command], cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
+def test_ruff_finds_nothing() -> None:
+    run("-m", "ruff", "check", "--quiet", ".")
+
+
+def test_ruff_would_format_nothing() -> None:
+    run("-m", "ruff", "format", "--check", "--quiet", ".")
+
+
+def test_mypy_strict_finds_nothing() -> None:
+    run("-m", "mypy")
+
+
+def readme_blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def test_readme_python_runs_as_printed(tmp_path: Path) -> None:
+    blocks = readme_blocks("python")
+    assert blocks
+    script = tmp_path / "readme.py"
+    script.write_text("\n".join(blocks), encoding="utf-8")
+    run("-W", "error::UserWarning", str(script), cwd=tmp_path)
+
+
+def test_readme_command_lines_run_as_printed(tmp_path: Path) -> None:
+    """The lines that start with `sparsestore` work one after the other beside the bundled data."""
+    lines = [line for block in readme_blocks("sh") for line in block.splitlines() if line.startswith("sparsestore ")]
+    assert len(lines) >= 5
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    for line in lines:
+        run("-m", "sparsestore", *line.partition("#")[0].split()[1:], cwd=tmp_path)
+
+
+def test_readme_names_the_install_line_and_both_set_up_commands() -> None:
+    assert 'pip install "sparsestore[tensorflow]"' in README
+    assert "make demo" in README
+    assert "make test" in README
+
+
+@pytest.mark.parametrize("document", [README, *(path.read_text("utf-8") for path in (ROOT / "docs").rglob("*.md"))])
+def test_links_between_documents_lead_somewhere(document: str) -> None:
+    targets = re.findall(r"\]\((?!https?://)([^)#]+)", document)
+    folders = [ROOT, ROOT / "docs", ROOT / "docs" / "decisions"]
+    assert [target for target in targets if not any((folder / target).exists() for folder in folders)] == []
+
+
+def test_changelog_names_this_version() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\n## {PROJECT['version']}\n" in changelog
+    assert sparsestore.__version__ == PROJECT["version"]
+
+
+MODULES = [
+    module.name
+    for module in pkgutil.walk_packages(sparsestore.__path__, "sparsestore.")
+    if not module.name.endswith("__main__")
+]
+PURE = [name for name in MODULES if not name.startswith("sparsestore.bridges.")]
+
+
+@pytest.mark.parametrize("name", ["sparsestore", *PURE])
+def test_examples_in_docstrings_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    assert doctest.testmod(importlib.import_module(name), optionflags=options).failed == 0
+
+
+def test_some_docstrings_have_examples() -> None:
+    finder = doctest.DocTestFinder()
+    assert any(test.examples for name in PURE for test in finder.find(importlib.import_module(name)))
+
+
+def public_names() -> list[str]:
+    """Every name of `sparsestore.__all__`, and the public methods and properties of its classes."""
+    names = []
+    for name in sparsestore.__all__:
+        value = getattr(sparsestore, name)
+        names.append(f"sparsestore.{name}")
+        if inspect.isclass(value) and not issubclass(value, Exception):
+            names += [f"sparsestore.{name}.{member}" for member in vars(value) if not member.startswith("_")]
+    return names
+
+
+# numpydoc's codes: summary missing, not one line, without full stop; parameters unknown, out of order, undescribed;
+# sections out of order; no blank line after the summary.
+DOCSTRING_RULES = ("GL08", "SS01", "SS05", "SS06", "PR02", "PR03", "GL06", "GL07", "GL03", "ES00")
+
+
+@pytest.mark.parametrize("name", [name for name in public_names() if not name.endswith("__version__")])
+def test_public_name_has_a_numpydoc_docstring(name: str) -> None:
+    from numpydoc.validate import validate
+
+    wanted = set(DOCSTRING_RULES) - {"ES00", "SS05", "GL03"}
+    value = inspect.unwrap(importlib.import_module("sparsestore"))
+    for part in name.split(".")[1:]:
+        value = inspect.getattr_static(value, part)
+    if not (inspect.isroutine(value) or inspect.isclass(value) or isinstance(value, property)):
+        return  # a field: documented by its class
+    assert [f"{code}: {text}" for code, text in validate(name)["errors"] if code in wanted] == []
+
+
+def test_public_names_are_sorted_and_exist() -> None:
+    assert list(sparsestore.__all__) == sorted(sparsestore.__all__)
+    assert [name for name in sparsestore.__all__ if not hasattr(sparsestore, name)] == []
+
+
+def commands() -> dict[str, object]:
+    from sparsestore.cli import app
+
+    return dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_command_has_help_and_stands_in_the_documents(name: str) -> None:
+    command = commands()[name]
+    assert command.help, name  # type: ignore[attr-defined]
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert f"## {name}\n" in page
+    for parameter in command.params:  # type: ignore[attr-defined]
+        if parameter.name == "help":
+            continue
+        assert getattr(parameter, "help", None), f"{name}: {parameter.name} has no help"
+        assert max(parameter.opts, key=len) in page or parameter.name.upper() in page, f"{name}: {parameter.opts}"
+
+
+def test_version_is_that_of_the_installed_distribution() -> None:
+    assert importlib.metadata.version("sparsestore") == PROJECT["version"]
