@@ -90,7 +90,7 @@ class ArrayWriter:
                 self._write_chunks(values[at:stop])
                 at = stop
                 continue
-            if len(self._pending) < chunk:
+            if len(self._pending) < min(chunk, self._filled + n - at):
                 self._grow(self._filled + n - at)
             stop = min(n, at + chunk - self._filled)
             self._pending[self._filled : self._filled + stop - at] = values[at:stop]
@@ -103,9 +103,8 @@ class ArrayWriter:
     def _grow(self, needed: int) -> None:
         # a small segment must not pay for a whole chunk of each of its arrays
         pending = self._empty(min(self._spec.chunk, max(1024, 1 << (needed - 1).bit_length())))
-        if len(pending) > len(self._pending):
-            pending[: self._filled] = self._pending[: self._filled]
-            self._pending = pending
+        pending[: self._filled] = self._pending[: self._filled]
+        self._pending = pending
 
     def _write_chunks(self, values: Array) -> None:
         """Write whole chunks, all of the current shard."""
@@ -156,9 +155,7 @@ class ArrayWriter:
             self._spec = _replace(self._spec, shard=max(shard, self._spec.chunk))
         self._close_shard()
         self._pending = self._empty(0)
-        self._spec = _replace(
-            self._spec, shape=(self.length, *self._spec.shape[1:]), attributes=dict(attributes or {})
-        )
+        self._spec = _replace(self._spec, shape=(self.length, *self._spec.shape[1:]), attributes=dict(attributes or {}))
         document = self._storage.put(f"{self.prefix}/zarr.json", dump(self._spec.to_document()))
         self.objects.append(ObjectEntry(document.key, document.length, document.crc32c))
         return self._spec
@@ -181,6 +178,8 @@ def _encode(values: Array, spec: ArraySpec) -> bytes:
         from numcodecs.vlen import VLenUTF8
 
         payload: Any = bytes(VLenUTF8().encode(values))
+        if len(payload) > _STRING_CHUNK_BYTES:
+            raise ValueError(f"{len(values)} strings take {len(payload)} bytes, expected at most {_STRING_CHUNK_BYTES}")
     else:
         payload = np.ascontiguousarray(values, spec.dtype)
     if spec.codec.name == "zstd":
@@ -264,22 +263,33 @@ class ArrayReader:
         start = entry.length - size
         if start < 0:
             raise self._fail(number, 0, entry.length, elements, f"too short for an index of {size} bytes")
-        payload = self.storage.read_range(entry.key, start, entry.length)
+        payload = self._read(number, start, entry.length, elements)
         if crc32c(payload[:-4]) != int.from_bytes(payload[-4:], "little"):
             raise self._fail(number, start, entry.length, elements, "the shard's index does not match its crc32c")
         index = np.frombuffer(payload[:-4], "<u8").reshape(-1, 2)
-        ends = index[:present].sum(axis=1, dtype=np.uint64)
-        if not (index[:present, 0] != _ABSENT).all() or (present and int(ends.max()) > start):
+        offsets, lengths = index[:present, 0], index[:present, 1]
+        # a chunk that is not there has both numbers 2**64 - 1; the difference, unlike a sum, can not wrap around
+        if (offsets > start).any() or (lengths > np.uint64(start) - offsets).any():
             raise self._fail(number, start, entry.length, elements, "the index names chunks outside the shard")
         if self._raw:
             expected = np.arange(present, dtype=np.uint64) * np.uint64(spec.chunk * spec.itemsize)
-            if not (index[:present, 0] == expected).all() or not (
-                index[:present, 1] == spec.chunk * spec.itemsize
-            ).all():
+            if (
+                not (index[:present, 0] == expected).all()
+                or not (index[:present, 1] == spec.chunk * spec.itemsize).all()
+            ):
                 raise self._fail(number, start, entry.length, elements, "uncompressed chunks do not lie end to end")
         with self._lock:
             self._indexes[number] = index
         return index
+
+    def _read(self, number: int, start: int, stop: int, elements: tuple[int, int]) -> bytes:
+        """Bytes of a shard, which may have gone or shrunk since its length was checked."""
+        try:
+            return self.storage.read_range(self._entries[number].key, start, stop)
+        except FileNotFoundError:
+            raise self._fail(number, start, stop, elements, "the object is missing") from None
+        except CorruptStoreError as error:
+            raise self._fail(number, start, stop, elements, str(error)) from None
 
     def _expected(self, unit: int) -> int:
         with self._lock:
@@ -353,16 +363,19 @@ class ArrayReader:
     def pieces(self, units: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Bytes of the given 16 KiB pieces, ascending, end to end, read without a map and checked."""
         out = np.empty(len(units) * PIECE, np.uint8)
+        if not len(units):
+            return out
         total = self.spec.n_chunks * self.spec.chunk * self.spec.itemsize
         shard_bytes = self.spec.shard * self.spec.itemsize
         cuts = np.flatnonzero((np.diff(units) != 1) | ((units[1:] * PIECE) % shard_bytes == 0)) + 1
         at = 0
-        for run in np.split(units, cuts):
+        for run in np.split(units, cuts) if len(units) else ():
             start, stop = int(run[0]) * PIECE, min((int(run[-1]) + 1) * PIECE, total)
             number = start // shard_bytes
             base = number * shard_bytes
             self._index(number)
-            payload = self.storage.read_range(self._entries[number].key, start - base, stop - base)
+            elements = (start // self.spec.itemsize, min(-(-stop // self.spec.itemsize), self.spec.shape[0]))
+            payload = self._read(number, start - base, stop - base, elements)
             out[at : at + len(payload)] = np.frombuffer(payload, np.uint8)
             at += len(run) * PIECE
         for slot, unit in enumerate(units.tolist()):
@@ -389,20 +402,21 @@ class ArrayReader:
         for group in by_shard:
             number = int(group[0]) // per_shard
             index = self._index(number)[group - number * per_shard].astype(np.int64)
-            for chunk, payload in zip(group.tolist(), self._payloads(number, index), strict=True):
+            elements = (int(group[0]) * spec.chunk, min((int(group[-1]) + 1) * spec.chunk, spec.shape[0]))
+            for chunk, payload in zip(group.tolist(), self._payloads(number, index, elements), strict=True):
                 target = out[slot * spec.chunk : (slot + 1) * spec.chunk]
                 self._decode(chunk, number, payload, target)
                 slot += 1
         return out
 
-    def _payloads(self, number: int, index: NDArray[np.int64]) -> list[memoryview]:
+    def _payloads(self, number: int, index: NDArray[np.int64], elements: tuple[int, int]) -> list[memoryview]:
         """Encoded bytes of chunks of one shard; neighbours come in one read."""
         starts, ends = index[:, 0], index[:, 0] + index[:, 1]
         cuts = np.flatnonzero(starts[1:] != ends[:-1]) + 1
         payloads: list[memoryview] = []
         for run in np.split(np.arange(len(index)), cuts):
             first = int(starts[run[0]])
-            data = memoryview(self.storage.read_range(self._entries[number].key, first, int(ends[run[-1]])))
+            data = memoryview(self._read(number, first, int(ends[run[-1]]), elements))
             payloads += [data[int(starts[i]) - first : int(ends[i]) - first] for i in run]
         return payloads
 
@@ -459,7 +473,8 @@ def _ranges(first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int
     lengths = np.maximum(last - first, 0)
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total, dtype=np.int64) + np.repeat(first - (ends - lengths), lengths)
+    found: NDArray[np.int64] = np.arange(total, dtype=np.int64) + np.repeat(first - (ends - lengths), lengths)
+    return found
 
 
 def _decode_into(payload: NDArray[np.uint8], spec: ArraySpec, target: Array) -> None:
@@ -480,22 +495,23 @@ def _decode_into(payload: NDArray[np.uint8], spec: ArraySpec, target: Array) -> 
         import zstandard
 
         limit = _STRING_CHUNK_BYTES if spec.dtype == "string" else expected
-        declared = zstandard.frame_content_size(payload.tobytes())
-        if declared < 0 or declared > limit:
-            raise ValueError(f"it declares {declared} bytes, expected at most {limit}")
-        data = zstandard.ZstdDecompressor().decompress(payload.tobytes(), max_output_size=declared)
+        try:
+            declared = zstandard.frame_content_size(payload.tobytes())
+            if declared < 0 or declared > limit:
+                raise ValueError(f"it declares {declared} bytes, expected at most {limit}")
+            data = zstandard.ZstdDecompressor().decompress(payload.tobytes(), max_output_size=declared)
+        except zstandard.ZstdError as error:
+            raise ValueError(str(error)) from None
     else:
         data = payload.tobytes()
     if spec.dtype == "string":
         from numcodecs.vlen import VLenUTF8
 
-        values = VLenUTF8().decode(data)
-        if len(values) != len(target):
-            raise ValueError(f"it holds {len(values)} strings, expected {len(target)}")
-        target[:] = values
+        n = int.from_bytes(data[:4], "little")  # looked at first: the decoder makes room for as many
+        if n != len(target):
+            raise ValueError(f"it holds {n} strings, expected {len(target)}")
+        target[:] = VLenUTF8().decode(data)
         return
     if len(data) != expected:
         raise ValueError(f"it holds {len(data)} bytes, expected {expected}")
     target[...] = np.frombuffer(data, spec.dtype).reshape(-1, *spec.shape[1:])
-
-

@@ -18,12 +18,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import Annotated, Any, ParamSpec
 
 import typer
-
-if TYPE_CHECKING:
-    from sparsestore.store import Store
 
 __all__ = ["app", "main"]
 
@@ -76,8 +73,12 @@ NFeatures = Annotated[
 ZeroBased = Annotated[
     bool | None, typer.Option("--zero-based/--one-based", help="Number of the first feature; 1 by default.")
 ]
-Label = Annotated[str | None, typer.Option("--label", help="Where the labels are.")]
-Weight = Annotated[str | None, typer.Option("--weight", help="Where the sample weights are.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column", metavar="NAME=FILE", help="A column beside the matrix, from a .npy file: y=labels.npy; repeatable."
+    ),
+]
 DType = Annotated[str | None, typer.Option("--dtype", help="Dtype of the values, such as float64.")]
 Multilabel = Annotated[
     str | None,
@@ -109,6 +110,7 @@ SRC is a file of one of these formats:
   npz            .npz (scipy.sparse.save_npz)  --n-features --dtype
   npy            .npy (dense, 2-D)             --n-features --dtype
   (+) .gz .bz2 .xz or .zst may follow
+svmlight has labels, which become the column y; beside the other formats give them with --column y=labels.npy.
 Other names need --format: nothing is guessed from the content. On any error nothing is left at DST.
 
 \b
@@ -118,7 +120,7 @@ once with --shuffle: training then reads large blocks and still sees a fully shu
 \b
 Examples
   sparsestore convert clicks.svm.gz clicks.zarr --n-features 1000000 --shuffle --seed 0
-  sparsestore convert agaricus.txt.train mushrooms.zarr --format svmlight --profile compact
+  sparsestore convert counts.npz cells.zarr --column y=labels.npy --profile compact
 """
 
 
@@ -131,7 +133,7 @@ def _say(line: str) -> None:
 
 
 def _show_json(document: Any) -> None:
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _show_facts(facts: dict[str, str]) -> None:
@@ -152,37 +154,38 @@ def _show_facts(facts: dict[str, str]) -> None:
         sys.stdout.write(f"{name:<{width}}  {value}\n")
 
 
-def _bytes(n: float) -> str:
-    """A size for people: 1536 -> "1.5 KiB"."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if n < 1024:
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1024
-    return f"{n:.1f} TiB"
-
-
 def _plain(value: Any) -> Any:
-    """A numpy value as JSON can hold it; nan and inf, which JSON lacks, become strings."""
+    """A value as JSON can hold it: numpy's as Python's; nan and inf, which JSON lacks, as strings."""
     if hasattr(value, "tolist"):
         value = value.tolist()
-    if isinstance(value, list):
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
 
 
-def _facts(store: Store) -> dict[str, Any]:
-    """The facts of a store as JSON."""
-    rows, features = store.shape
+def _facts(path: str, version: int | None = None) -> dict[str, Any]:
+    """What a version's manifest says, as JSON."""
+    from sparsestore.manifest import read_manifest
+    from sparsestore.storage import open_storage
+
+    manifest = read_manifest(open_storage(path), version)
     return {
-        "path": str(store.path),
-        "version": store.version,
-        "rows": rows,
-        "features": features,
-        "nnz": store.nnz,
-        "dtype": str(store.dtype),
-        "columns": {name: str(column) for name, column in store.columns.items()},
+        "path": path,
+        "version": manifest.version,
+        "created": manifest.created,
+        "rows": manifest.rows,
+        "features": manifest.n_features,
+        "nnz": manifest.nnz,
+        "dtype": manifest.dtype,
+        "columns": {name: schema.to_json() for name, schema in manifest.columns.items()},
+        "segments": manifest.n_segments,
+        "profile": manifest.profile,
+        "shuffled": manifest.shuffled,
+        "attrs": manifest.attrs,
     }
 
 
@@ -192,13 +195,22 @@ def _print_store(facts: dict[str, Any], as_json: bool) -> None:
         return
     rows, features, nnz = facts["rows"], facts["features"], facts["nnz"]
     share = nnz / (rows * features) if rows and features else 0.0
+    columns = (
+        f"{name} ({' x '.join([column['dtype'], *map(str, column['shape'])])})"
+        for name, column in facts["columns"].items()
+    )
+    shuffled, source = facts["shuffled"], facts["attrs"].get("source", {})
     lines = {
         "store": facts["path"],
-        "version": str(facts["version"]),
+        "version": f"{facts['version']} of {facts['created']}",
         "shape": f"{rows:,} rows x {features:,} features",
-        "entries": f"{nnz:,} ({share:.3g} of all cells, {nnz / max(rows, 1):.3g} a row), {facts['dtype']}",
-        "columns": ", ".join(f"{name} {kind}" for name, kind in facts["columns"].items()) or "none",
+        "entries": f"{nnz:,} {facts['dtype']}: {share:.3g} of all cells, {nnz / max(rows, 1):.3g} a row",
+        "columns": ", ".join(columns) or "none",
+        "order": "as in the source" if shuffled is None else f"shuffled once, seed {shuffled.get('seed')}",
+        "kept as": f"{facts['segments']:,} segment{'' if facts['segments'] == 1 else 's'}, profile {facts['profile']}",
     }
+    if isinstance(source, dict) and "source" in source:
+        lines["source"] = str(source["source"])
     if "seconds" in facts:
         lines["time"] = f"{facts['seconds']:.1f} s"
     _show_facts(lines)
@@ -308,6 +320,21 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+def _columns(given: list[str] | None) -> dict[str, Any] | None:
+    """Arrays of the columns named by `--column`, mapped."""
+    if not given:
+        return None
+    import numpy as np
+
+    columns = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            raise typer.BadParameter(f"--column {text}: expected NAME=FILE, such as y=labels.npy")
+        columns[name] = np.lib.format.open_memmap(path, mode="r")
+    return columns
+
+
 def _number_of_labels(text: str | None) -> int | bool | None:
     """What `--multilabel` says: a number of labels, or "all", which formats call True."""
     if text is None or text == "all":
@@ -330,8 +357,7 @@ def convert(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the rows of a store at DST.")] = False,
     n_features: NFeatures = None,
     zero_based: ZeroBased = None,
-    label: Label = None,
-    weight: Weight = None,
+    column: Columns = None,
     dtype: DType = None,
     multilabel: Multilabel = None,
     qid: Qid = None,
@@ -340,14 +366,11 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Convert a file into a store."""
-    from sparsestore import convert as library
-    from sparsestore import store
+    from sparsestore.convert import convert as convert_source
 
     options = _given(
         n_features=n_features,
         zero_based=zero_based,
-        label=label,
-        weight=weight,
         dtype=dtype,
         multilabel=_number_of_labels(multilabel),
         qid=qid,
@@ -355,13 +378,14 @@ def convert(
     )
     start = time.perf_counter()
     with _progress("converting", as_json) as progress:
-        library.convert(
+        convert_source(
             src,
             dst,
             format=format,
             shuffle=shuffle,
             seed=seed,
             profile=profile.value,
+            columns=_columns(column),
             max_bytes=max_bytes,
             overwrite=overwrite,
             duplicates=duplicates.value,
@@ -369,8 +393,7 @@ def convert(
             **options,
         )
     seconds = time.perf_counter() - start
-    with store.open(dst) as opened:
-        _print_store({**_facts(opened), "seconds": round(seconds, 3)}, as_json)
+    _print_store({**_facts(dst), "seconds": round(seconds, 3)}, as_json)
 
 
 @app.command(short_help="Append the rows of a file to a store.")
@@ -385,8 +408,7 @@ def append(
     grow_features: Annotated[bool, typer.Option("--grow-features", help="Allow a file wider than the store.")] = False,
     n_features: NFeatures = None,
     zero_based: ZeroBased = None,
-    label: Label = None,
-    weight: Weight = None,
+    column: Columns = None,
     dtype: DType = None,
     multilabel: Multilabel = None,
     qid: Qid = None,
@@ -398,14 +420,11 @@ def append(
 
     Formats and options are those of `convert`. The file must have the store's columns.
     """
-    from sparsestore import convert as library
-    from sparsestore import store
+    from sparsestore.convert import append_source
 
     options = _given(
         n_features=n_features,
         zero_based=zero_based,
-        label=label,
-        weight=weight,
         dtype=dtype,
         multilabel=_number_of_labels(multilabel),
         qid=qid,
@@ -413,12 +432,13 @@ def append(
     )
     start = time.perf_counter()
     with _progress("appending", as_json) as progress:
-        library.append_source(
+        append_source(
             src,
             dst,
             format=format,
             shuffle=shuffle,
             seed=seed,
+            columns=_columns(column),
             max_bytes=max_bytes,
             grow_features=grow_features,
             duplicates=duplicates.value,
@@ -426,18 +446,14 @@ def append(
             **options,
         )
     seconds = time.perf_counter() - start
-    with store.open(dst) as opened:
-        _print_store({**_facts(opened), "seconds": round(seconds, 3)}, as_json)
+    _print_store({**_facts(dst), "seconds": round(seconds, 3)}, as_json)
 
 
 @app.command()
 @_reported
 def info(path: StorePath, version: Version = None, as_json: Json = False) -> None:
     """Show what a store holds: shape, entries, columns, version."""
-    from sparsestore import store
-
-    with store.open(path, version=version) as opened:
-        _print_store(_facts(opened), as_json)
+    _print_store(_facts(path, version), as_json)
 
 
 @app.command()
@@ -454,7 +470,7 @@ def head(
     with store.open(path, version=version) as opened:
         stop = min(n, opened.shape[0])
         x = opened[:stop]
-        columns = {name: _plain(opened.column(name)[:stop]) for name in opened.columns}
+        columns = {name: opened.column(name)[:stop].tolist() for name in opened.columns}
     rows = []
     for row in range(stop):
         entries = slice(x.indptr[row], x.indptr[row + 1])
@@ -462,8 +478,8 @@ def head(
             {
                 "row": row,
                 **{name: values[row] for name, values in columns.items()},
-                "indices": _plain(x.indices[entries]),
-                "data": _plain(x.data[entries]),
+                "indices": x.indices[entries].tolist(),
+                "data": x.data[entries].tolist(),
             }
         )
     if as_json:
@@ -479,7 +495,7 @@ def head(
 @_reported
 def plan(
     path: StorePath,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Rows of a batch.")] = 4096,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Rows of a batch.")] = 32,
     shuffle: Annotated[bool, typer.Option("--shuffle/--no-shuffle", help="Shuffled or in stored order.")] = True,
     seed: Seed = None,
     window_rows: Annotated[int | None, typer.Option("--window-rows", help="Rows shuffled together in memory.")] = None,
@@ -510,11 +526,16 @@ def plan(
 @_reported
 def verify(
     path: StorePath,
-    deep: Annotated[bool, typer.Option("--deep", help="Also check the order of features in every row.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep/--quick", help="Every byte and every row; or only that each object has its length.")
+    ] = True,
     version: Version = None,
     as_json: Json = False,
 ) -> None:
-    """Check every object of a store. Exits with 1 where it finds problems, and lists them all."""
+    """Check a store against its checksums and the rules of CSR.
+
+    Lists all problems, and exits with 1 where there are any.
+    """
     from sparsestore import store
 
     with store.open(path, version=version) as opened:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import operator
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from sparsestore.errors import ResourceError
 from sparsestore.layout import parse_bytes
 from sparsestore.manifest import read_manifest
+from sparsestore.plan.shuffle import check_seed
 from sparsestore.sort import Duplicates, shuffled_blocks, sorted_rows
 from sparsestore.sources.base import Block, Source
 from sparsestore.storage import open_storage, scratch_folder
@@ -28,7 +31,7 @@ Array = NDArray[Any]
 Progress = Callable[[int, int | None, str], None]
 """Called with how far a pass has come, its total where known, and the unit, "bytes" or "rows"."""
 
-MIN_BYTES = 16 << 20
+MIN_BYTES = 24 << 20
 """The smallest `max_bytes`: less would make reads and writes so small that nothing but overhead is left."""
 WRITER_BYTES = 128 << 20
 BLOCK_BYTES = 64 << 20
@@ -57,10 +60,11 @@ def convert(
     """Convert a file or a matrix in memory into a store, and give the number of the version published.
 
     Row i of the store is row i of the source, unless `shuffle` is asked for. What the conversion holds in memory at
-    any time is at most `max_bytes`, beside the source itself where that is in memory, the imported libraries, and a
-    row that alone exceeds the limit. Of it the writer takes a quarter, at most 128 MiB; the rest is for blocks read
-    and, where the source isn't in row order or is to be shuffled, for the bucket sort: see `sparsestore.sort`. Then
-    bucket files as large as the data are kept in a hidden folder beside `dst`, removed at the end.
+    any time is at most `max_bytes` and 2 MiB, beside the source itself where that is in memory, up to 16 MiB that
+    sources of text read ahead, the imported libraries, and a row that alone exceeds the limit. Of it the writer takes
+    a quarter, at most 128 MiB; the rest is for blocks read and, where the source isn't in row order or is to be
+    shuffled, for the bucket sort: see `sparsestore.sort`. Then bucket files as large as the data are kept in a hidden
+    folder beside `dst`, removed at the end.
 
     Parameters
     ----------
@@ -80,7 +84,7 @@ def convert(
     profile : {"raw", "compact"}
         See `sparsestore.writer.create`.
     max_bytes : int or str
-        Memory, e.g. ``"512MiB"``; at least 16 MiB.
+        Memory, e.g. ``"512MiB"``; at least 24 MiB.
     overwrite : bool
         Publish a new version with only these rows where `dst` is a store already.
     duplicates : {"sum", "last", "error"}
@@ -100,20 +104,21 @@ def convert(
         Where `max_bytes` is too little to work with, or the disk is full.
     """
     plan = _Conversion.prepare(source, format, columns, shuffle, seed, max_bytes, duplicates, progress, options)
-    writer = create(
-        dst,
-        n_features=plan.source.n_features,
-        columns=plan.schema(),
-        dtype=plan.source.dtype,
-        profile=profile,
-        overwrite=overwrite,
-        attrs={"source": plan.provenance(), "sparsestore": _release()},
-        shuffled=plan.shuffled(),
-        max_bytes=plan.writer_bytes,
-    )
-    with writer:
-        plan.copy(writer, dst)
-        version = writer.publish()
+    with _without_new_parents(open_storage(dst).root):
+        writer = create(
+            dst,
+            n_features=plan.source.n_features,
+            columns=plan.schema(),
+            dtype=plan.source.dtype,
+            profile=profile,
+            overwrite=overwrite,
+            attrs={"source": plan.provenance(), "sparsestore": _release()},
+            shuffled=plan.shuffled(),
+            max_bytes=plan.writer_bytes,
+        )
+        with writer:
+            plan.copy(writer, dst)
+            version = writer.publish()
     if not shuffle:
         _hint_at_sorted_rows(dst, version)
     return version
@@ -192,14 +197,17 @@ class _Conversion:
         progress: Progress | None,
         options: dict[str, Any],
     ) -> _Conversion:
+        from sparsestore.sources.registry import open_source
+
         limit = parse_bytes(max_bytes)
         if limit < MIN_BYTES:
-            raise ResourceError(f"max_bytes is {limit}, expected at least {MIN_BYTES} (16 MiB) to work with")
+            raise ResourceError(f"max_bytes is {limit}, expected at least {MIN_BYTES} (24 MiB) to work with")
         if seed is not None and not shuffle:
             raise ValueError(f"seed is {seed} but shuffle is False: pass shuffle=True, or leave seed out")
-        if shuffle and seed is None:
-            seed = secrets.randbits(32)
-        opened = _opened(source, format, options)
+        if shuffle:
+            seed = secrets.randbits(32) if seed is None else operator.index(seed)
+            check_seed(seed)
+        opened = open_source(source, format=format, **options)
         if duplicates != "sum" and opened.sorted_rows:
             raise ValueError(f"duplicates={duplicates!r} is for sources of triples; {opened.name} gives whole rows")
         given = {name: _column(name, values) for name, values in (columns or {}).items()}
@@ -261,7 +269,7 @@ class _Conversion:
             yield block
             self.report(block.position, self.source.size, self.source.unit)
 
-    def sorted(self, max_bytes: int, scratch: Any) -> Iterator[Block]:
+    def sorted(self, max_bytes: int, scratch: Path) -> Iterator[Block]:
         """The rows of a source of triples."""
         n_rows, n_features = self.source.n_rows, self.source.n_features
         if n_rows is None or n_features is None:
@@ -300,23 +308,25 @@ class _Conversion:
             self.progress(position, total, unit)
 
 
-def _opened(source: Any, format: str | None, options: dict[str, Any]) -> Source:
-    if isinstance(source, Source):
-        if format is not None or options:
-            names = sorted([*options, *(["format"] if format is not None else [])])
-            raise ValueError(f"{names} must be given when the source {source.name} is made, not to convert")
-        return source
-    from sparsestore.sources.registry import open_source
-
-    return open_source(source, format=format, **options)
-
-
 def _column(name: str, values: Any) -> Array:
     """A column that the caller gave, as an array."""
     array = values if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
     if array.ndim not in (1, 2):
         raise ValueError(f"column {name!r} has shape {array.shape}, expected (n,) or (n, k)")
     return array
+
+
+@contextmanager
+def _without_new_parents(root: Path) -> Iterator[None]:
+    """Where the block raises, take away the folders above the store that were not there before and are empty."""
+    missing = [parent for parent in root.absolute().parents if not parent.exists()]
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for parent in missing:
+                parent.rmdir()
+        raise
 
 
 def _release() -> str:

@@ -115,7 +115,12 @@ class Rows:
             out = np.zeros(self.shape, dtype or self.data.dtype)
         elif out.shape != self.shape:
             raise ValueError(f"out has shape {out.shape}, expected {self.shape}")
-        gather.densify(self.indptr, self.indices, self.data, out)
+        data = self.data
+        if out.dtype == np.float16:  # numba has none on a CPU: move its bits
+            data, cells = data.astype(np.float16, copy=False).view(np.uint16), out.view(np.uint16)
+        else:
+            cells = out
+        gather.densify(self.indptr, self.indices, data, cells)
         return out
 
 
@@ -187,7 +192,7 @@ def from_scipy(x: Any) -> Rows:
         raise ValueError(f"values of dtype {x.dtype} can not be stored: expected bool, integers or real floats")
     csr = csr_array(x) if not isinstance(x, (csr_array, csr_matrix)) else x
     raw = Rows(
-        np.asarray(csr.indptr).astype(np.int64, copy=False), csr.indices, csr.data[: len(csr.indices)], int(x.shape[1])
+        np.asarray(csr.indptr).astype(np.int64, copy=False), csr.indices, csr.data, int(x.shape[1])
     )
     # scipy does not check what it is given, and its compiled loops crash on a bad index (scipy#8778)
     check(raw)

@@ -82,8 +82,8 @@ class _Problems:
         return value
 
     def dtype(self, value: Any, path: str, *, strings: bool = False) -> str:
-        if value in _DTYPES or (strings and value == "string"):
-            return str(value)
+        if isinstance(value, str) and (value in _DTYPES or (strings and value == "string")):
+            return value
         self.add(path, value, "a dtype of the format: bool, int8 to uint64, float16 to float64" + strings * ", string")
         return "float32"
 
@@ -113,7 +113,13 @@ def column_problem(name: Any) -> str | None:
     """What is wrong with a column name; None when it can be the name of an array."""
     if not isinstance(name, str) or not name:
         return f"a column name must be a non-empty string, found {name!r}"
-    if "/" in name or key_problem(name) or name.startswith((".", "__")) or name.endswith(".mask") or name == "zarr.json":
+    if (
+        "/" in name
+        or key_problem(name)
+        or name.startswith((".", "__"))
+        or name.endswith(".mask")
+        or name == "zarr.json"
+    ):
         return (
             f"column name {name!r} can not be stored: it must have no '/', backslash or control character, not start "
             f"with '.' or '__' and not end with '.mask'; rename it"
@@ -283,7 +289,9 @@ class ArraySpec:
         shape = tuple(problems.integer(n, "shape") for n in problems.items(document.get("shape"), "shape"))
         dtype = problems.dtype(document.get("data_type"), "data_type", strings=True)
         grid = problems.mapping(document.get("chunk_grid"), "chunk_grid")
-        outer = problems.items(problems.mapping(grid.get("configuration"), "chunk_grid").get("chunk_shape"), "chunk_shape")
+        outer = problems.items(
+            problems.mapping(grid.get("configuration"), "chunk_grid").get("chunk_shape"), "chunk_shape"
+        )
         encoding = document.get("chunk_key_encoding")
         if encoding != {"name": "default", "configuration": {"separator": "/"}}:
             problems.add("chunk_key_encoding", encoding, "default with separator '/'")
@@ -294,7 +302,9 @@ class ArraySpec:
         sharding = problems.mapping(codecs[0].get("configuration"), "codecs[0].configuration")
         inner = problems.items(sharding.get("chunk_shape"), "codecs[0].chunk_shape")
         if not shape or len(outer) != len(shape) or outer[1:] != list(shape[1:]) or inner[1:] != list(shape[1:]):
-            problems.add("chunk_shape", [outer, inner], f"lengths along the first axis of {list(shape)} and all of the rest")
+            problems.add(
+                "chunk_shape", [outer, inner], f"lengths along the first axis of {list(shape)} and all of the rest"
+            )
         shard = problems.integer(outer[0] if outer else None, "chunk_shape[0]", least=1)
         chunk = problems.integer(inner[0] if inner else None, "codecs[0].chunk_shape[0]", least=1)
         if shard % chunk:
@@ -302,9 +312,9 @@ class ArraySpec:
         if sharding.get("index_location", "end") != "end":
             problems.add("index_location", sharding.get("index_location"), "end")
         codec = _codec_from_documents(problems, sharding.get("codecs"), dtype)
-        problems.raise_if_any()
         attributes = dict(problems.mapping(document.get("attributes", {}), "attributes"))
-        fill = _fill_from_json(document.get("fill_value"), dtype)
+        fill = _fill_from_json(problems, document.get("fill_value"), dtype)
+        problems.raise_if_any()
         return cls(shape, dtype, chunk, shard, codec, fill, attributes)
 
 
@@ -338,13 +348,21 @@ def _fill_to_json(value: Any) -> Any:
     return value
 
 
-def _fill_from_json(value: Any, dtype: str) -> Any:
-    if dtype == "string":
-        return value if isinstance(value, str) else ""
-    try:
-        return np.dtype(dtype).type(value).item()  # numpy reads "NaN" and "-Infinity" as zarr writes them
-    except (TypeError, ValueError, OverflowError):
-        raise FormatError(f"fill_value: found {value!r}, expected a value of dtype {dtype}") from None
+def _fill_from_json(problems: _Problems, value: Any, dtype: str) -> Any:
+    if dtype == "string" and isinstance(value, str):
+        return value
+    if dtype == "bool" and isinstance(value, bool):
+        return value
+    if dtype in _INTEGER_DTYPES and isinstance(value, int) and not isinstance(value, bool):
+        info = np.iinfo(dtype)
+        return problems.integer(value, "fill_value", least=int(info.min), most=int(info.max))
+    if dtype.startswith("float") and not isinstance(value, bool):
+        if isinstance(value, (int, float)):
+            return float(value)
+        if value in ("NaN", "Infinity", "-Infinity"):
+            return float(value)
+    problems.add("fill_value", value, f"a value of dtype {dtype}")
+    return None
 
 
 # ---------------------------------------------------------------------------------------------------- store metadata
@@ -542,7 +560,9 @@ class Manifest:
         for i, page in enumerate(problems.items(document.get("pages"), "pages")):
             page = problems.items(page, f"pages[{i}]")
             entry = ObjectEntry.from_json(page[:3], f"pages[{i}]", problems)
-            pages.append(PageEntry(entry, problems.integer(page[3] if len(page) == 4 else None, f"pages[{i}][3]", least=1)))
+            pages.append(
+                PageEntry(entry, problems.integer(page[3] if len(page) == 4 else None, f"pages[{i}][3]", least=1))
+            )
         lines = tuple(
             SegmentLine.from_json(line, f"segments[{i}]", problems)
             for i, line in enumerate(problems.items(document.get("segments"), "segments"))

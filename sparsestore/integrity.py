@@ -89,5 +89,3 @@ def _verify_rows(reader: Reader, number: int) -> list[str]:
         except (SparsestoreError, OSError) as error:
             problems.append(str(error))
     return problems
-
-

@@ -141,7 +141,15 @@ class Loader:
         return {name: self._reader.columns[name] for name in self.columns}
 
     def __iter__(self) -> Iterator[Batch]:
-        """Begin the next epoch; the first one after `load_state_dict` begins at the batch of the state."""
+        """Begin the next epoch; the first one after `load_state_dict` begins at the batch of the state.
+
+        Raises
+        ------
+        ValueError
+            If x would be a sparse array of float16, which scipy does not have.
+        """
+        if self.layout == "sparse" and self.dtype == np.float16:
+            raise ValueError('scipy has no sparse arrays of float16: take layout="dense" or dtype="float32"')
         epoch, batch = self.begin()
         return self._batches(epoch, batch)
 
@@ -195,9 +203,11 @@ class Loader:
             positions, order = positions[kept], np.searchsorted(kept, chosen)
         rows = self._selection.rows(positions)
         columns = {name: self._reader.column(name, rows) for name in self.columns}
-        x = self._reader.locate(rows).take(order, dtype=self.dtype)
+        half = self.dtype == np.float16  # which compiled loops and scipy do not know
+        x = self._reader.locate(rows).take(order, dtype=np.float32 if half else self.dtype)
         if self._features is not None:
             x = _take_features(x, self._features)
+        x = x.astype(self.dtype)
         if order is not None:
             rows = rows[order]
             columns = {name: values[order] for name, values in columns.items()}
@@ -237,7 +247,9 @@ class Loader:
         missing = [name for name in self.state_dict() if name not in state]
         if missing:
             raise ValueError(f"not the state of a loader: it lacks {', '.join(missing)}")
-        differ = [f"{name} is {state[name]!r}, here {here!r}" for name, here in self._terms().items() if state[name] != here]
+        differ = [
+            f"{name} is {state[name]!r}, here {here!r}" for name, here in self._terms().items() if state[name] != here
+        ]
         if differ:
             raise ValueError(f"the state belongs to another loader: {'; '.join(differ)}")
         numbers = {name: state[name] for name in ("seed", "block_rows", "window_rows", "epoch", "batch")}

@@ -56,7 +56,9 @@ def _consume(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     wanted: SimpleQueue[None] = SimpleQueue()
     made: SimpleQueue[tuple[T] | BaseException | None] = SimpleQueue()
     stopped = Event()
-    thread = Thread(target=_produce, args=(iter(items), wanted, made, stopped), name="sparsestore-prefetch", daemon=True)
+    thread = Thread(
+        target=_produce, args=(iter(items), wanted, made, stopped), name="sparsestore-prefetch", daemon=True
+    )
     for _ in range(depth):
         wanted.put(None)
     thread.start()

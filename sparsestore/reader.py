@@ -292,7 +292,13 @@ class Located:
     """
 
     def __init__(
-        self, parts: list[_Part], part_of: NDArray[np.int32] | None, starts: NDArray[np.uint64], lengths: Ints, width: int, where: str
+        self,
+        parts: list[_Part],
+        part_of: NDArray[np.int32] | None,
+        starts: NDArray[np.uint64],
+        lengths: Ints,
+        width: int,
+        where: str,
     ) -> None:
         self._parts = parts
         self._part_of = part_of
@@ -497,7 +503,9 @@ class Reader:
                 continue
             values = segment.array(f"columns/{name}").take(local)
             if values.shape[1:] != schema.shape:
-                raise FormatError(f"{self.storage.name}: column {name!r} has shape {values.shape} in segment {segment.id}")
+                raise FormatError(
+                    f"{self.storage.name}: column {name!r} has shape {values.shape} in segment {segment.id}"
+                )
             out[group] = values + segment.document.row_id_start if name == ROW_ID else values
             if segment.has(f"columns/{name}.mask"):
                 mask = np.zeros(len(rows), bool) if mask is None else mask

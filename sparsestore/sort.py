@@ -44,6 +44,12 @@ UNKNOWN_FILES = 64  # where the input doesn't tell its size
 MAX_BLOCK_ROWS = 1 << 20
 BLOCK_ENTRIES = 1 << 19
 
+# names of the arrays that rows travel as
+COLUMN = "column."  # sets columns apart from the arrays of the matrix
+MASKED = " (masked)"
+ENTRIES = ("indices", "data")  # arrays with an element an entry, not a row
+TEXT, TEXT_BYTES = "text.", "text-bytes."  # a column of strings travels as lengths (-1: missing) and utf-8
+
 
 # ------------------------------------------------------------------------------------------------- triples into rows
 
@@ -58,7 +64,6 @@ def sorted_rows(
     scratch: Path,
     duplicates: Duplicates = "sum",
     size: int | None = None,
-    n_entries: int | None = None,
 ) -> Iterator[Rows]:
     """Sort triples into canonical rows: a two-pass bucket sort over bands of rows.
 
@@ -83,9 +88,7 @@ def sorted_rows(
         What several entries at one place become: their sum (integers exactly, or an error), the last in reading
         order, or an error.
     size : int, optional
-        Total of `Triples.position`, from which the number of entries is estimated.
-    n_entries : int, optional
-        Number of entries where known; disk space is then checked before anything is written.
+        Total of `Triples.position`, from which the number of bands and the disk space needed are estimated.
 
     Yields
     ------
@@ -104,23 +107,12 @@ def sorted_rows(
     block_rows = _power_below(max(1, min(MAX_BLOCK_ROWS, max_bytes // 64)))
     sorter = _TripleSort(n_rows, n_features, duplicates, block_rows, max_bytes // 4, max_bytes // 2)
     stream = sorter.checked(triples, dtype)
-    held: deque[Arrays] = deque()
-    n_bytes, position = 0, 0
-    for arrays, position in stream:  # noqa: B007
-        held.append(arrays)
-        n_bytes += _nbytes(arrays)
-        if n_bytes > sorter.hold_bytes:
-            break
-    else:
-        merged = _joined(held) if held else sorter.nothing(dtype)
-        yield from sorter.emit(merged, 0, n_rows)
+    held, n_bytes, position = _filled(stream, sorter.hold_bytes)
+    if n_bytes <= sorter.hold_bytes:
+        yield from sorter.emit(_joined(held) if held else sorter.nothing(dtype), 0, n_rows)
         return
-    n_held = sum(len(arrays["row"]) for arrays in held)
-    if n_entries is not None:
-        estimate: int | None = n_bytes // n_held * n_entries
-    else:
-        estimate = n_bytes * size // position if size and position else None
-    with _scratch_folder(scratch, estimate if n_entries is not None else None) as folder:
+    estimate = n_bytes * size // position if size and position else None
+    with _scratch_folder(scratch, estimate) as folder:
         rest = (arrays for arrays, _ in stream)
         yield from sorter.spilled(_chained(held, rest), folder, 0, n_rows, estimate)
 
@@ -374,7 +366,7 @@ def shuffled_blocks(
     first_row_id : int
         `row_id` of the first incoming row.
     size : int, optional
-        Total of `Block.position`, from which the number of buckets is chosen.
+        Total of `Block.position`, from which the number of buckets and the disk space needed are estimated.
 
     Yields
     ------
@@ -386,22 +378,18 @@ def shuffled_blocks(
     ------
     ValueError
         A block with other columns than the first, or with a column "row_id".
+    ResourceError
+        Too little disk space.
     """
     shuffler = _RowShuffle(max_bytes // 4, max_bytes // 2, max(1, max_bytes // 8))
     stream = shuffler.keyed(blocks, seed, first_row_id)
-    held: deque[Arrays] = deque()
-    n_bytes, position = 0, 0
-    for arrays, position in stream:  # noqa: B007
-        held.append(arrays)
-        n_bytes += _nbytes(arrays)
-        if n_bytes > shuffler.hold_bytes:
-            break
-    else:
+    held, n_bytes, position = _filled(stream, shuffler.hold_bytes)
+    if n_bytes <= shuffler.hold_bytes:
         if held:
             yield from shuffler.emit(_joined(held))
         return
     estimate = n_bytes * size // position if size and position else None
-    with _scratch_folder(scratch, None) as folder:
+    with _scratch_folder(scratch, estimate) as folder:
         rest = (arrays for arrays, _ in stream)
         yield from shuffler.spilled(_chained(held, rest), folder, 0, estimate)
 
@@ -518,11 +506,6 @@ class _RowShuffle:
             yield Block(_taken(x, rows), given, self.n_given)
 
 
-COLUMN = "column."  # sets columns apart from the arrays of the matrix
-MASKED = " (masked)"
-ENTRIES = ("indices", "data")  # arrays with an element an entry, not a row
-
-
 def _taken(x: Rows, order: NDArray[np.int64]) -> Rows:
     """Copy the rows in that order, values as bits: no dtype is left out, and fewer loops are compiled."""
     from sparsestore.kernels import bucket
@@ -564,6 +547,18 @@ def _joined(pieces: deque[Arrays]) -> Arrays:
     return {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
 
 
+def _filled(stream: Iterator[tuple[Arrays, int]], max_bytes: int) -> tuple[deque[Arrays], int, int]:
+    """Items until they take more than `max_bytes` or the stream ends, their bytes, and the position after them."""
+    held: deque[Arrays] = deque()
+    n_bytes, position = 0, 0
+    for arrays, position in stream:  # noqa: B007
+        held.append(arrays)
+        n_bytes += _nbytes(arrays)
+        if n_bytes > max_bytes:
+            break
+    return held, n_bytes, position
+
+
 def _drained(held: deque[Arrays]) -> Iterator[Arrays]:
     """Give up one item after the other, so that each can be freed when it has been used."""
     while held:
@@ -595,7 +590,7 @@ def _batched(stream: Iterable[Arrays], max_bytes: int) -> Iterator[deque[Arrays]
 
 @contextmanager
 def _scratch_folder(scratch: Path, n_bytes: int | None) -> Iterator[Path]:
-    """Give a fresh folder inside `scratch`, removed with all it holds; `n_bytes` must fit on its disk."""
+    """Give a fresh folder inside `scratch`, removed with all it holds; about `n_bytes` will be written to it."""
     made = not scratch.exists()
     scratch.mkdir(parents=True, exist_ok=True)
     try:
@@ -603,7 +598,8 @@ def _scratch_folder(scratch: Path, n_bytes: int | None) -> Iterator[Path]:
             free = free_disk_bytes(scratch)
             if free < n_bytes:
                 raise ResourceError(
-                    f"{scratch} has {free} bytes free, sorting needs {n_bytes}: free some, or give more max_bytes"
+                    f"{scratch} has {free} bytes free, its bucket files will take about {n_bytes}: "
+                    "free some, or pass a max_bytes that all fits in"
                 )
         with tempfile.TemporaryDirectory(prefix="sort-", dir=scratch) as folder:
             yield Path(folder)
@@ -687,7 +683,7 @@ class _BucketFiles:
         """A bucket's arrays, each in one piece, in the dtype that all frames of all buckets fit."""
         out: Arrays = {}
         at: dict[str, int] = {}
-        if bucket >= len(self._lengths) or not self._lengths[bucket]:
+        if not self._lengths[bucket]:
             return {name: np.zeros(0, dtype) for name, dtype in self.dtypes.items()}
         with self._path(bucket).open("rb") as file:
             while line := file.readline():
@@ -732,9 +728,6 @@ def _named_disk_errors(folder: Path) -> Iterator[None]:
             free = free_disk_bytes(folder)
             raise ResourceError(f"no space left for bucket files in {folder} ({free} bytes free)") from error
         raise
-
-
-TEXT, TEXT_BYTES = "text.", "text-bytes."  # a column of strings travels as lengths (-1: missing) and utf-8
 
 
 def _encoded(arrays: Arrays) -> Arrays:

@@ -88,13 +88,12 @@ class LabelStatistics:
             raise ValueError(f"block_rows is {block_rows}, expected at least 1")
         if block_rows == 1:
             return 1.0
-        above = min((block_rows - 1).bit_length(), len(BLOCK_SIZES) - 1)
+        above: int = min((block_rows - 1).bit_length(), len(BLOCK_SIZES) - 1)
         size, half = BLOCK_SIZES[above], BLOCK_SIZES[above - 1]
-        high: float = self._ratio(above)
         if block_rows == size:
-            return high
-        low: float = self._ratio(above - 1)
-        return low + (high - low) * (block_rows - half) / (size - half)
+            return self._ratio(above)
+        share: float = (block_rows - half) / (size - half)
+        return (1 - share) * self._ratio(above - 1) + share * self._ratio(above)
 
     def _ratio(self, i: int) -> float:
         if i == 0:

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -24,56 +24,9 @@ from numpy.typing import NDArray
 from sparsestore.checksum import extend_crc32c
 from sparsestore.errors import CorruptStoreError
 
-__all__ = ["LocalStorage", "ObjectWriter", "Storage", "open_storage"]
+__all__ = ["LocalStorage", "ObjectWriter", "free_disk_bytes", "open_storage", "scratch_folder"]
 
 Bytes = NDArray[np.uint8]
-
-
-class ObjectWriter(Protocol):
-    """A new object being written from its start to its end."""
-
-    key: str
-    length: int
-    crc32c: int
-
-    def write(self, payload: Any) -> None:
-        """Append bytes, or a contiguous uint8 array."""
-
-    def close(self) -> None:
-        """Make it durable."""
-
-
-class Storage(Protocol):
-    """Where the objects of one store lie. Keys are relative, with '/' between parts."""
-
-    name: str
-
-    def read(self, key: str) -> bytes:
-        """All bytes of an object; FileNotFoundError where there is none."""
-
-    def read_range(self, key: str, start: int, stop: int) -> bytes:
-        """Bytes start to stop; CorruptStoreError where the object ends before."""
-
-    def length(self, key: str) -> int:
-        """Bytes of an object."""
-
-    def list(self, prefix: str) -> list[str]:
-        """Names directly below a prefix, sorted; empty where there is none."""
-
-    def create(self, key: str) -> ObjectWriter:
-        """A new object; FileExistsError where there is one."""
-
-    def publish(self, key: str, payload: bytes) -> None:
-        """Create a whole object at once and for good, or raise FileExistsError: of two writers one wins."""
-
-    def sync(self, prefix: str) -> None:
-        """Make all names below a prefix durable, and the prefix itself."""
-
-    def remove(self, key: str) -> int:
-        """Remove an object or all below a prefix; bytes removed. Nothing happens where there is none."""
-
-    def map(self, parts: Sequence[tuple[str, int]]) -> Bytes:
-        """One contiguous read-only uint8 array over the first bytes of several objects, laid end to end."""
 
 
 def open_storage(path: str | os.PathLike[str]) -> LocalStorage:
@@ -99,13 +52,23 @@ def open_storage(path: str | os.PathLike[str]) -> LocalStorage:
 
 
 @dataclass
-class _LocalWriter:
+class ObjectWriter:
+    """A new object, written front to back.
+
+    Attributes
+    ----------
+    key : str
+    length, crc32c : int
+        Of what was written so far.
+    """
+
     key: str
     descriptor: int
     length: int = 0
     crc32c: int = 0
 
     def write(self, payload: Any) -> None:
+        """Append bytes, or a contiguous uint8 array."""
         view = memoryview(payload).cast("B")
         self.crc32c = extend_crc32c(self.crc32c, payload)
         self.length += len(view)
@@ -113,6 +76,7 @@ class _LocalWriter:
             view = view[os.write(self.descriptor, view) :]
 
     def close(self) -> None:
+        """Make it durable."""
         if self.descriptor >= 0:
             descriptor, self.descriptor = self.descriptor, -1
             try:
@@ -128,7 +92,10 @@ class _LocalWriter:
 
 
 class LocalStorage:
-    """A folder of the local file system. Methods may be called from several threads at once."""
+    """The objects of one store in a folder of the local file system. Methods may be called from several threads at once.
+
+    Keys are relative, with '/' between parts.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -144,7 +111,7 @@ class LocalStorage:
     def _open(self, key: str) -> int:
         """Descriptor of a plain file: never of what a symbolic link points to, a folder or a pipe."""
         try:
-            descriptor = os.open(self.path(key), os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0))
+            descriptor = os.open(self.path(key), os.O_RDONLY | _PLAIN)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -157,11 +124,13 @@ class LocalStorage:
         return descriptor
 
     def read(self, key: str) -> bytes:
+        """All bytes of an object; FileNotFoundError where there is none."""
         descriptor = self._open(key)
         with open(descriptor, "rb") as file:
             return file.read()
 
     def read_range(self, key: str, start: int, stop: int) -> bytes:
+        """Bytes start to stop; CorruptStoreError where the object ends before."""
         descriptor = self._open(key)
         try:
             pieces, at = [], start
@@ -186,6 +155,7 @@ class LocalStorage:
         return crc
 
     def length(self, key: str) -> int:
+        """Bytes of an object."""
         status = self.path(key).lstat()
         if not stat.S_ISREG(status.st_mode):
             raise CorruptStoreError(f"{self.name}: {key} is no plain file")
@@ -196,6 +166,7 @@ class LocalStorage:
         return self.path(key).lstat().st_mtime
 
     def list(self, prefix: str) -> list[str]:
+        """Names directly below a prefix, sorted; empty where there is none."""
         try:
             return sorted(os.listdir(self.path(prefix)))
         except (FileNotFoundError, NotADirectoryError):
@@ -205,13 +176,14 @@ class LocalStorage:
         """Whether there is an object or folder of that name."""
         return os.path.lexists(self.path(key))
 
-    def create(self, key: str) -> _LocalWriter:
+    def create(self, key: str) -> ObjectWriter:
+        """A new object; FileExistsError where there is one."""
         path = self.path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-        return _LocalWriter(key, os.open(path, flags, 0o666))
+        return ObjectWriter(key, os.open(path, flags, 0o666))
 
-    def put(self, key: str, payload: bytes) -> _LocalWriter:
+    def put(self, key: str, payload: bytes) -> ObjectWriter:
         """Create, write and close in one call; the closed writer tells length and crc32c."""
         writer = self.create(key)
         try:
@@ -222,6 +194,7 @@ class LocalStorage:
         return writer
 
     def publish(self, key: str, payload: bytes) -> None:
+        """Create a whole object at once and for good, or raise FileExistsError: of two writers one wins."""
         folder = key.rpartition("/")[0]
         temporary = f"{folder}/.tmp-{uuid.uuid4().hex}" if folder else f".tmp-{uuid.uuid4().hex}"
         try:
@@ -234,6 +207,7 @@ class LocalStorage:
         self._sync_folder(self.path(folder))
 
     def sync(self, prefix: str) -> None:
+        """Make all names below a prefix durable, and the prefix itself."""
         for folder, _, _ in os.walk(self.path(prefix), topdown=False):
             self._sync_folder(Path(folder))
         parent = self.path(prefix).parent
@@ -253,6 +227,7 @@ class LocalStorage:
             os.close(descriptor)
 
     def remove(self, key: str) -> int:
+        """Remove an object or all below a prefix; bytes removed. Nothing happens where there is none."""
         path = self.path(key)
         if path.is_dir() and not path.is_symlink():
             removed = self.size(key)
@@ -291,7 +266,7 @@ class LocalStorage:
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                free = True
+                free = os.fstat(descriptor).st_nlink > 0  # whoever held it may have removed it meanwhile
             except BlockingIOError:
                 free = False
             yield free
@@ -299,6 +274,7 @@ class LocalStorage:
             os.close(descriptor)
 
     def map(self, parts: Sequence[tuple[str, int]]) -> Bytes:
+        """One contiguous read-only uint8 array over the first bytes of several objects, laid end to end."""
         total = sum(length for _, length in parts)
         if not total:
             return np.empty(0, np.uint8)
@@ -329,7 +305,7 @@ def _map_parts(parts: list[tuple[int, str, int]], total: int, name: str) -> Byte
             if libc.mmap(at, length, _mmap.PROT_READ, _mmap.MAP_SHARED | _MAP_FIXED, descriptor, 0) != at:
                 raise OSError(ctypes.get_errno(), f"{name}: {key} can not be mapped")
             at += length
-        array = np.frombuffer(holder, np.uint8)
+        array: Bytes = np.ctypeslib.as_array(holder)
         array.flags.writeable = False
         return array
     finally:
@@ -337,6 +313,8 @@ def _map_parts(parts: list[tuple[int, str, int]], total: int, name: str) -> Byte
             os.close(descriptor)
 
 
+# no link is followed, and opening a pipe does not wait for somebody to write into it
+_PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _MAP_FIXED = 0x10  # the same on Linux and macOS; Python's mmap module does not export it
 
 

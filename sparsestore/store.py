@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -15,12 +16,13 @@ from sparsestore import convert as conversion
 from sparsestore import integrity, maintain, memory
 from sparsestore.errors import ResourceError
 from sparsestore.format import ColumnSchema
+from sparsestore.indexing import row_numbers
 from sparsestore.layout import parse_bytes
 from sparsestore.loader import Loader
 from sparsestore.manifest import read_manifest, versions
 from sparsestore.plan import quality
 from sparsestore.plan.partition import n_batches
-from sparsestore.plan.selection import Selection, row_numbers, split
+from sparsestore.plan.selection import Selection, split
 from sparsestore.plan.window import Plan
 from sparsestore.reader import ROW_ID, Reader
 from sparsestore.plan.report import PlanReport
@@ -276,6 +278,8 @@ class View:
     def __getitem__(self, key: Any) -> csr_array:
         """Rows as a 2-D `scipy.sparse.csr_array`, by int, slice, integer array or boolean mask, as numpy would.
 
+        Values have the logical dtype; float16, which scipy lacks, becomes float32.
+
         Raises
         ------
         IndexError
@@ -286,11 +290,12 @@ class View:
         positions = row_numbers(key, len(self))
         self._check_memory(len(positions))
         rows = self._selection.rows(positions)
+        dtype = np.dtype(np.float32) if self.dtype == np.float16 else self.dtype  # scipy.sparse has no float16
         if len(rows) > 1 and not bool((rows[1:] > rows[:-1]).all()):
             distinct, order = np.unique(rows, return_inverse=True)
-            found = self._reader.locate(distinct).take(order, dtype=self.dtype)
+            found = self._reader.locate(distinct).take(order, dtype=dtype)
         else:
-            found = self._reader.locate(rows).take(dtype=self.dtype)
+            found = self._reader.locate(rows).take(dtype=dtype)
         x = found.to_scipy()
         if self._features is not None:
             x = x[:, self._features]
@@ -335,14 +340,13 @@ class View:
         selection = self._selection
         if isinstance(rows, slice):
             selection = selection.take_slice(rows)
+        elif np.asarray(rows).dtype == np.bool_:
+            selection = selection.take_mask(np.asarray(rows))
         elif rows is not None:
-            given = np.asarray(rows)
-            selection = selection.take_mask(given) if given.dtype.kind == "b" else selection.take_ids(
-                row_numbers(given, len(self))
-            )
+            selection = selection.take_ids(row_numbers(rows, len(self)))
         chosen = self._features
         if features is not None:
-            chosen = row_numbers(features if isinstance(features, slice) else np.atleast_1d(features), self.shape[1], axis=1)
+            chosen = row_numbers(features, self.shape[1], axis=1)
             chosen = chosen if self._features is None else self._features[chosen]
         return View(self._reader, self.path, selection, chosen)
 
@@ -460,7 +464,10 @@ class View:
         else:
             raise ValueError(f"block_rows is {block_rows!r}, expected an integer of at least 1, or 'auto'")
         plan = Plan(rows, batch_size, size, window_rows, True, seed, drop_remainder)
-        return plan, quality.shuffle_quality(statistics, plan, shuffled=shuffled)
+        found = quality.shuffle_quality(
+            statistics, rows, batch_size=batch_size, block_rows=size, window_rows=window_rows, shuffled=shuffled
+        )
+        return plan, found
 
     def plan(
         self,
@@ -572,7 +579,7 @@ class View:
                 f"take a smaller window_rows or batch_size"
             )
         if found is not None:
-            quality.enforce(found, plan, allow_poor_shuffle=allow_poor_shuffle)
+            _judge(found, plan, allow_poor_shuffle)
         return Loader(
             self._reader,
             self._selection,
@@ -606,9 +613,23 @@ class View:
         ImportError
             Where TensorFlow is not installed; it names the extra.
         """
-        from sparsestore.bridges import load
+        from sparsestore.bridges import tensorflow
 
-        return load("tensorflow").dataset(self.loader(batch_size, **options), prefetch=prefetch)
+        return tensorflow.dataset(self.loader(batch_size, **options), prefetch=prefetch)
+
+
+def _judge(found: quality.ShuffleQuality, plan: Plan, allow_poor_shuffle: bool) -> None:
+    """Warn of a shuffle that costs accuracy, refuse one that ruins it."""
+    if found.verdict not in ("poor", "refused"):
+        return
+    message = (
+        f"block_rows={plan.block_rows} with rows stored in their present order is a poor shuffle: drift S = "
+        f"{found.drift:.1f}, a batch of {plan.batch_size} is worth {found.effective_batch_size:.0f} rows. Leave "
+        f"block_rows at 'auto', or convert once with shuffle=True (--shuffle)"
+    )
+    if found.verdict == "refused" and not allow_poor_shuffle:
+        raise ValueError(f"{message}; or pass allow_poor_shuffle=True")
+    warnings.warn(message, UserWarning, stacklevel=3)
 
 
 class Store(View):

@@ -211,7 +211,7 @@ def _column_dtype(name: str, dtype: Any) -> str:
     if found.kind in "UOT":
         return "string"
     if found.kind in "biuf" and found.itemsize <= 8:
-        return found.name
+        return str(found.name)
     raise ValueError(f"column {name!r} has dtype {found}, expected bool, integers, floats of up to 64 bits, or strings")
 
 
@@ -222,7 +222,9 @@ def _exactly(name: str, values: Array, schema: ColumnSchema) -> Array:
             return values.astype(object)
         bad = next((v for v in values.reshape(-1) if not isinstance(v, str)), None)
         if values.dtype.kind != "O" or bad is not None:
-            raise ValueError(f"column {name!r} has values of {type(bad).__name__ if bad is not None else values.dtype}, expected str")
+            raise ValueError(
+                f"column {name!r} has values of {type(bad).__name__ if bad is not None else values.dtype}, expected str"
+            )
         return values
     if values.dtype == schema.dtype:
         return values
@@ -349,7 +351,7 @@ class Writer:
             hint = "; pass grow_features=True to widen the store" if self._mode == "append" else ""
             raise ValueError(f"x has {rows.n_features} features, expected the store's {self._n_features}{hint}")
         csr.check(rows, canonical=True)
-        self.write(rows, {name: np.ma.asanyarray(values) for name, values in columns.items()})
+        self.write(rows, {name: np.asanyarray(values) for name, values in columns.items()})
 
     def write(self, rows: Rows, columns: Mapping[str, Array]) -> None:
         """As `append`, for rows that are canonical already and, while the width is not fixed, may be narrower.
@@ -390,7 +392,7 @@ class Writer:
             self._segment.write(rows, checked)
 
     def _check_columns(self, n: int, columns: Mapping[str, Array]) -> Columns:
-        arrays = {name: np.ma.asanyarray(values) for name, values in columns.items()}
+        arrays = {name: np.asanyarray(values) for name, values in columns.items()}
         row_ids = arrays.pop(ROW_ID, None)
         if self._has_row_ids is None:
             self._has_row_ids = row_ids is not None
@@ -442,14 +444,11 @@ class Writer:
         if self._segment is None:
             return
         width = self._n_features if self._n_features is not None else self._widest
-        start = sum(line.rows for _, line in self._documents) + (self._base.rows if self._appending() else 0)
-        if self._segment.has_row_ids:
-            start = self._base.rows if self._appending() else 0
+        start = self._base.rows if self._base is not None and self._mode == "append" else 0
+        if not self._segment.has_row_ids:
+            start += sum(line.rows for _, line in self._documents)
         self._documents.append(self._segment.finish(width, start))
         self._segment = None
-
-    def _appending(self) -> Any:
-        return self._mode == "append" and self._base is not None
 
     # ----------------------------------------------------------------------------------------------- publish
 
@@ -492,7 +491,9 @@ class Writer:
                 self._rebase()
                 continue
             return manifest.version
-        raise SparsestoreError(f"{self._storage.name}: other writers published first {_PUBLISH_ATTEMPTS} times: try again")
+        raise SparsestoreError(
+            f"{self._storage.name}: other writers published first {_PUBLISH_ATTEMPTS} times: try again"
+        )
 
     def _rebase(self) -> None:
         """Take up the version that another writer published meanwhile: appends commute."""
@@ -508,7 +509,9 @@ class Writer:
         moved = self._base.rows - before
         self._documents = [self._move_row_ids(document, line, moved) for document, line in self._documents]
 
-    def _move_row_ids(self, document: SegmentDocument, line: SegmentLine, by: int) -> tuple[SegmentDocument, SegmentLine]:
+    def _move_row_ids(
+        self, document: SegmentDocument, line: SegmentLine, by: int
+    ) -> tuple[SegmentDocument, SegmentLine]:
         """Number a segment's rows anew. It is not published yet, so its segment.json may still be replaced."""
         document = replace(document, row_id_start=document.row_id_start + by)
         payload = dump(document.to_document())
@@ -747,7 +750,12 @@ class _SegmentWriter:
 
     def _statistics(self, name: str, values: Array, attributes: dict[str, Any]) -> None:
         writer = ArrayWriter(
-            self._storage, f"{self._prefix}/stats/{name}", values.dtype.name, values.shape[1:], codec_for("column", "raw"), CHUNK
+            self._storage,
+            f"{self._prefix}/stats/{name}",
+            values.dtype.name,
+            values.shape[1:],
+            codec_for("column", "raw"),
+            CHUNK,
         )
         writer.append(values)
         self._finish(writer, attributes)
@@ -757,5 +765,3 @@ class _SegmentWriter:
         for writer in (self._indptr, self._indices, self._data, *self._columns.values()):
             if writer is not None:
                 writer.discard()
-
-

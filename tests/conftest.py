@@ -14,8 +14,8 @@ import pytest
 
 passed = pytest.StashKey[bool]()
 
-# Native threads that once called Python (TensorFlow's pools) appear under this name and never leave.
-FOREIGN_THREAD = "Dummy-"
+# Native threads that once called Python (TensorFlow's pools) appear as "Dummy-"; zarr-python keeps an event loop.
+FOREIGN_THREADS = ("Dummy-", "zarr_io", "asyncio_")
 PATIENCE_S = 5.0
 
 
@@ -29,7 +29,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def python_threads() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if not thread.name.startswith(FOREIGN_THREAD)}
+    return {thread for thread in threading.enumerate() if not thread.name.startswith(FOREIGN_THREADS)}
 
 
 def open_below(folder: Path) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 from numpy.typing import DTypeLike, NDArray
-from sparsestore.csr import Rows, from_scipy, index_dtype
+from sparsestore.csr import Rows, empty_aligned, index_dtype
 from sparsestore.format import ColumnSchema
 from sparsestore.loader import Loader
 from sparsestore.plan.window import Plan
@@ -70,12 +70,12 @@ class FakeLocated:
 
     def take(self, order: NDArray[np.int64] | slice | None = None, dtype: DTypeLike = np.float32) -> Rows:
         chosen = self.matrix[self.rows if order is None else self.rows[order]]
-        return Rows(
-            chosen.indptr.astype(np.int64),
-            chosen.indices.astype(index_dtype(self.matrix.shape[1])),
-            chosen.data.astype(dtype),
-            self.matrix.shape[1],
-        )
+        width = self.matrix.shape[1]
+        parts = [(chosen.indptr, np.int64), (chosen.indices, index_dtype(width)), (chosen.data, dtype)]
+        out = [empty_aligned(len(values), wanted) for values, wanted in parts]
+        for target, (values, _) in zip(out, parts, strict=True):
+            target[:] = values
+        return Rows(out[0], out[1], out[2], width)
 
 
 class FakeReader:
@@ -113,9 +113,6 @@ class FakeReader:
 
     def column(self, name: str, rows: NDArray[np.int64] | slice) -> Array:
         return np.array(self.values[name][rows])
-
-    def read(self, start: int, stop: int) -> Rows:
-        return from_scipy(self.matrix[start:stop])
 
 
 def make_loader(

@@ -26,6 +26,8 @@ TABLE: dict[str, set[str]] = {
     "kernels": {"kernels"},
     "checksum": set(),
     "prefetch": set(),
+    "memory": set(),
+    "indexing": set(),
     "csr": {"errors", "kernels"},
     "statistics": {"errors"},
     "format": {"errors"},
@@ -49,13 +51,15 @@ TABLE: dict[str, set[str]] = {
     "plan": {"errors", "plan"},
     "batch": {"csr", "errors"},
     "loader": {"batch", "plan", "csr", "reader", "prefetch", "errors"},
-    "sources": {"csr", "errors", "kernels", "sources.base", "sources.options", "sources.text"},
+    "sources": {"csr", "errors", "kernels"}
+    | {f"sources.{shared}" for shared in ("base", "layouts", "options", "text")},
+    "sources.npz": {"csr", "errors"} | {f"sources.{shared}" for shared in ("base", "layouts", "options", "npy")},
     "sources.registry": {"errors", "sources"},
     "sort": {"csr", "kernels", "plan", "storage", "errors", "sources.base"},
     "convert": {"sources.base", "sources.registry", "csr", "plan", "sort", "layout", "writer", "errors"}
     | {"manifest", "reader", "storage"},  # the hint at sorted rows; the folder of the buckets
-    "integrity": {"csr", "format", "reader", "checksum", "errors"},
-    "maintain": {"reader", "writer", "format", "errors"},
+    "integrity": {"csr", "format", "manifest", "reader", "checksum", "errors"},
+    "maintain": {"reader", "writer", "format", "manifest", "storage", "errors"},
     "bridges": {"loader", "batch", "csr", "errors"},
 }
 NUMBA_ONLY_IN = "kernels"

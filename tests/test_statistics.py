@@ -226,9 +226,7 @@ def test_what_is_stored_comes_back(kind: str) -> None:
 
 def test_refuses_arrays_that_do_not_fit() -> None:
     array, attributes = known(np.arange(100)).to_arrays()
-    with pytest.raises(
-        ValueError, match=r"label statistics have shape \(12, 4\) .* expected \(13, 4\)"
-    ):
+    with pytest.raises(ValueError, match=r"label statistics have shape \(12, 4\) .* expected \(13, 4\)"):
         LabelStatistics.from_arrays(array[1:], attributes)
 
 

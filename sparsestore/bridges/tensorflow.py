@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import ReferenceType, ref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,13 +75,27 @@ def dataset(loader: Loader, *, prefetch: int = 2) -> tf.data.Dataset:
     options.deterministic = True
     # the position is the loader's to save; this lets tf.train.Checkpoint take an iterator all the same
     options.experimental_external_state_policy = tf.data.experimental.ExternalStatePolicy.IGNORE
-    return (ds.prefetch(prefetch) if prefetch else ds).with_options(options)
+    ds = (ds.prefetch(prefetch) if prefetch else ds).with_options(options)
+    # TensorFlow keeps what numpy_function was given until the process ends. So that is a weak reference, and the strong
+    # one is here: iterators, and datasets made from this one, hold it and with it the loader and its files.
+    ds._loader = loader
+    return ds
+
+
+def _alive(loader: ReferenceType[Loader]) -> Loader:
+    held = loader()
+    if held is None:
+        raise ReferenceError("the dataset was forgotten while its graph is in use: keep a name for what to_tf returned")
+    return held
 
 
 def _claim(loader: Loader) -> Any:
     """Map function: anything -> (k, 4) int64, the runs of the iteration that begins now."""
 
+    held = ref(loader)
+
     def begin() -> NDArray[np.int64]:
+        loader = _alive(held)
         epoch, batch = loader.begin(across=True)
         return np.array(list(loader.runs(epoch, batch, len(loader))), np.int64)
 
@@ -98,11 +113,18 @@ def _read(loader: Loader) -> Any:
     schema = loader.schema
     strings = [name for name, column in schema.items() if column.dtype == "string"]
     types = [tf.int64, tf.as_dtype(index_dtype(loader.n_features)), tf.as_dtype(loader.dtype)]
+    held = ref(loader)
     types += [tf.string if name in strings else tf.as_dtype(column.dtype) for name, column in schema.items()]
 
     def read(epoch: np.int64, i: np.int64) -> list[NDArray[Any]]:
         # TensorFlow shares the memory of what this returns: a piece is made of fresh arrays, and nobody else holds them
-        piece = loader.piece(int(epoch), int(i))
+        piece = _alive(held).piece(int(epoch), int(i))
+        for name, values in piece.columns.items():
+            if np.ma.is_masked(values):
+                missing = int(np.ma.count_masked(values))
+                raise ValueError(
+                    f"column {name!r} lacks {missing} of {values.size} values, and a tensor can not say so"
+                )
         return [piece.x.indptr, piece.x.indices, piece.x.data, *piece.columns.values()]
 
     @tf.autograph.experimental.do_not_convert

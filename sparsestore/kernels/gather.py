@@ -113,7 +113,8 @@ def _entries(starts: Array, lengths: Array) -> Array:
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
     shift = np.asarray(starts, np.int64) - (ends - lengths)
-    return np.arange(total, dtype=np.int64) + np.repeat(shift, lengths)
+    entries: Array = np.arange(total, dtype=np.int64) + np.repeat(shift, lengths)
+    return entries
 
 
 def gather_numpy(

@@ -1,12 +1,12 @@
 """Numbers out of text: the lines of svmlight files and the entries of Matrix Market files.
 
-A text is a uint8 array that ends in a newline. Every loop here stops at a newline, and looks past a byte only where that
-byte is none: so no look-ahead can leave the array (compiled code has no bounds checks).
+A text is a uint8 array that ends in a newline. Every loop here stops at a newline, and looks past a byte only where
+that byte is none: so no look-ahead can leave the array (compiled code has no bounds checks).
 
-Values are float64, correctly rounded, equal to Python's ``float``. Most numbers are exact by one multiplication (Clinger,
-"How to read floating point numbers accurately", 1990); nearly all others by one 128-bit product (Lemire, "Number parsing at
-a gigabyte per second", 2021, algorithm 1); what is left (over 19 digits, subnormal, nan, inf, no number at all) is noted by
-its place and read by ``float`` itself.
+Values are float64, correctly rounded, equal to Python's ``float``. Most numbers are exact by one multiplication
+(Clinger, "How to read floating point numbers accurately", 1990); nearly all others by one 128-bit product (Lemire,
+"Number parsing at a gigabyte per second", 2021, algorithm 1); what is left (over 19 digits, subnormal, nan, inf, no
+number at all) is noted by its place and read by ``float`` itself.
 """
 
 from __future__ import annotations
@@ -254,7 +254,7 @@ def _scan_svmlight(
     values: Any,
     odd: Any,
 ) -> Any:
-    """Fill the arrays from the lines of `text`; -> status, offset of the first offence, rows, labels, odd numbers, sorted.
+    """Fill the arrays from lines; -> status, offset of the first offence, rows, labels, odd numbers, in order.
 
     ``odd[k]`` is (offset, place) of a number to be read by ``float``: place p of values, or ~p of labels.
     """
@@ -639,7 +639,7 @@ def svmlight_numpy(
 
 
 class Entries(NamedTuple):
-    """Entries read from lines of a Matrix Market body; where `status` is not OK only `status` and `offset` mean something."""
+    """Entries read from a Matrix Market body; where `status` is not OK only `status` and `offset` mean something."""
 
     status: int
     offset: int

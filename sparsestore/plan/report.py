@@ -74,7 +74,9 @@ class PlanReport:
     @property
     def memory_bytes(self) -> int:
         """Two windows, the one in use and the one read ahead, and a dense batch."""
-        return 2 * min(self.window_bytes, int(self.window_bytes * self.n_rows / self.window_rows)) + self.dense_batch_bytes
+        return (
+            2 * min(self.window_bytes, int(self.window_bytes * self.n_rows / self.window_rows)) + self.dense_batch_bytes
+        )
 
     @property
     def advice(self) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -18,8 +18,20 @@ __all__ = ["Selection", "split"]
 _WORD = 512
 """Bits that share an entry of a bitmap's directory: 16 bytes beside 64."""
 
-_SPLIT_ROWS = 2**20
+_LANE = 64
+"""Bits that are unpacked together."""
+
+_CHUNK_ROWS = 2**20
+"""Rows whose numbers are held at once: 8 bytes each."""
+
+_SPLIT_ROWS = 2**16
 """Rows drawn together in a split. It decides which rows those are: changing it changes every split."""
+
+_RUN_ROWS = 1024
+"""Scattered rows are kept as runs where there is at most one run in so many rows of the segment, else as a bitmap."""
+
+_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
+"""Bits set in each byte."""
 
 _GROUP_KEY = 2**64 - 1  # a window number that no draw of rows reaches
 
@@ -39,15 +51,24 @@ class _Bitmap:
     def select(self, ranks: Positions) -> Positions:
         """Rows of the set bits with the given numbers, ascending."""
         word = _covering(self.before, ranks)
-        new = np.diff(word, prepend=-1) != 0
-        touched = word[new]
-        ones = np.flatnonzero(np.unpackbits(self.bits[touched], axis=1))
-        # `ones` holds the bits of the touched words only: where do those of each begin in it?
-        counts = self.before[touched + 1] - self.before[touched]
-        begin = np.cumsum(counts) - counts
+        fresh = np.diff(word, prepend=-1) != 0
+        touched = word[fresh]
+        bits = self.bits[touched].reshape(-1, _LANE // 8)
+        first_row = (self.first_row[touched][:, None] + np.arange(0, _WORD, _LANE)).reshape(-1)
+        # once more in lanes of the touched words: only what is near the wanted bits is worth unpacking
+        ends = np.cumsum(_ONES[bits].sum(axis=1, dtype=np.int64))
+        # `ranks` counts all bits, `ends` those of the touched words
+        skipped = self.before[touched] - np.append(0, ends[_WORD // _LANE - 1 :: _WORD // _LANE][:-1])
+        ranks = ranks - skipped[np.cumsum(fresh) - 1]
+        lane = np.searchsorted(ends, ranks, side="right")
+        new = np.diff(lane, prepend=-1) != 0
+        near = lane[new]
+        ones = np.flatnonzero(np.unpackbits(bits[near], axis=1).view(np.bool_))
+        counts = np.diff(ends, prepend=0)[near]
         group = np.cumsum(new) - 1
-        inside = ones[begin[group] + ranks - self.before[word]] - group * _WORD
-        return self.first_row[word] + inside
+        inside = ones[(np.cumsum(counts) - counts)[group] + ranks - (ends[lane] - counts[group])]
+        rows: Positions = first_row[lane] + inside - group * _LANE
+        return rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +113,11 @@ class Selection:
         """Rows of the view."""
         return int(self._at[-1])
 
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether rows that follow each other in the view nearly always do so in the store: no bitmap, no order."""
+        return self._bitmap is None and self._explicit is None
+
     def rows(self, positions: Positions) -> Positions:
         """Row numbers of the store at the given positions; fastest where these ascend.
 
@@ -110,7 +136,7 @@ class Selection:
         """
         if not len(positions):
             return np.zeros(0, np.int64)
-        _check_bounds(positions, self.n_rows, negative=False)
+        _check_bounds(positions, self.n_rows)
         if self._explicit is not None:
             return self._explicit[positions]
         if (positions[1:] < positions[:-1]).any():
@@ -128,7 +154,8 @@ class Selection:
     def fingerprint(self) -> str:
         """32 hexadecimal digits that change with membership, order and segments; the same on every platform."""
         digest = hashlib.blake2b(digest_size=16)
-        arrays = [self.store_starts, self.segment_rows, self._at, self._first, self._in_bitmap.astype(np.int64)]
+        arrays: list[Array] = [self.store_starts, self.segment_rows, self._at, self._first]
+        arrays.append(self._in_bitmap.astype(np.int64))
         if self._bitmap is not None:
             arrays += [self._bitmap.bits, self._bitmap.first_row]
         if self._explicit is not None:
@@ -168,13 +195,11 @@ class Selection:
 
         Raises
         ------
-        TypeError
-            If the mask is not boolean.
         IndexError
-            If it has another length, in numpy's words.
+            If it is not boolean or has another length, in numpy's words.
         """
         if mask.dtype != np.bool_:
-            raise TypeError(f"mask has dtype {mask.dtype}, expected bool")
+            raise IndexError(f"a mask must be of boolean type, found {mask.dtype}")
         if mask.shape != (self.n_rows,):
             raise IndexError(
                 f"boolean index did not match indexed array along axis 0; size of axis is {self.n_rows} "
@@ -182,17 +207,16 @@ class Selection:
             )
         if self._explicit is not None:
             return _explicit(self.store_starts, self._explicit[mask])
-        return _assemble(self.store_starts, (self._members(s, mask[a:b]) for s, a, b in self._segments()))
+        bounds = enumerate(pairwise(_starts(self.segment_rows).tolist()))
+        return _assemble(self.store_starts, (self._members(segment, a, mask[a:b]) for segment, (a, b) in bounds))
 
     def take_ids(self, ids: ArrayLike) -> Selection:
         """The rows at the given positions, negative ones from the end; in that order, repeats allowed.
 
         Raises
         ------
-        TypeError
-            If they are not integers.
         IndexError
-            If one is out of bounds, in numpy's words.
+            If they are not integers or one is out of bounds, in numpy's words.
 
         Examples
         --------
@@ -201,12 +225,13 @@ class Selection:
         """
         given = np.asarray(ids)
         if given.size == 0:
-            given = given.astype(np.int64)
+            given = given.astype(np.int64)  # an empty list has no dtype of its own
         if given.dtype.kind not in "iu" or given.ndim != 1:
-            raise TypeError(
-                f"row ids have dtype {given.dtype} and {given.ndim} dimensions, expected a 1-D array of integers"
+            raise IndexError(
+                f"arrays used as indices must be of integer (or boolean) type and have 1 dimension, "
+                f"found {given.dtype} and {given.ndim}"
             )
-        _check_bounds(given, self.n_rows, negative=True)
+        _check_bounds(given, self.n_rows, lowest=-self.n_rows)
         positions = given.astype(np.int64)
         positions[positions < 0] += self.n_rows
         rows = self.rows(positions)
@@ -216,18 +241,32 @@ class Selection:
         bounds = zip(pairwise(self.store_starts.tolist()), pairwise(cuts.tolist()), strict=True)
         return _assemble(self.store_starts, (_pieces_of(a, b, rows[first:last]) for (a, b), (first, last) in bounds))
 
-    def _segments(self) -> Iterator[tuple[int, int, int]]:
-        """Number, first position and end of each segment."""
-        starts = _starts(self.segment_rows).tolist()
-        return ((s, a, b) for s, (a, b) in enumerate(pairwise(starts)))
-
-    def _members(self, segment: int, mask: Bools) -> list[_Piece]:
-        """The view's rows of a segment where a mask over them is True."""
-        at = int(self.segment_rows[:segment].sum())
-        positions = np.flatnonzero(mask)
-        positions += at
+    def _members(self, segment: int, at: int, mask: Bools) -> list[_Piece]:
+        """The view's rows of a segment, which begin at position `at`, where a mask over them is True."""
         start, stop = self.store_starts[segment : segment + 2].tolist()
-        return _pieces_of(start, stop, self.rows(positions))
+        if len(mask) == stop - start:
+            return _pieces_where(start, mask)
+        in_store = np.zeros(stop - start, np.bool_)
+        for done in range(0, len(mask), _CHUNK_ROWS):
+            positions = np.flatnonzero(mask[done : done + _CHUNK_ROWS])
+            in_store[self.rows(positions + (at + done)) - start] = True
+        return _pieces_where(start, in_store)
+
+    def _between(self, segment: int, at: int, first: int, last: int) -> list[_Piece]:
+        """The view's rows of a segment, which begin at position `at`, from the first-th to before the last-th."""
+        pieces = range(
+            int(np.searchsorted(self._at, at + first, side="right")) - 1, int(np.searchsorted(self._at, at + last))
+        )
+        if self._in_bitmap[pieces.start : pieces.stop].any():
+            mask = np.zeros(int(self.segment_rows[segment]), np.bool_)
+            mask[first:last] = True
+            return self._members(segment, at, mask)
+        found = []
+        for i in pieces:
+            begin, end = max(int(self._at[i]), at + first), min(int(self._at[i + 1]), at + last)
+            shift = int(self._first[i] - self._at[i])
+            found.append(_Piece(begin + shift, end + shift))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,17 +278,24 @@ class _Piece:
     bits: NDArray[np.uint8] | None = None
 
 
+def _pieces_where(start: int, mask: Bools) -> list[_Piece]:
+    """The rows of a segment where a mask over it is True: as runs where they are few, else a bitmap."""
+    n_runs = int(np.count_nonzero(mask[1:] > mask[:-1])) + bool(len(mask) and mask[0])
+    if n_runs > 1 and n_runs * _RUN_ROWS > len(mask):
+        return [_Piece(start, start + len(mask), np.packbits(mask))]
+    edges = np.flatnonzero(np.diff(mask, prepend=False, append=False)) + start
+    return [_Piece(a, b) for a, b in edges.reshape(-1, 2).tolist()]
+
+
 def _pieces_of(start: int, stop: int, rows: Positions) -> list[_Piece]:
-    """Strictly ascending rows of a segment in whatever is smaller: runs, or a bitmap over the segment."""
-    if not len(rows):
-        return []
+    """Strictly ascending rows of a segment, without a mask over it where a few runs do."""
     breaks = np.flatnonzero(np.diff(rows) != 1)
-    if len(breaks) < 2 or (len(breaks) + 1) * 17 * 8 < stop - start:  # a run takes 17 bytes
-        firsts, lasts = rows[np.append(0, breaks + 1)], rows[np.append(breaks, len(rows) - 1)]
-        return [_Piece(a, b + 1) for a, b in zip(firsts.tolist(), lasts.tolist(), strict=True)]
-    mask = np.zeros(stop - start, np.bool_)
-    mask[rows - start] = True
-    return [_Piece(start, stop, np.packbits(mask))]
+    if len(breaks) and (len(breaks) + 1) * _RUN_ROWS > stop - start:
+        mask = np.zeros(stop - start, np.bool_)
+        mask[rows - start] = True
+        return _pieces_where(start, mask)
+    bounds = np.append(0, breaks + 1), np.append(breaks, len(rows) - 1)
+    return [_Piece(a, b + 1) for a, b in zip(*(rows[at].tolist() for at in bounds), strict=True)] if len(rows) else []
 
 
 def _assemble(store_starts: Positions, segments: Iterable[list[_Piece]]) -> Selection:
@@ -267,7 +313,7 @@ def _assemble(store_starts: Positions, segments: Iterable[list[_Piece]]) -> Sele
                 padded.reshape(-1)[: len(piece.bits)] = piece.bits
                 words.append(padded)
                 first_row.append(np.arange(piece.start, piece.stop, _WORD, dtype=np.int64))
-                count = int(np.bitwise_count(padded).sum(dtype=np.int64))
+                count = int(_ONES[padded].sum(dtype=np.int64))
             if count:
                 at.append(at[-1] + count)
                 first.append(piece.start if piece.bits is None else n_set)
@@ -277,7 +323,7 @@ def _assemble(store_starts: Positions, segments: Iterable[list[_Piece]]) -> Sele
     bitmap = None
     if words:
         bits = np.concatenate(words)
-        bitmap = _Bitmap(bits, _starts(np.bitwise_count(bits).sum(axis=1, dtype=np.int64)), np.concatenate(first_row))
+        bitmap = _Bitmap(bits, _starts(_ONES[bits].sum(axis=1, dtype=np.int64)), np.concatenate(first_row))
     return Selection(
         store_starts,
         np.array(segment_rows, np.int64),
@@ -304,7 +350,166 @@ def _covering(bounds: Positions, at: Positions) -> Positions:
     return np.searchsorted(bounds, at, side="right") - 1
 
 
-def _check_bounds(ids: Array, n_rows: int, *, negative: bool) -> None:
-    wrong = (ids >= n_rows) | (ids < (-n_rows if negative else 0))
+def split(
+    selection: Selection,
+    segment_starts: Positions,
+    shuffled: ArrayLike,
+    fractions: Mapping[str, float],
+    seed: int,
+    *,
+    strata: Callable[[int], Array] | None = None,
+    groups: Callable[[int], Array] | None = None,
+) -> dict[str, Selection]:
+    """Cut a view into parts at random; what part a row is in never changes when rows are appended to the store.
+
+    Membership is decided a segment at a time from `seed` and the row at which the segment starts. Each part gets its
+    fraction of every segment, to within a row (two in a segment of more than 65,536); which way a part of a
+    row is rounded is drawn, so that many small segments add up to the fractions. A segment that was shuffled when it
+    was written is cut into contiguous ranges, which read fast and cost nothing; of others, and under `strata`, rows
+    are drawn, a bit each. With `groups`, the hash of a row's value decides, in every segment alike: a group is never
+    in two parts, and parts have their fractions of the groups, on average.
+
+    Parameters
+    ----------
+    selection : Selection
+        The view, of s segments (one where it has explicit rows).
+    segment_starts : (s,) int64 array
+        Row of the store at which each segment starts.
+    shuffled : (s,) bool array
+        Whether a segment's rows were shuffled when they were written.
+    fractions : mapping of str to float
+        Each above 0; together at most 1. Rows beyond their sum are in no part.
+    seed : int
+        From 0 to 2**64 - 1.
+    strata : callable, optional
+        Gives for a segment number one label for each of the view's rows in it; each part gets its fraction of the
+        rows of every label.
+    groups : callable, optional
+        The same for groups: integers, floats, bools or strings.
+
+    Returns
+    -------
+    dict of str to Selection
+
+    Raises
+    ------
+    ValueError
+        If the fractions do not make sense, if both `strata` and `groups` are given, or if they give another number of
+        values than the view has rows.
+
+    Examples
+    --------
+    >>> parts = split(Selection.all([10]), np.array([0]), [True], {"train": 0.8, "test": 0.2}, seed=0)
+    >>> parts["test"].rows(np.arange(2))
+    array([8, 9])
+    """
+    shuffle.check_seed(seed)
+    cumulative = _cumulative(fractions)
+    if strata is not None and groups is not None:
+        raise ValueError("strata and groups were both given: a split goes by one of them")
+    explicit = selection._explicit is not None
+    in_ranges = np.asarray(shuffled, np.bool_) & (strata is None and groups is None and not explicit)
+    parts: list[list[list[_Piece]]] = [[] for _ in fractions]
+    masks: list[Bools] = []
+    for segment, (at, end) in enumerate(pairwise(_starts(selection.segment_rows).tolist())):
+        n = end - at
+        key = int(segment_starts[segment]) if not explicit else 0
+        if not explicit and in_ranges[segment]:
+            cuts = [0, *np.floor(cumulative * n + _uniform(seed, key, 1)).astype(np.int64).tolist()]
+            for pieces, (first, last) in zip(parts, pairwise(cuts), strict=True):
+                pieces.append(selection._between(segment, at, first, last) if first < last else [])
+            continue
+        if groups is not None:
+            hashes = _hash(_values(groups, segment, n), seed)
+            part: Array = np.searchsorted(cumulative, _fractional(hashes), side="right")
+        else:
+            part = _draw(None if strata is None else _values(strata, segment, n), n, cumulative, seed, key)
+        masks = [part == i for i in range(len(parts))]
+        if not explicit:
+            for pieces, mask in zip(parts, masks, strict=True):
+                pieces.append(selection._members(segment, at, mask))
+    if explicit:
+        return {name: selection.take_mask(mask) for name, mask in zip(fractions, masks, strict=True)}
+    return {name: _assemble(selection.store_starts, pieces) for name, pieces in zip(fractions, parts, strict=True)}
+
+
+def _cumulative(fractions: Mapping[str, float]) -> NDArray[np.float64]:
+    """Where each part ends in [0, 1]."""
+    if not fractions:
+        raise ValueError("fractions is empty, expected at least one part, for example {'train': 0.9, 'val': 0.1}")
+    for name, fraction in fractions.items():
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction of {name!r} is {fraction}, expected more than 0 and at most 1")
+    total = float(sum(fractions.values()))
+    if total > 1 + 1e-9:
+        raise ValueError(f"fractions add up to {total:.6g}, expected at most 1: {dict(fractions)}")
+    ends: NDArray[np.float64] = np.minimum(np.cumsum(list(fractions.values()), dtype=np.float64), 1.0)
+    if total > 1 - 1e-9:
+        ends[-1] = 1.0  # no row may get lost in a sum like 0.7 + 0.2 + 0.1
+    return ends
+
+
+def _uniform(seed: int, key: int, n: int) -> NDArray[np.float64]:
+    """Numbers in [0, 1) that decide which way the quotas of a segment are rounded."""
+    return _fractional(shuffle.words(seed, shuffle.SPLITS, key, 0, n))
+
+
+def _fractional(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    return np.ldexp((words >> np.uint64(11)).astype(np.float64), -53)
+
+
+def _values(of: Callable[[int], Array], segment: int, n: int) -> Array:
+    values = np.asarray(of(segment))
+    if values.shape != (n,):
+        raise ValueError(f"segment {segment} has values of shape {values.shape}, expected one for each of {n} rows")
+    return values if values.dtype.kind in "biuf" else values.astype(np.str_)
+
+
+def _draw(labels: Array | None, n: int, cumulative: NDArray[np.float64], seed: int, key: int) -> Array:
+    """Number of the part of each row of a segment, ``len(cumulative)`` for none; each label gets its quotas."""
+    classes = np.zeros(1) if labels is None else np.unique(labels)
+    offset = _uniform(seed, key, len(classes))
+    part = np.empty(n, np.min_scalar_type(len(cumulative)))
+    seen = np.zeros(len(classes), np.int64)
+    given = np.zeros((len(cumulative), len(classes)), np.int64)  # rows of each label in this part and those before it
+    for i, start in enumerate(range(0, n, _SPLIT_ROWS)):  # so that a segment of any size takes little memory
+        stop = min(start + _SPLIT_ROWS, n)
+        drawn = shuffle.order(seed, shuffle.SPLITS, key, i + 1, stop - start)
+        codes = np.zeros(stop - start, np.int64)
+        if labels is not None:
+            codes = np.searchsorted(classes, labels[start:stop])
+            drawn = drawn[np.argsort(codes[drawn], kind="stable")]
+            codes = codes[drawn]
+        counts = np.bincount(codes, minlength=len(classes))
+        seen += counts
+        # the ends of the parts may not fall behind one another where rounding would have it so
+        ends = np.floor(cumulative[:, None] * seen + offset).astype(np.int64) - given
+        ends = np.clip(np.maximum.accumulate(ends, axis=0), 0, counts)
+        given += ends
+        rank = np.arange(stop - start) - (np.cumsum(counts) - counts)[codes]
+        number = np.zeros(stop - start, part.dtype)
+        for end in ends:
+            number += rank >= end[codes]
+        part[start + drawn] = number
+    return part
+
+
+def _hash(values: Array, seed: int) -> NDArray[np.uint64]:
+    """A hash of each value and the seed, the same in every process and on every platform."""
+    key = shuffle.words(seed, shuffle.SPLITS, 0, _GROUP_KEY, 1)
+    if values.dtype.kind == "U":
+        unique, inverse = np.unique(values, return_inverse=True)
+        secret = key.astype("<u8").tobytes()
+        digests = [hashlib.blake2b(str(text).encode(), digest_size=8, key=secret).digest() for text in unique]
+        return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)[inverse]
+    if values.dtype.kind == "f":
+        numbers = (values.astype(np.float64) + 0.0).view(np.uint64)  # -0.0 is 0.0
+    else:
+        numbers = values.astype(np.uint64 if values.dtype.kind == "u" else np.int64).view(np.uint64)
+    return shuffle.mix(shuffle.mix(numbers + key) + key)
+
+
+def _check_bounds(ids: Array, n: int, *, lowest: int = 0) -> None:
+    wrong = (ids >= n) | (ids < lowest)
     if wrong.any():
-        raise IndexError(f"index {ids[np.argmax(wrong)]} is out of bounds for axis 0 with size {n_rows}")
+        raise IndexError(f"index {ids[np.argmax(wrong)]} is out of bounds for axis 0 with size {n}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BLOCKS", "CONVERSION", "FEISTEL", "SPLITS", "WINDOW", "Permutation", "check_seed", "order", "words"]
+__all__ = ["BLOCKS", "CONVERSION", "FEISTEL", "SPLITS", "WINDOW", "Permutation", "check_seed", "mix", "order", "words"]
 
 BLOCKS, WINDOW, FEISTEL, SPLITS, CONVERSION = range(5)
 """Streams: what the words are for. Words of different streams have nothing to do with each other."""
@@ -143,14 +143,14 @@ class Permutation:
         low, high = x & self._low_mask, x >> self._low_bits
         for i in rounds:
             if i % 2:
-                high = high ^ (_mix(low + self._keys[i]) & self._high_mask)
+                high = high ^ (mix(low + self._keys[i]) & self._high_mask)
             else:
-                low = low ^ (_mix(high + self._keys[i]) & self._low_mask)
+                low = low ^ (mix(high + self._keys[i]) & self._low_mask)
         return (high << self._low_bits) | low
 
 
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014)."""
+def mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Scramble 64-bit numbers one to one: the finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

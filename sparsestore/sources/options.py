@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["numeric", "provenance", "text_dtype", "value_dtype", "width"]
+__all__ = ["numeric", "provenance", "rounded", "text_dtype", "value_dtype", "width"]
 
 
 def width(name: str, found: int, n_features: int | None) -> int:
@@ -22,14 +22,14 @@ def width(name: str, found: int, n_features: int | None) -> int:
 
 
 def numeric(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype in this machine's byte order, or ValueError where it is not bool, integers or floats of 2 to 8 bytes."""
+    """The dtype in this machine's byte order; ValueError where it is not bool, integers or floats up to 8 bytes."""
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
         raise ValueError(f"{name}: values of dtype {dtype} can not be stored: expected bool, integers or real floats")
     return dtype.newbyteorder("=")
 
 
 def value_dtype(name: str, found: np.dtype[Any], dtype: DTypeLike | None) -> np.dtype[Any]:
-    """Dtype of the values: as found, or the one asked for where numpy calls the cast "same_kind" (never float to int)."""
+    """Dtype of the values: as found, or as asked for where numpy calls the cast "same_kind" (never float to int)."""
     found = numeric(name, found)
     if dtype is None:
         return found
@@ -43,8 +43,22 @@ def text_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     """Dtype of values read from text: float32 or float64."""
     wanted = np.dtype(dtype)
     if wanted not in (np.float32, np.float64):
-        raise ValueError(f"dtype={wanted} for text, expected float32 or float64 (whole numbers are stored as integers anyway)")
+        raise ValueError(
+            f"dtype={wanted} for text, expected float32 or float64 (whole numbers are stored as integers anyway)"
+        )
     return wanted
+
+
+def rounded(exact: NDArray[np.float64], dtype: np.dtype[Any]) -> tuple[NDArray[Any], int | None]:
+    """Values read from text in their dtype, and the first that is finite in the text only, or None."""
+    if dtype == np.float64:
+        return exact, None
+    with np.errstate(over="ignore"):
+        values = exact.astype(dtype)
+    infinite = np.isinf(values)
+    if infinite.any() and (infinite & np.isfinite(exact)).any():
+        return values, int(np.argmax(infinite & np.isfinite(exact)))
+    return values, None
 
 
 def provenance(path: Path, format_name: str, options: Mapping[str, Any]) -> dict[str, Any]:

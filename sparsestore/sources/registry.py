@@ -98,7 +98,11 @@ def _in_memory(data: Any, format: str | None, options: dict[str, Any]) -> Source
 
 
 def _made(source: type[Any], name: str, data: Any, options: dict[str, Any]) -> Source:
-    known = [parameter for parameter in inspect.signature(source).parameters.values() if parameter.kind == parameter.KEYWORD_ONLY]
+    known = [
+        parameter
+        for parameter in inspect.signature(source).parameters.values()
+        if parameter.kind == parameter.KEYWORD_ONLY
+    ]
     names = [parameter.name for parameter in known]
     if unknown := [option for option in options if option not in names]:
         raise ValueError(f"{', '.join(unknown)}: no option of format {name}, expected only {', '.join(names)}")

@@ -30,7 +30,8 @@ class SvmlightSource:
     """Rows of an svmlight file, compressed or not; the label is column "y".
 
     The file is read once, in pieces; all that `blocks` holds at a time, the yielded block included, takes at most
-    `max_bytes` + 16 MiB (and a decompressor's window: `text.TextFile`). A line may have `max_bytes` / 8 bytes, or 1 MiB.
+    `max_bytes` + 16 MiB (and a decompressor's window: `text.TextFile`). A line may have `max_bytes` / 8 bytes, or 1
+    MiB.
 
     Lines that are blank or start with # are skipped, # starts a comment, CRLF is fine; a line of a label alone is a row
     without entries. Explicit zeros are kept. Values may be nan and inf, labels may not; a number beyond the dtype is an
@@ -47,12 +48,12 @@ class SvmlightSource:
     dtype : float32 or float64
         Of values and labels, which are read in float64 and rounded once.
     multilabel : bool or int
-        Labels are lists such as ``0,2``, or absent. A number k: labels are 0 ... k - 1, and "y" is (n, k) uint8 with ones
-        at a row's labels. True: the file is read twice, first for its distinct labels, which in ascending order are the
-        columns of "y" (`provenance` tells them); then test data need the number to get the same columns.
+        Labels are lists such as ``0,2``, or absent. A number k: labels are 0 ... k - 1, and "y" is (n, k) uint8 with
+        ones at a row's labels. True: the file is read twice, first for its distinct labels, which in ascending order
+        are the columns of "y" (`provenance` tells them); then test data need the number to get the same columns.
     qid : bool, optional
-        True: every row must have a ``qid:``, which is column "qid" (int64). False: they are skipped. None: as True if the
-        first row has one; else a later one is an error.
+        True: every row must have a ``qid:``, which is column "qid" (int64). False: they are skipped. None: as True if
+        the first row has one; else a later one is an error.
     sort : bool
         Whether rows with indices out of order are sorted; else they are an error. Duplicate indices always are.
     """
@@ -121,12 +122,12 @@ class SvmlightSource:
             yield from self._blocks(piece, lines, width, max_bytes)
         if self.n_features is None and nnz == 0:
             raise SourceError(
-                f"{self.name}: {f'none of the {n_rows} rows has an entry' if n_rows else 'there are no rows'}, expected "
-                "label index:value ...: check the format, or give n_features if that is meant"
+                f"{self.name}: {f'none of the {n_rows} rows has an entry' if n_rows else 'there are no rows'}, "
+                "expected label index:value ...: check the format, or give n_features if that is meant"
             )
 
     def _lines(self, max_bytes: int) -> Iterator[tuple[Piece, Lines]]:
-        """Parsed pieces, of a size such that all arrays together stay below `max_bytes` even where rows are 2 bytes long."""
+        """Parsed pieces, of such a size that all arrays together stay below `max_bytes`, even for rows of 2 bytes."""
         from sparsestore.kernels import tokenise
 
         piece_bytes = min(_PIECE, max(max_bytes // 40, 4096))
@@ -157,8 +158,8 @@ class SvmlightSource:
         if same.any():
             at = int(np.argmax(same))
             raise SourceError(
-                f"{self.name}:{piece.line_at(int(lines.starts[rows[at]]))}: index {int(indices[at]) + self._base} stands "
-                "twice in the row, expected once"
+                f"{self.name}:{piece.line_at(int(lines.starts[rows[at]]))}: index {int(indices[at]) + self._base} "
+                "stands twice in the row, expected once"
             )
         return lines._replace(indices=indices, values=lines.values[order])
 
@@ -168,14 +169,14 @@ class SvmlightSource:
             return
         columns: dict[str, NDArray[Any]] = {}
         if self._classes is None:
-            columns["y"] = self._rounded(piece, lines, lines.labels, np.arange(n), "label")
+            columns["y"] = self._rounded(piece, lines, lines.labels, "label")
         if self._qid == 1:
             columns["qid"] = lines.qids
         wide = width > _INT32_LIMIT + 1
         x = Rows(
             lines.indptr,
             lines.indices.astype(np.int64 if wide else np.int32, copy=False),
-            self._rounded(piece, lines, lines.values, None, "value"),
+            self._rounded(piece, lines, lines.values, "value"),
             width,
         )
         if self._classes is None:
@@ -188,23 +189,16 @@ class SvmlightSource:
             part = {name: column[start:stop] for name, column in columns.items()}
             yield Block(x.slice(start, stop), {"y": y, **part}, piece.position)
 
-    def _rounded(
-        self, piece: Piece, lines: Lines, exact: NDArray[np.float64], rows: NDArray[np.int64] | None, noun: str
-    ) -> NDArray[Any]:
-        """Values in the dtype; one that is finite in the text only is an error."""
-        if self._value_dtype == np.float64:
-            return exact
-        with np.errstate(over="ignore"):
-            values = exact.astype(np.float32)
-        overflow = np.isinf(values)
-        if overflow.any() and (overflow := overflow & np.isfinite(exact)).any():
-            at = int(np.argmax(overflow))
-            row = int(rows[at]) if rows is not None else int(np.searchsorted(lines.indptr, at, side="right")) - 1
-            raise SourceError(
-                f"{self.name}:{piece.line_at(int(lines.starts[row]))}: {noun} {exact[at]!r} is beyond float32: "
-                "give dtype='float64'"
-            )
-        return values
+    def _rounded(self, piece: Piece, lines: Lines, exact: NDArray[np.float64], noun: str) -> NDArray[Any]:
+        """Values, or a label a row, in the dtype."""
+        values, at = options.rounded(exact, self._value_dtype)
+        if at is None:
+            return values
+        row = at if noun == "label" else int(np.searchsorted(lines.indptr, at, side="right")) - 1
+        raise SourceError(
+            f"{self.name}:{piece.line_at(int(lines.starts[row]))}: {noun} {float(exact[at])!r} is beyond float32: "
+            "give dtype='float64'"
+        )
 
     def _indicator(self, piece: Piece, lines: Lines, start: int, stop: int) -> NDArray[np.uint8]:
         """Labels of some rows as a (stop - start, k) matrix of zeros and ones."""
@@ -220,8 +214,8 @@ class SvmlightSource:
         if unknown.any():
             at = int(np.argmax(unknown))
             raise SourceError(
-                f"{self.name}:{piece.line_at(int(lines.starts[start + rows[at]]))}: label {labels[at]:g}, expected a whole "
-                f"number from 0 to {len(classes) - 1} (multilabel={len(classes)})"
+                f"{self.name}:{piece.line_at(int(lines.starts[start + rows[at]]))}: label {labels[at]:g}, expected a "
+                f"whole number from 0 to {len(classes) - 1} (multilabel={len(classes)})"
             )
         y = np.zeros((stop - start, len(classes)), np.uint8)
         y[rows, place] = 1
@@ -251,7 +245,9 @@ class SvmlightSource:
         token = (text.split() or [b""])[0] if text[:1].strip() else b""
         found = shown(token)
         base, n = self._base, self.n_features
-        if lines.status == t.BAD_LABEL:
+        if lines.status != t.BAD_QID and token.count(b":") > 1:
+            reason = f"expected index:value, found {found}: field:index:value (libffm) is another format"
+        elif lines.status == t.BAD_LABEL:
             reason = f"the label is not a finite number, found {found}"
             if b"," in token and not self._multilabel:
                 reason += ": give multilabel= if rows have several labels"
@@ -261,10 +257,8 @@ class SvmlightSource:
                 reason += ": is this a table of another format?"
         elif lines.status == t.BAD_VALUE:
             reason = f"the value after the colon is not a number that float64 can hold, found {found}"
-            if b":" in token:
-                reason += ": field:index:value (libffm) is another format"
         elif lines.status == t.BELOW_BASE:
-            reason = f"index 0, expected 1 or more, found {found}: give zero_based=True if the first feature is called 0"
+            reason = f"index 0, expected 1 or more, found {found}: give zero_based=True if the first feature is 0"
         elif lines.status == t.OUT_OF_RANGE and n is None:
             reason = f"index beyond 2**63 - 1, found {found}"
         elif lines.status == t.OUT_OF_RANGE:

@@ -67,15 +67,15 @@ class TextFile:
 
     @contextmanager
     def open(self) -> Iterator[tuple[Callable[[int], bytes], Callable[[], int]]]:
-        """Open at the start: a function that reads some bytes, about as many (b"" at the end), and one that tells where."""
+        """Open at the start: a function that reads about so many bytes (b"" at the end), one that tells where."""
         with self.path.open("rb", buffering=0) as raw:
             yield _Decompressed(self.path, raw).read if self.compressed else raw.read, raw.tell
 
     def pieces(self, piece_bytes: int, max_line_bytes: int, *, skip: int = 0, line: int = 1) -> Iterator[Piece]:
         """Yield the lines in order, while a thread reads and decompresses the next piece.
 
-        A line longer than `max_line_bytes` is an error. The first `skip` bytes of text are left out: they end where line
-        number `line` starts.
+        A line longer than `max_line_bytes` is an error. The first `skip` bytes of text are left out: they end where
+        line number `line` starts.
         """
         with self.open() as (read, tell), ThreadPoolExecutor(1, "sparsestore-read") as thread:
 
@@ -108,8 +108,8 @@ class TextFile:
                     tail.append(block)
                 if (length := sum(map(len, tail))) > max_line_bytes:
                     raise SourceError(
-                        f"{self.path}:{line}: the line has more than {length} bytes, expected at most {max_line_bytes}: "
-                        "check the format, or give a larger max_bytes"
+                        f"{self.path}:{line}: the line has at least {length} bytes, expected at most "
+                        f"{max_line_bytes}: check the format, or give a larger max_bytes"
                     )
 
 
@@ -123,23 +123,27 @@ class _Decoder(Protocol):
 
 
 class _Zstd:
-    """A zstd frame with the face of the other decoders; `zstandard`'s own reader takes a truncated file for a whole one."""
+    """A zstd frame with the face of the other decoders; `zstandard`'s own reader takes a truncated file for whole."""
 
     def __init__(self) -> None:
         import zstandard
 
         self.frame = zstandard.ZstdDecompressor(max_window_size=_WINDOW).decompressobj()
+        self.left = memoryview(b"")  # `decompressobj` knows no limit
 
     @property
     def eof(self) -> bool:
-        return bool(self.frame.eof)
+        return bool(self.frame.eof) and not self.left
 
     @property
     def unused_data(self) -> bytes:
         return bytes(self.frame.unused_data)
 
-    def decompress(self, data: bytes, _: int, /) -> bytes:
-        return bytes(self.frame.decompress(data)) if data else b""
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        if data:
+            self.left = memoryview(self.frame.decompress(data))
+        out, self.left = bytes(self.left[:max_length]), self.left[max_length:]
+        return out
 
 
 def _decoder(suffix: str) -> tuple[Callable[[], Any], type[Exception], int]:
@@ -193,6 +197,6 @@ class _Decompressed:
                 self.pending = self.raw.read(self.step)
                 if not self.pending:
                     raise SourceError(
-                        f"{self.path}: cut short: the file ends at byte {self.raw.tell()}, before its {self.path.suffix} "
-                        "data do"
+                        f"{self.path}: cut short: the file ends at byte {self.raw.tell()}, before its "
+                        f"{self.path.suffix} data do"
                     )

@@ -1,0 +1,298 @@
+"""scipy's sparse layouts, and dense ones, as blocks of rows or as triples, from arrays that are read front to back.
+
+Every function holds at most `max_bytes` at a time, or one row where a row needs more; arrays in memory or mapped are
+read as views.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsestore import csr
+from sparsestore.csr import Rows
+from sparsestore.errors import SourceError
+from sparsestore.sources.base import Block, Triples
+
+__all__ = [
+    "Read",
+    "bsr_blocks",
+    "coo_triples",
+    "csc_triples",
+    "csr_blocks",
+    "dense_blocks",
+    "dia_triples",
+    "reader",
+    "sorted_blocks",
+]
+
+Array = NDArray[Any]
+Read = Callable[[int], Array]
+"""Gives the next n elements (along the first axis) of an array; fewer are an error."""
+
+_ROW_BYTES = 32  # what a row costs while it is made canonical, beside its entries
+_TRIPLE_BYTES = 64  # what an entry costs while it becomes a triple
+
+
+def reader(array: Array) -> Read:
+    """Read an array in memory or a mapped one, as views."""
+    at = 0
+
+    def read(n: int) -> Array:
+        nonlocal at
+        part = array[at : at + n]
+        at += n
+        return part
+
+    return read
+
+
+def _entry_bytes(dtype: np.dtype[Any]) -> int:
+    """What an entry of a CSR block costs while it is made canonical: read, converted, sorted, checked."""
+    return 3 * (8 + dtype.itemsize)
+
+
+def _fitting(start: int, n: int, max_bytes: int, cost: Callable[[int], int]) -> int:
+    """The highest stop in (start, n] with ``cost(stop) <= max_bytes``, at least start + 1; `cost` must not decrease."""
+    return start + max(1, bisect_right(range(start + 1, n + 1), max_bytes, key=cost))
+
+
+def _stop(bounds: Array, start: int, row_bytes: int, entry_bytes: int, max_bytes: int) -> int:
+    """Where the rows that `max_bytes` holds end, of rows whose entries lie between the `bounds`."""
+    base = int(bounds[start])
+    return _fitting(
+        start, len(bounds) - 1, max_bytes, lambda k: row_bytes * (k - start) + entry_bytes * (int(bounds[k]) - base)
+    )
+
+
+def _rows(name: str, first: int, indptr: Array, indices: Array, data: Array, n_features: int, width: int) -> Rows:
+    """Canonical rows of some of the entries of a CSR matrix; `first` is the number of the first row."""
+    from scipy.sparse import csr_array
+
+    if data.dtype == np.float16:
+        data = data.astype(np.float32)  # scipy knows no float16
+    n = len(indptr) - 1
+    if indices.dtype not in (np.int32, np.int64):
+        indices = indices.astype(np.int64)
+    try:
+        rows = csr.from_scipy(csr_array((data, indices, indptr - indptr[0]), shape=(n, n_features)))
+    except ValueError as error:
+        raise SourceError(f"{name}: in rows {first} to {first + n}: {error}") from error
+    return Rows(rows.indptr, rows.indices.astype(csr.index_dtype(width), copy=False), rows.data, width)
+
+
+def _bounds(name: str, noun: str, read: Read, n: int, n_entries: int, max_bytes: int) -> Iterator[tuple[int, Array]]:
+    """Pieces of an indptr for rows (or columns) `first` to ``first + len - 1``, each with both its ends, checked."""
+    last = read(1).astype(np.int64)
+    if last[0] != 0:
+        raise SourceError(f"{name}: indptr starts at {int(last[0])}, expected 0")
+    step = max(1, max_bytes // (2 * _ROW_BYTES))
+    for first in range(0, n, step):
+        piece = np.concatenate([last, read(min(step, n - first)).astype(np.int64)])
+        falls = piece[1:] < piece[:-1]
+        if falls.any():
+            at = int(np.argmax(falls))
+            raise SourceError(f"{name}: indptr falls at {noun} {first + at}: {int(piece[at])} to {int(piece[at + 1])}")
+        if piece[-1] > n_entries:
+            raise SourceError(f"{name}: indptr goes up to {int(piece[-1])}, but there are {n_entries} entries")
+        yield first, piece
+        last = piece[-1:]
+
+
+def csr_blocks(
+    name: str,
+    indptr: Read,
+    indices: Read,
+    data: Read,
+    *,
+    shape: tuple[int, int],
+    n_entries: int,
+    width: int,
+    dtype: np.dtype[Any],
+    max_bytes: int,
+) -> Iterator[Block]:
+    """Rows of a CSR matrix, sorted, duplicates summed; positions are rows."""
+    n_rows, n_features = shape
+    entry = _entry_bytes(dtype)
+    for first, bounds in _bounds(name, "row", indptr, n_rows, n_entries, max_bytes):
+        start, n = 0, len(bounds) - 1
+        while start < n:
+            base = int(bounds[start])
+            stop = _stop(bounds, start, _ROW_BYTES, entry, max_bytes // 2)
+            count = int(bounds[stop]) - base
+            if count > n_features and entry * count > max_bytes and stop == start + 1:
+                # no matrix has this; a hostile file may, to make us hold it
+                raise SourceError(f"{name}: row {first + start} has {count} entries, expected at most {n_features}")
+            at = first + start
+            x = _rows(name, at, bounds[start : stop + 1], indices(count), data(count), n_features, width).astype(dtype)
+            yield Block(x, {}, first + stop)
+            start = stop
+
+
+def bsr_blocks(
+    name: str,
+    indptr: Read,
+    indices: Read,
+    data: Read,
+    *,
+    shape: tuple[int, int],
+    block: tuple[int, int],
+    n_entries: int,
+    width: int,
+    dtype: np.dtype[Any],
+    max_bytes: int,
+) -> Iterator[Block]:
+    """Rows of a BSR matrix; the zeros that only fill its blocks are dropped; positions are rows."""
+    from scipy.sparse import bsr_array
+
+    n_rows, n_features = shape
+    height, length = block
+    entry = 2 * _entry_bytes(dtype) * height * length
+    for first, bounds in _bounds(name, "block row", indptr, n_rows // height, n_entries, max_bytes // height):
+        start, n = 0, len(bounds) - 1
+        while start < n:
+            base = int(bounds[start])
+            stop = _stop(bounds, start, _ROW_BYTES * height, entry, max_bytes // 2)
+            count = int(bounds[stop]) - base
+            if count > n_features // length and entry * count > max_bytes and stop == start + 1:
+                raise SourceError(
+                    f"{name}: block row {first + start} has {count} blocks, expected at most {n_features // length}"
+                )
+            at, numbers = (first + start) * height, indices(count)
+            if count and not 0 <= int(numbers.min()) <= int(numbers.max()) < n_features // length:
+                raise SourceError(
+                    f"{name}: in rows {at} to {(first + stop) * height}: block numbers {int(numbers.min())} to "
+                    f"{int(numbers.max())}, expected 0 to {n_features // length - 1}"
+                )
+            blocks = bsr_array(
+                (data(count), numbers, bounds[start : stop + 1] - base), shape=((stop - start) * height, n_features)
+            )
+            rows = blocks.tocsr()
+            rows.eliminate_zeros()
+            x = _rows(name, at, rows.indptr, rows.indices, rows.data, n_features, width).astype(dtype)
+            yield Block(x, {}, (first + stop) * height)
+            start = stop
+
+
+def sorted_blocks(
+    name: str,
+    row: Array,
+    col: Array,
+    data: Array,
+    *,
+    shape: tuple[int, int],
+    width: int,
+    dtype: np.dtype[Any],
+    max_bytes: int,
+) -> Iterator[Block]:
+    """Rows of a COO matrix in memory, duplicates summed; positions are rows.
+
+    Beside `max_bytes` at most 28 bytes an entry (none where the rows ascend already), nothing that grows with the rows.
+    """
+    n_rows, n_features = shape
+    _check_range(name, "row", row, n_rows)
+    order = None if bool((row[1:] >= row[:-1]).all()) else np.argsort(row, kind="stable")
+    ascending = row if order is None else row[order]
+    entry = 8 + 2 * _entry_bytes(dtype)
+    start = at = 0
+
+    def entries_before(stop: int) -> int:
+        # a number of another dtype would make numpy convert the whole array
+        return int(np.searchsorted(ascending, ascending.dtype.type(stop)))
+
+    def cost(stop: int) -> int:
+        return _ROW_BYTES * (stop - start) + entry * (entries_before(stop) - at)
+
+    while start < n_rows:
+        stop = _fitting(start, n_rows, max_bytes, cost)
+        to = entries_before(stop)
+        some: Any = slice(at, to) if order is None else order[at:to]
+        indptr = np.zeros(stop - start + 1, np.int64)
+        np.cumsum(np.bincount(ascending[at:to] - start, minlength=stop - start), out=indptr[1:])
+        x = _rows(name, start, indptr, col[some], data[some], n_features, width)
+        yield Block(x.astype(dtype), {}, stop)
+        start, at = stop, to
+
+
+def _check_range(name: str, noun: str, values: Array, stop: int) -> None:
+    if len(values) and not 0 <= int(values.min()) <= int(values.max()) < stop:
+        raise SourceError(
+            f"{name}: {noun} numbers from {int(values.min())} to {int(values.max())}, expected 0 to {stop - 1}"
+        )
+
+
+def dense_blocks(x: Array, *, width: int, dtype: np.dtype[Any], max_bytes: int) -> Iterator[Block]:
+    """Rows of a dense matrix, in memory or mapped, in C or Fortran order; zeros are dropped; positions are rows."""
+    # in the worst case every element is an entry: where it is, its index twice, its value twice
+    step = max(1, max_bytes // (_ROW_BYTES + x.shape[1] * (24 + 2 * dtype.itemsize)))
+    for start in range(0, len(x), step):
+        part = x[start : start + step]
+        rows = csr.from_dense(part.astype(part.dtype.newbyteorder("="), copy=False))
+        indices = rows.indices.astype(csr.index_dtype(width), copy=False)
+        yield Block(Rows(rows.indptr, indices, rows.data, width).astype(dtype), {}, start + len(part))
+
+
+def csc_triples(
+    name: str,
+    indptr: Read,
+    indices: Read,
+    data: Read,
+    *,
+    shape: tuple[int, int],
+    n_entries: int,
+    dtype: np.dtype[Any],
+    max_bytes: int,
+) -> Iterator[Triples]:
+    """Entries of a CSC matrix, column after column; positions are entries."""
+    step = max(1, max_bytes // 2 // _TRIPLE_BYTES)
+    for first, bounds in _bounds(name, "column", indptr, shape[1], n_entries, max_bytes // 2):
+        for start in range(int(bounds[0]), int(bounds[-1]), step):
+            stop = min(start + step, int(bounds[-1]))
+            rows = indices(stop - start).astype(np.int64)
+            _check_range(name, "row", rows, shape[0])
+            columns = first + np.searchsorted(bounds, np.arange(start, stop), side="right") - 1
+            yield Triples(rows, columns, data(stop - start).astype(dtype), stop)
+
+
+def coo_triples(
+    name: str,
+    row: Read,
+    col: Read,
+    data: Read,
+    *,
+    shape: tuple[int, int],
+    n_entries: int,
+    dtype: np.dtype[Any],
+    max_bytes: int,
+) -> Iterator[Triples]:
+    """Entries of a COO matrix in its own order; positions are entries."""
+    step = max(1, max_bytes // _TRIPLE_BYTES)
+    for start in range(0, n_entries, step):
+        n = min(step, n_entries - start)
+        rows, columns = row(n).astype(np.int64), col(n).astype(np.int64)
+        _check_range(name, "row", rows, shape[0])
+        _check_range(name, "column", columns, shape[1])
+        yield Triples(rows, columns, data(n).astype(dtype), start + n)
+
+
+def dia_triples(
+    offsets: Array, data: Read, length: int, *, shape: tuple[int, int], dtype: np.dtype[Any], max_bytes: int
+) -> Iterator[Triples]:
+    """Entries of a DIA matrix, diagonal after diagonal, zeros dropped; positions are elements of `data`.
+
+    Element j of the diagonal at offset k, of `length` elements, is entry (j - k, j); what lies outside is padding.
+    """
+    step = max(1, max_bytes // _TRIPLE_BYTES)
+    done = 0
+    for offset in offsets.tolist():
+        for start in range(0, length, step):
+            values = data(min(step, length - start))
+            columns = np.arange(start, start + len(values))
+            rows = columns - int(offset)
+            kept = (rows >= 0) & (rows < shape[0]) & (columns < shape[1]) & (values != 0)
+            done += len(values)
+            yield Triples(rows[kept], columns[kept], values[kept].astype(dtype), done)

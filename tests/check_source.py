@@ -1,0 +1,143 @@
+"""What every input format must do: the shared check, and a few tools for the tests of single formats."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import sparse
+
+from sparsestore import csr
+from sparsestore.sources.base import Block, Source, Triples
+
+DATA = Path(__file__).parent / "data"
+MAX_BYTES = (20_000, 1 << 28)
+
+
+def read(source: Source, max_bytes: int = 1 << 28) -> tuple[sparse.csr_array, dict[str, NDArray[Any]]]:
+    """The whole source: matrix and columns."""
+    parts = list(source.blocks(max_bytes))
+    if not source.sorted_rows:
+        rows, features, values = (
+            np.concatenate([getattr(part, name) for part in parts] or [np.empty(0, np.int64)])
+            for name in ("rows", "features", "values")
+        )
+        return sparse.csr_array((values, (rows, features)), shape=(source.n_rows, source.n_features)), {}
+    width = source.n_features or max(part.x.n_features for part in parts)
+    matrices = [
+        sparse.csr_array((part.x.data, part.x.indices, part.x.indptr), shape=(len(part.x), width)) for part in parts
+    ]
+    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in source.columns if parts}
+    return sparse.vstack(matrices, "csr") if matrices else sparse.csr_array((0, width)), columns
+
+
+def assert_same(found: sparse.csr_array, expected: Any) -> None:
+    """Equal in shape and values, NaN equal to NaN; explicit zeros count as none."""
+    wanted = sparse.csr_array(expected)
+    wanted.sum_duplicates()
+    found, wanted = found.copy(), wanted.copy()
+    found.eliminate_zeros()
+    wanted.eliminate_zeros()
+    assert found.shape == wanted.shape
+    np.testing.assert_array_equal(found.indptr, wanted.indptr)
+    np.testing.assert_array_equal(found.indices, wanted.indices)
+    np.testing.assert_array_equal(found.data, wanted.data)
+
+
+def check_source(source: Source, expected: Any, columns: Mapping[str, NDArray[Any]] | None = None) -> None:
+    """Check the contract of `sparsestore.sources.base.Source` on a source whose content is known."""
+    assert isinstance(source, Source)
+    assert source.unit in ("bytes", "rows")
+    assert json.loads(json.dumps(source.provenance()))["source"] == source.name
+    for max_bytes in MAX_BYTES:
+        for _ in range(2):  # blocks starts again
+            matrix, found = read(source, max_bytes)
+            assert_same(matrix, expected)
+            for name, column in (columns or {}).items():
+                np.testing.assert_array_equal(found[name], column)
+        position = 0
+        for part in source.blocks(max_bytes):
+            _check_part(source, part, max_bytes)
+            assert position <= part.position <= (source.size or 0)
+            position = part.position
+    if source.sorted_rows and source.n_rows is not None:
+        assert matrix.shape[0] == source.n_rows
+    blocks = source.blocks(MAX_BYTES[0])
+    next(blocks, None)
+    del blocks  # threads and files are let go: the fixtures see it
+
+
+def _check_part(source: Source, part: Any, max_bytes: int) -> None:
+    if not source.sorted_rows:
+        assert isinstance(part, Triples)
+        assert part.rows.dtype == part.features.dtype == np.int64
+        assert part.values.dtype == source.dtype
+        assert len(part.rows) == len(part.features) == len(part.values)
+        if len(part.rows):
+            assert 0 <= part.rows.min() <= part.rows.max() < (source.n_rows or 0)
+            assert 0 <= part.features.min() <= part.features.max() < (source.n_features or 0)
+        assert part.rows.nbytes + part.features.nbytes + part.values.nbytes <= max(max_bytes, 200_000)
+        return
+    assert isinstance(part, Block)
+    csr.check(part.x, canonical=True)
+    assert part.x.indptr.dtype == np.int64
+    assert part.x.indices.dtype == csr.index_dtype(part.x.n_features)
+    assert source.dtype is None or part.x.data.dtype == source.dtype
+    assert source.n_features is None or part.x.n_features == source.n_features
+    assert list(part.columns) == list(source.columns)
+    for name, (dtype, shape) in source.columns.items():
+        assert part.columns[name].dtype == dtype
+        assert part.columns[name].shape == (len(part.x), *shape)
+    size = part.x.nbytes + sum(column.nbytes for column in part.columns.values())
+    assert size <= max(max_bytes, 200_000) or len(part.x) == 1
+
+
+def peak_of(code: str, *arguments: object) -> int:
+    """Bytes of anonymous memory by which reading exceeds what was there before, measured in a process of its own.
+
+    `code` sets `source` and `max_bytes`; `arguments` are its ``sys.argv[1:]``. A first pass over a small source, `warm`,
+    loads what is loaded once.
+    """
+    if not sys.platform.startswith("linux"):
+        pytest.skip("needs /proc/self/status")
+    script = textwrap.dedent(code) + textwrap.dedent("""
+        import threading
+
+        def anonymous():
+            with open("/proc/self/status") as status:
+                return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) * 1024
+
+        for part in warm.blocks(max_bytes):
+            pass
+        del part
+        peak, done = 0, threading.Event()
+
+        def watch():
+            global peak
+            while not done.wait(0.002):
+                peak = max(peak, anonymous())
+
+        before = anonymous()
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            for part in source.blocks(max_bytes):
+                peak = max(peak, anonymous())
+        finally:
+            done.set()
+            thread.join()
+        print(peak - before)
+    """)
+    result = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    return int(result.stdout.split()[-1])

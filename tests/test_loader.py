@@ -1,0 +1,481 @@
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse
+from fakes import AllRows, ChosenRows, FakeReader, make_loader, random_matrix, slow
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sparsestore.batch import Batch, targets
+from sparsestore.loader import Loader
+
+N_ROWS, N_FEATURES = 1003, 57
+X = random_matrix(N_ROWS, N_FEATURES, 0.1)
+Y = np.random.default_rng(1).integers(0, 5, N_ROWS)
+WEIGHT = np.random.default_rng(2).random(N_ROWS)
+
+
+def reader(**options: Any) -> FakeReader:
+    return FakeReader(X, {"y": Y, "sample_weight": WEIGHT, "wide": np.arange(N_ROWS * 3).reshape(-1, 3)}, **options)
+
+
+def row_ids(batches: Any) -> list[list[int]]:
+    return [batch.row_ids.tolist() for batch in batches]
+
+
+def same(a: Batch, b: Batch) -> bool:
+    return (
+        np.array_equal(a.row_ids, b.row_ids)
+        and np.array_equal(a.x.toarray(), b.x.toarray())  # type: ignore[union-attr]
+        and a.columns.keys() == b.columns.keys()
+        and all(np.array_equal(a.columns[name], b.columns[name]) for name in a.columns)
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    segments=st.lists(st.integers(0, 120), min_size=1, max_size=5).filter(any),
+    batch_size=st.integers(1, 40),
+    batches=st.integers(1, 5),
+    block_rows=st.integers(1, 50),
+    shuffle=st.booleans(),
+    n_partitions=st.integers(1, 4),
+)
+def test_every_row_comes_once_with_its_values(
+    segments: list[int], batch_size: int, batches: int, block_rows: int, shuffle: bool, n_partitions: int
+) -> None:
+    n = sum(segments)
+    n_partitions = min(n_partitions, -(-n // batch_size))
+    x, y = X[:n], Y[:n]
+    seen = []
+    for partition in range(n_partitions):
+        loader = make_loader(
+            FakeReader(x, {"y": y}),
+            segments=segments,
+            batch_size=batch_size,
+            window_rows=batches * batch_size,
+            block_rows=block_rows,
+            shuffle=shuffle,
+            partition=partition,
+            n_partitions=n_partitions,
+            columns=("y",),
+        )
+        got = list(loader)
+        assert len(got) == len(loader)
+        for batch in got:
+            assert np.array_equal(batch.x.toarray(), x[batch.row_ids].toarray())  # type: ignore[union-attr]
+            assert np.array_equal(batch.y, y[batch.row_ids])  # type: ignore[arg-type]
+            seen.append(batch.row_ids)
+    ids = np.sort(np.concatenate(seen))
+    assert len(np.unique(ids)) == len(ids)
+    assert n - len(ids) < n_partitions * batch_size  # batches that can not be dealt equally
+    if n_partitions == 1:
+        assert len(ids) == n
+        if not shuffle:
+            assert np.array_equal(np.concatenate(seen), np.arange(n))
+
+
+def test_partitions_together_give_the_batches_of_one() -> None:
+    whole = {tuple(ids) for ids in row_ids(make_loader(reader(), shuffle=True, batch_size=16))}
+    for n_partitions in (2, 3, 8):
+        parts = [
+            make_loader(reader(), shuffle=True, batch_size=16, partition=p, n_partitions=n_partitions)
+            for p in range(n_partitions)
+        ]
+        assert len({len(part) for part in parts}) == 1
+        dealt = [tuple(ids) for part in parts for ids in row_ids(part)]
+        assert len(dealt) == len(set(dealt)) == 63 // n_partitions * n_partitions
+        assert set(dealt) <= whole
+
+
+def test_each_iteration_is_the_next_epoch_in_a_new_order_and_seeds_repeat() -> None:
+    loader, again = make_loader(reader(), shuffle=True, seed=7), make_loader(reader(), shuffle=True, seed=7)
+    assert loader.epoch == 0
+    first, second = row_ids(loader), row_ids(loader)
+    assert loader.epoch == 2
+    assert first != second
+    assert sorted(sum(first, [])) == sorted(sum(second, [])) == list(range(N_ROWS))
+    assert [row_ids(again), row_ids(again)] == [first, second]
+    assert row_ids(make_loader(reader(), shuffle=True, seed=8)) != first
+
+
+def test_an_abandoned_iteration_was_an_epoch() -> None:
+    loader, other = make_loader(reader(), shuffle=True), make_loader(reader(), shuffle=True)
+    for _ in loader:
+        break
+    list(other)
+    assert row_ids(loader) == row_ids(other)
+
+
+def test_two_iterations_at_once_do_not_disturb_each_other() -> None:
+    alone = make_loader(reader(), shuffle=True)
+    expected = [row_ids(alone), row_ids(alone)]
+    loader = make_loader(reader(), shuffle=True)
+    a, b = zip(*zip(iter(loader), iter(loader), strict=True), strict=True)
+    assert [row_ids(a), row_ids(b)] == expected
+
+
+def test_drop_remainder_leaves_the_short_batch_out() -> None:
+    loader = make_loader(reader(), drop_remainder=True)
+    assert len(loader) == N_ROWS // 32
+    assert {len(ids) for ids in row_ids(loader)} == {32}
+
+
+@pytest.mark.parametrize("shuffle", [False, True], ids=["in order", "shuffled"])
+@pytest.mark.parametrize("n_partitions", [1, 3])
+def test_a_resume_at_any_batch_equals_no_interruption(shuffle: bool, n_partitions: int) -> None:
+    def fresh(seed: int = 3) -> Loader:
+        return make_loader(
+            reader(),
+            batch_size=48,
+            shuffle=shuffle,
+            seed=seed,
+            columns=("y",),
+            n_partitions=n_partitions,
+            partition=n_partitions - 1,
+        )
+
+    loader = fresh()
+    list(loader)  # the interruption is in epoch 1
+    states, expected = [loader.state_dict()], []
+    for batch in loader:
+        expected.append(batch)
+        states.append(loader.state_dict())
+    after = next(iter(loader))
+    for k, state in enumerate(states):
+        resumed = fresh(seed=99)  # the state's seed wins
+        resumed.load_state_dict(json.loads(json.dumps(state)))
+        assert resumed.state_dict() == state
+        got = list(resumed)
+        if k == len(expected):
+            assert same(got[0], after)
+        else:
+            assert len(got) == len(expected) - k
+            assert all(same(a, b) for a, b in zip(got, expected[k:], strict=True))
+            assert same(next(iter(resumed)), after)
+
+
+def test_a_state_tells_what_was_received_not_what_was_read() -> None:
+    source = reader()
+    loader = make_loader(source, batch_size=32)
+    batches = iter(loader)
+    assert (loader.state_dict()["epoch"], loader.state_dict()["batch"]) == (0, 0)
+    next(batches)
+    until = time.monotonic() + 5
+    while len(source.located) < 2 and time.monotonic() < until:
+        time.sleep(0.001)
+    assert len(source.located) == 2
+    assert loader.state_dict()["batch"] == 1
+    for _ in batches:
+        pass
+    assert (loader.state_dict()["epoch"], loader.state_dict()["batch"]) == (1, 0)
+
+
+def test_a_state_is_small_json() -> None:
+    state = make_loader(reader(), shuffle=True, seed=5).state_dict()
+    assert (
+        json.loads(json.dumps(state))
+        == state
+        == {
+            "version": 1,
+            "fingerprint": "all",
+            "batch_size": 32,
+            "shuffle": True,
+            "drop_remainder": False,
+            "n_partitions": 1,
+            "seed": 5,
+            "block_rows": 4,
+            "window_rows": 128,
+            "epoch": 0,
+            "batch": 0,
+        }
+    )
+
+
+def test_a_state_brings_its_own_block_and_window_rows() -> None:
+    loader = make_loader(reader(), shuffle=True, block_rows=8, window_rows=320)
+    batches = iter(loader)
+    next(batches)
+    state, rest = loader.state_dict(), row_ids(batches)
+    other = make_loader(reader(), shuffle=True, block_rows=2, window_rows=64)
+    other.load_state_dict(state)
+    assert (other.plan.block_rows, other.plan.window_rows) == (8, 320)
+    assert row_ids(other) == rest
+
+
+def test_rank_zero_can_save_for_all_partitions() -> None:
+    parts = [make_loader(reader(), shuffle=True, partition=p, n_partitions=2) for p in range(2)]
+    iterators = [iter(part) for part in parts]
+    for _ in range(5):
+        [next(batches) for batches in iterators]
+    other = make_loader(reader(), shuffle=True, partition=1, n_partitions=2)
+    other.load_state_dict(parts[0].state_dict())
+    assert row_ids(other) == row_ids(iterators[1])
+
+
+def test_a_state_of_another_loader_is_refused_naming_each_difference() -> None:
+    state = make_loader(reader(), shuffle=True).state_dict()
+    other = make_loader(
+        reader(version=2),
+        batch_size=16,
+        drop_remainder=True,
+        selection=AllRows(N_ROWS, "other"),
+        n_partitions=2,
+        features=np.array([1, 2]),
+    )
+    before = other.state_dict()
+    with pytest.raises(ValueError, match="the state belongs to another loader") as caught:
+        other.load_state_dict(state)
+    for part in (
+        "version is 1, here 2;",
+        "fingerprint is 'all', here 'other/",
+        "batch_size is 32, here 16;",
+        "shuffle is True, here False;",
+        "drop_remainder is False, here True;",
+        "n_partitions is 1, here 2",
+    ):
+        assert part in str(caught.value)
+    assert other.state_dict() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch": 32}, "batch of the state is 32, expected below 32, the batches of an epoch"),
+        ({"batch": -1}, "batch of the state is -1, expected a whole number from 0"),
+        ({"epoch": "one"}, "epoch of the state is 'one', expected a whole number from 0"),
+        ({"seed": None}, "seed of the state is None"),
+        ({"window_rows": 33}, "window_rows is 33, expected a multiple of batch_size, 32"),
+    ],
+)
+def test_a_broken_state_is_refused_and_changes_nothing(change: dict[str, Any], message: str) -> None:
+    loader = make_loader(reader(), shuffle=True)
+    before = loader.state_dict()
+    with pytest.raises(ValueError, match=message):
+        loader.load_state_dict({**before, **change})
+    assert loader.state_dict() == before
+
+
+def test_something_else_is_no_state() -> None:
+    with pytest.raises(ValueError, match="not the state of a loader: it lacks version, fingerprint, .*, batch$"):
+        make_loader(reader()).load_state_dict({})
+
+
+def test_columns_become_y_and_sample_weight() -> None:
+    batch = next(iter(make_loader(reader(), columns=("y", "sample_weight"))))
+    assert np.array_equal(batch.y, Y[:32])  # type: ignore[arg-type]
+    assert np.array_equal(batch.sample_weight, WEIGHT[:32])  # type: ignore[arg-type]
+    assert list(batch.columns) == ["y", "sample_weight"]
+    batch = next(iter(make_loader(reader(), columns=("wide", "y"))))
+    assert isinstance(batch.y, dict)
+    assert list(batch.y) == ["wide", "y"]
+    assert batch.y["wide"].shape == (32, 3)
+    assert batch.sample_weight is None
+    assert next(iter(make_loader(reader()))).y is None
+    assert targets({"wide": 1}) == (1, None)
+
+
+def test_an_unknown_column_is_named_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="no column 'z': the store has 'y', 'sample_weight', 'wide'"):
+        make_loader(reader(), columns=("y", "z"))
+
+
+def test_an_unknown_layout_is_named() -> None:
+    with pytest.raises(ValueError, match="layout is 'coo', expected one of 'sparse', 'dense'"):
+        make_loader(reader(), layout="coo")
+
+
+def test_not_one_batch_is_an_error() -> None:
+    with pytest.raises(ValueError, match="not one batch: 1003 rows in batches of 2000, drop_remainder=True"):
+        make_loader(reader(), batch_size=2000, drop_remainder=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint8"])
+def test_dense_and_sparse_have_the_same_values_in_the_dtype_asked_for(dtype: str) -> None:
+    source = FakeReader((X * 10).astype(np.int8))
+    sparse = make_loader(source, shuffle=True, dtype=dtype)
+    dense = make_loader(source, shuffle=True, dtype=dtype, layout="dense")
+    for a, b in zip(sparse, dense, strict=True):
+        assert isinstance(a.x, scipy.sparse.csr_array)
+        assert isinstance(b.x, np.ndarray)
+        assert a.x.dtype == b.x.dtype == dtype
+        assert np.array_equal(a.x.toarray(), b.x)
+        assert b.x.shape == (len(b.row_ids), N_FEATURES)
+
+
+def test_scipy_has_no_float16_but_dense_batches_do() -> None:
+    for features in (None, np.array([9, 3])):
+        batch = next(iter(make_loader(reader(), dtype="float16", layout="dense", features=features)))
+        assert batch.x.dtype == np.float16
+        assert np.array_equal(
+            batch.x, X[:32][:, features if features is not None else slice(None)].toarray().astype("f2")
+        )
+    with pytest.raises(ValueError, match='scipy has no sparse arrays of float16: take layout="dense"'):
+        iter(make_loader(reader(), dtype="float16"))
+
+
+@pytest.mark.parametrize("features", [[3, 7, 11], [40, 2, 2, 9], list(range(56, -1, -1)), []], ids=str)
+def test_features_are_renumbered_in_the_order_given(features: list[int]) -> None:
+    loader = make_loader(reader(), shuffle=True, features=np.array(features, np.int64))
+    assert loader.n_features == len(features)
+    for batch in loader:
+        assert isinstance(batch.x, scipy.sparse.csr_array)
+        fresh = scipy.sparse.csr_array((batch.x.data, batch.x.indices, batch.x.indptr), batch.x.shape)
+        assert fresh.has_sorted_indices
+        assert np.array_equal(batch.x.toarray(), X[batch.row_ids][:, features].toarray())
+
+
+def test_a_view_gives_row_numbers_of_the_store() -> None:
+    chosen = np.array([5, 1, 7, 1000, 5])
+    (batch,) = make_loader(reader(), selection=ChosenRows(chosen), columns=("y",))
+    assert batch.row_ids.tolist() == chosen.tolist()
+    assert np.array_equal(batch.x.toarray(), X[chosen].toarray())  # type: ignore[union-attr]
+    assert np.array_equal(batch.y, Y[chosen])  # type: ignore[arg-type]
+
+
+def test_a_batch_never_changes_after_it_was_handed_out() -> None:
+    loader = make_loader(reader(), shuffle=True, columns=("y",))
+    kept = [(batch, batch.x.toarray(), batch.y.copy(), batch.row_ids.copy()) for _ in range(3) for batch in loader]  # type: ignore[union-attr]
+    for batch, x, y, ids in kept:
+        assert np.array_equal(batch.x.toarray(), x)  # type: ignore[union-attr]
+        assert np.array_equal(batch.y, y)  # type: ignore[arg-type]
+        assert np.array_equal(batch.row_ids, ids)
+
+
+def test_writing_into_a_batch_touches_no_other() -> None:
+    expected = row_ids(make_loader(reader(), shuffle=True))
+    loader = make_loader(reader(), shuffle=True, columns=("y",))
+    for batch, ids in zip(loader, expected, strict=True):
+        assert batch.row_ids.tolist() == ids
+        assert np.array_equal(batch.x.toarray(), X[ids].toarray())  # type: ignore[union-attr]
+        batch.x.data[:] = -1  # type: ignore[union-attr]
+        batch.y[:] = -1  # type: ignore[index]
+        batch.row_ids[:] = -1
+
+
+def test_reads_ascend_and_only_what_a_piece_needs() -> None:
+    source = reader()
+    loader = make_loader(source, shuffle=True, batch_size=100, window_rows=500, partition=1, n_partitions=3)
+    got = row_ids(loader)
+    assert all((np.diff(rows) > 0).all() for rows in source.located)
+    assert sum(map(len, source.located)) == sum(map(len, got))
+
+
+def test_a_resume_reads_nothing_of_the_windows_before() -> None:
+    source = reader()
+    loader = make_loader(source, batch_size=10, window_rows=100)
+    loader.load_state_dict({**loader.state_dict(), "batch": 75})
+    list(loader)
+    assert source.located[0][0] == 700
+
+
+def test_the_next_window_is_read_while_the_consumer_works() -> None:
+    source = reader(before_locate=slow(0.03))
+    loader = make_loader(source, batch_size=100, window_rows=100)
+    started = time.monotonic()
+    for _ in loader:
+        time.sleep(0.03)
+    assert time.monotonic() - started < 0.03 * 11 * 1.7
+
+
+def test_an_error_of_the_reader_reaches_the_consumer_after_the_batches_before_it() -> None:
+    def fail(call: int) -> None:
+        if call == 2:
+            raise OSError("flipped byte in window 2")
+
+    loader = make_loader(reader(before_locate=fail))
+    got = []
+    with pytest.raises(OSError, match="flipped byte in window 2"):
+        got.extend(iter(loader))
+    batches = iter(make_loader(reader(before_locate=fail)))
+    assert len([next(batches) for _ in range(8)]) == 8
+    with pytest.raises(OSError, match="flipped"):
+        next(batches)
+
+
+@pytest.fixture
+def workers() -> Iterator[Any]:
+    def count() -> int:
+        return sum(thread.name == "sparsestore-prefetch" for thread in threading.enumerate())
+
+    assert count() == 0
+    yield count
+    assert count() == 0
+
+
+@pytest.mark.parametrize("how", ["exhausted", "break", "forgotten", "closed", "error"])
+def test_no_thread_outlives_its_iteration(how: str, workers: Any) -> None:
+    loader = make_loader(reader())
+    batches = iter(loader)
+    assert workers() == 0
+    next(batches)
+    if how == "exhausted":
+        list(batches)
+    elif how == "closed":
+        batches.close()  # type: ignore[attr-defined]
+    elif how == "break":
+        for _ in batches:
+            break
+        del batches
+    elif how == "forgotten":
+        del batches
+    else:
+        with pytest.raises(RuntimeError, match="mine"):
+            batches.throw(RuntimeError("mine"))  # type: ignore[attr-defined]
+    assert workers() == 0
+
+
+def test_nothing_keeps_the_reader_but_the_loader_and_its_iterators() -> None:
+    source = reader()
+    alive = weakref.ref(source)
+    loader = make_loader(source)
+    batches = iter(loader)
+    next(batches)
+    del source, loader
+    assert alive() is not None
+    assert len(list(batches)) == 31
+    del batches
+    gc.collect()
+    assert alive() is None
+
+
+def test_two_windows_are_alive_at_most() -> None:
+    loader = make_loader(reader(), batch_size=32, window_rows=32)
+    windows: list[weakref.ref[Any]] = []
+    most = 0
+    piece = loader.piece
+
+    def watched(epoch: int, i: int) -> Any:
+        nonlocal most
+        data = piece(epoch, i)
+        windows.append(weakref.ref(data.x.indices.base if data.x.indices.base is not None else data.x.indices))
+        most = max(most, sum(ref() is not None for ref in windows))
+        return data
+
+    loader.piece = watched  # type: ignore[method-assign]
+    for batch in loader:
+        del batch
+    assert len(windows) == 32
+    assert most <= 3  # the one just made included
+
+
+def test_a_bridge_without_its_framework_names_the_extra() -> None:
+    script = "import sys; sys.modules['tensorflow'] = None; import sparsestore.bridges.tensorflow"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert 'ImportError: to_tf needs TensorFlow: pip install "sparsestore[tensorflow]"' in done.stderr
+
+
+def test_repr_tells_what_comes() -> None:
+    text = repr(make_loader(reader(), partition=1, n_partitions=2))
+    assert text == "<Loader: 16 batches of 32 rows x 57 features, sparse float32, partition 1 of 2, epoch 0>"

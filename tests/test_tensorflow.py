@@ -1,0 +1,443 @@
+from __future__ import annotations
+
+import gc
+import re
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse
+from check_bridge import CASES, Decoded, check_bridge
+from fakes import FakeReader, make_loader, random_matrix, slow
+
+tf = pytest.importorskip("tensorflow")
+keras = pytest.importorskip("keras")
+
+from sparsestore.bridges.tensorflow import dataset  # noqa: E402
+
+# Keras 3.15 says so of every tf.data.Dataset, since its own default is shuffle=True
+pytestmark = pytest.mark.filterwarnings("ignore:`shuffle=True` was passed, but will be ignored:UserWarning")
+
+N_ROWS, N_FEATURES = 500, 83
+X = random_matrix(N_ROWS, N_FEATURES, 0.1)
+WIDE = random_matrix(N_ROWS, 3, 1.0, seed=5).toarray()
+Y = (np.asarray(X @ np.random.default_rng(1).normal(size=N_FEATURES)) > 0).astype(np.int64)
+COLUMNS = {"y": Y, "sample_weight": np.random.default_rng(2).random(N_ROWS), "wide": WIDE, "row": np.arange(N_ROWS)}
+LAYOUTS = pytest.mark.parametrize("layout", ["sparse", "dense"])
+
+
+def reader(**options: Any) -> FakeReader:
+    return FakeReader(X, COLUMNS, **options)
+
+
+def logistic(layout: str, n_features: int = N_FEATURES, units: int = 1, metrics: Any = ("accuracy",)) -> Any:
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((n_features,), sparse=layout == "sparse")
+    model = keras.Model(inputs, keras.layers.Dense(units, activation="sigmoid")(inputs))
+    model.compile(keras.optimizers.SGD(0.5), "binary_crossentropy", metrics=list(metrics))
+    return model
+
+
+def decode(element: Any) -> Decoded:
+    x, y, weight = element if isinstance(element, tuple) and len(element) == 3 else (*as_pair(element), None)
+    x = tf.sparse.to_dense(x) if isinstance(x, tf.SparseTensor) else x
+    return (
+        x.numpy(),
+        tf.nest.map_structure(lambda t: None if t is None else t.numpy(), y),
+        None if weight is None else weight.numpy(),
+    )
+
+
+def as_pair(element: Any) -> tuple[Any, Any]:
+    return element if isinstance(element, tuple) else (element, None)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_elements_are_the_batches_of_the_loader(case: str) -> None:
+    check_bridge(dataset, decode, CASES[case])
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 5])
+def test_prefetch_changes_nothing(prefetch: int) -> None:
+    check_bridge(lambda loader: dataset(loader, prefetch=prefetch), decode, CASES["y and weights"])
+
+
+def test_sparse_x_is_canonical() -> None:
+    for x in dataset(make_loader(reader(), shuffle=True)):
+        at = x.indices.numpy()
+        assert at.dtype == np.int64
+        assert (np.diff(at[:, 0] * N_FEATURES + at[:, 1]) > 0).all()
+        assert x.dense_shape.numpy().tolist()[1] == N_FEATURES
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", "int8", "uint16", "int64", "bool"])
+@LAYOUTS
+def test_x_has_the_dtype_asked_for(dtype: str, layout: str) -> None:
+    source = FakeReader((X * 10).astype(np.int8))
+    for element, start in zip(
+        dataset(make_loader(source, dtype=dtype, layout=layout)), range(0, N_ROWS, 32), strict=True
+    ):
+        x = decode(element)[0]
+        assert x.dtype == dtype
+        assert np.array_equal(x, source.matrix[start : start + 32].toarray().astype(dtype))
+
+
+@pytest.mark.parametrize("drop_remainder", [False, True])
+def test_shapes_and_cardinality_are_known(drop_remainder: bool) -> None:
+    rows = 32 if drop_remainder else None
+    for layout in ("sparse", "dense"):
+        loader = make_loader(
+            reader(), columns=("wide", "y", "sample_weight"), layout=layout, drop_remainder=drop_remainder
+        )
+        ds = dataset(loader)
+        x, y, weight = ds.element_spec
+        assert x.shape.as_list() == [rows, N_FEATURES]
+        assert isinstance(x, tf.SparseTensorSpec if layout == "sparse" else tf.TensorSpec)
+        assert (y["wide"].shape.as_list(), y["y"].shape.as_list(), weight.shape.as_list()) == (
+            [rows, 3],
+            [rows],
+            [rows],
+        )
+        assert int(ds.cardinality()) == len(loader) == len(list(ds)) == (15 if drop_remainder else 16)
+
+
+def test_strings_come_as_tensors() -> None:
+    names = np.array([f"row {i}: é" for i in range(N_ROWS)], object)
+    (_, y), *_ = dataset(make_loader(FakeReader(X, {"name": names, "y": Y}), columns=("name", "y")))
+    assert [value.decode() for value in y["name"].numpy()] == names[:32].tolist()
+
+
+def test_rows_without_entries_and_a_matrix_without_any() -> None:
+    empty = scipy.sparse.csr_array((70, 9), dtype=np.float32)
+    for layout in ("sparse", "dense"):
+        got = [decode(element)[0] for element in dataset(make_loader(FakeReader(empty), layout=layout))]
+        assert [x.shape for x in got] == [(32, 9), (32, 9), (6, 9)]
+        assert not np.concatenate(got).any()
+
+
+def test_missing_values_are_refused_by_name() -> None:
+    source = reader()
+    source.column = lambda name, rows: np.ma.MaskedArray(Y[rows], rows < 3)  # type: ignore[method-assign]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="column 'y' lacks 3 of 128 values"):
+        list(dataset(make_loader(source, columns=("y",))))
+
+
+def test_weights_alone_are_refused() -> None:
+    with pytest.raises(ValueError, match="columns has 'sample_weight' and nothing to weigh: add 'y'"):
+        dataset(make_loader(reader(), columns=("sample_weight",)))
+
+
+def test_a_negative_prefetch_is_refused() -> None:
+    with pytest.raises(ValueError, match="prefetch is -1, expected 0 or more"):
+        dataset(make_loader(reader()), prefetch=-1)
+
+
+def test_an_error_of_the_reader_reaches_the_model_with_its_words() -> None:
+    def fail(call: int) -> None:
+        if call == 1:
+            raise OSError("segments/7/X/data: flipped byte")
+
+    with pytest.raises(tf.errors.UnknownError, match="segments/7/X/data: flipped byte"):
+        list(dataset(make_loader(reader(before_locate=fail))))
+
+
+class Begun:
+    """Records where the iterations of a loader begin."""
+
+    def __init__(self, loader: Any) -> None:
+        self.starts: list[tuple[int, int]] = []
+        begin = loader.begin
+
+        def recorded(**options: Any) -> tuple[int, int]:
+            self.starts.append(begin(**options))
+            return self.starts[-1]
+
+        loader.begin = recorded
+
+
+class Steps(keras.callbacks.Callback):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: int | None = None
+        self.batches = 0
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.steps = self.params["steps"]
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.batches += 1
+
+
+@pytest.mark.parametrize(
+    ("layout", "columns"), [("sparse", ("y", "sample_weight")), ("dense", ("y",))], ids=["sparse, weights", "dense"]
+)
+def test_fit_evaluate_and_predict(layout: str, columns: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """Warnings are errors here, so 'ran out of data' would fail the test."""
+    loader = make_loader(reader(), columns=columns, layout=layout, shuffle=True)
+    validation = make_loader(reader(), columns=columns, layout=layout)
+    train, val, begun, steps = dataset(loader), dataset(validation), Begun(loader), Steps()
+    model = logistic(layout)
+    history = model.fit(train, validation_data=val, epochs=3, callbacks=[steps], verbose=1).history
+    assert begun.starts == [(0, 0), (1, 0), (2, 0)]
+    assert (steps.steps, steps.batches) == (16, 48)
+    printed = capsys.readouterr().out
+    assert "16/16" in printed
+    assert "Unknown" not in printed
+    assert len(history["loss"]) == len(history["val_loss"]) == 3
+    assert history["loss"][-1] < history["loss"][0]
+    evaluated = model.evaluate(val, verbose=0)
+    assert evaluated == model.evaluate(val, verbose=0)
+    assert evaluated[0] == pytest.approx(history["val_loss"][-1], rel=1e-6)
+    predicted = model.predict(val, verbose=0)
+    kernel, bias = model.layers[-1].get_weights()
+    assert predicted == pytest.approx(1 / (1 + np.exp(-(X @ kernel + bias))), abs=1e-5)
+    unlabelled = dataset(make_loader(reader(), layout=layout))
+    assert np.array_equal(model.predict(unlabelled, verbose=0), predicted)
+
+
+def test_several_outputs() -> None:
+    inputs = keras.Input((N_FEATURES,), sparse=True)
+    outputs = {"y": keras.layers.Dense(1, name="y")(inputs), "wide": keras.layers.Dense(3, name="wide")(inputs)}
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", {"y": "mse", "wide": "mse"})
+    ds = dataset(make_loader(reader(), columns=("y", "wide"), shuffle=True))
+    assert len(model.fit(ds, epochs=2, verbose=0).history["loss"]) == 2
+    model = logistic("dense", units=3)
+    model.fit(dataset(make_loader(reader(), columns=("wide",), layout="dense")), verbose=0)
+
+
+@LAYOUTS
+def test_train_on_batch(layout: str) -> None:
+    ds = dataset(make_loader(reader(), columns=("y",), layout=layout, shuffle=True))
+    model = logistic(layout)
+    losses = [[float(model.train_on_batch(x, y)[0]) for x, y in ds] for _ in range(3)]
+    assert [len(epoch) for epoch in losses] == [16, 16, 16]
+    assert np.mean(losses[2]) < np.mean(losses[0])
+
+
+def test_sparse_and_dense_train_alike() -> None:
+    losses = {}
+    for layout in ("sparse", "dense"):
+        loader = make_loader(reader(), columns=("y", "sample_weight"), layout=layout, shuffle=True, seed=4)
+        losses[layout] = logistic(layout).fit(dataset(loader), epochs=4, verbose=0).history["loss"]
+    assert losses["sparse"] == pytest.approx(losses["dense"], abs=1e-5)
+
+
+@LAYOUTS
+def test_the_model_is_traced_once(layout: str) -> None:
+    class Counting(keras.Model):  # type: ignore[misc]
+        traces = 0
+
+        def train_step(self, data: Any) -> Any:
+            Counting.traces += 1
+            return super().train_step(data)
+
+    inputs = keras.Input((N_FEATURES,), sparse=layout == "sparse")
+    model = Counting(inputs, keras.layers.Dense(1)(inputs))
+    model.compile("sgd", "mse")
+    loader = make_loader(reader(), columns=("y",), layout=layout, shuffle=True, batch_size=48)
+    ds = dataset(loader)
+    model.fit(ds, epochs=3, verbose=0)
+    assert Counting.traces == 1
+    for x, y in ds:
+        model.train_on_batch(x, y)
+    assert Counting.traces <= 3  # eager batches say their size: one more for the full, one for the short batch
+
+
+def test_every_iteration_is_the_next_epoch_and_two_at_once_are_their_own() -> None:
+    plain = make_loader(reader(), columns=("row",), shuffle=True)
+    expected = [np.concatenate([batch.y for batch in plain]) for _ in range(4)]
+    ds = dataset(make_loader(reader(), columns=("row",), shuffle=True))
+
+    def rows(elements: Any) -> Any:
+        return np.concatenate([y.numpy() for _, y in elements])
+
+    assert np.array_equal(rows(ds), expected[0])
+    assert np.array_equal(rows(ds), expected[1])
+    both = list(zip(ds, ds, strict=True))
+    assert np.array_equal(rows(a for a, _ in both), expected[2])
+    assert np.array_equal(rows(b for _, b in both), expected[3])
+
+
+def test_in_order_every_iteration_is_the_same() -> None:
+    ds = dataset(make_loader(reader(), columns=("row",)))
+    for _ in range(3):
+        assert np.array_equal(np.concatenate([y.numpy() for _, y in ds]), np.arange(N_ROWS))
+
+
+def test_a_resumed_loader_starts_at_its_batch_and_loses_none() -> None:
+    plain = make_loader(reader(), columns=("row",), shuffle=True)
+    stream = [batch.y for _ in range(4) for batch in plain]
+    state = {**make_loader(reader(), shuffle=True).state_dict(), "epoch": 1, "batch": 5}
+    loader = make_loader(reader(), columns=("row",), shuffle=True, seed=9)
+    ds = dataset(loader)
+    loader.load_state_dict(state)
+    for iteration in range(2):
+        got = [y.numpy() for _, y in ds]
+        assert len(got) == int(ds.cardinality()) == 16
+        start = 16 + 5 + 16 * iteration
+        assert all(map(np.array_equal, got, stream[start : start + 16]))
+    assert loader.state_dict()["epoch"] == 2
+    loader.load_state_dict(state)
+    steps = Steps()
+    model = logistic("sparse")
+    model.fit(ds, epochs=3, initial_epoch=1, verbose=0, callbacks=[steps])
+    assert steps.batches == 32
+
+
+def test_a_resume_goes_on_training_as_if_never_stopped() -> None:
+    def loader() -> Any:
+        return make_loader(reader(), columns=("y",), shuffle=True, seed=2)
+
+    whole = logistic("sparse")
+    whole.fit(dataset(loader()), epochs=2, verbose=0)
+    first, second = loader(), loader()
+    model = logistic("sparse")
+    for k, (x, y) in enumerate(dataset(first)):
+        if k == 11:
+            break
+        model.train_on_batch(x, y)
+    second.load_state_dict({**first.state_dict(), "epoch": 0, "batch": 11})
+    rest = dataset(second)
+    model.fit(rest, verbose=0)
+    model.fit(rest.take(32 - 11 - 16), verbose=0)
+    for a, b in zip(whole.get_weights(), model.get_weights(), strict=True):
+        assert a == pytest.approx(b, abs=1e-6)
+
+
+def test_an_iterator_lives_without_any_other_name() -> None:
+    iterator = iter(dataset(make_loader(reader(), columns=("row",))))
+    gc.collect()
+    assert np.array_equal(np.concatenate([y.numpy() for _, y in iterator]), np.arange(N_ROWS))
+
+
+def test_an_abandoned_iterator_stops_reading_and_lets_go() -> None:
+    source = reader(before_locate=slow(0.02))
+    alive = weakref.ref(source)
+    loader = make_loader(source, columns=("y",), batch_size=10, window_rows=10)
+    ds = dataset(loader)
+    iterator = iter(ds)
+    next(iterator)
+    del iterator
+    gc.collect()
+    read = len(source.located)
+    assert read < 10
+    time.sleep(0.2)
+    assert len(source.located) <= read + 1
+    del ds, loader, source
+    gc.collect()
+    assert alive() is None
+    assert not any(thread.name == "sparsestore-prefetch" for thread in threading.enumerate())
+
+
+def test_at_most_three_windows_are_alive() -> None:
+    loader = make_loader(reader(), batch_size=10, window_rows=10)
+    windows: list[weakref.ref[Any]] = []
+    most = 0
+    piece = loader.piece
+
+    def watched(epoch: int, i: int) -> Any:
+        nonlocal most
+        data = piece(epoch, i)
+        windows.append(weakref.ref(data.x.indices))
+        most = max(most, sum(ref() is not None for ref in windows))
+        return data
+
+    loader.piece = watched  # type: ignore[method-assign]
+    for x in dataset(loader, prefetch=0):
+        del x
+    assert len(windows) == 50
+    assert most <= 3
+
+
+def test_a_checkpoint_can_take_the_iterator(tmp_path: Path) -> None:
+    iterator = iter(dataset(make_loader(reader(), columns=("row",), shuffle=True)))
+    for _ in range(7):
+        next(iterator)
+    path = tf.train.Checkpoint(iterator=iterator).write(str(tmp_path / "iterator"))
+    expected = [y.numpy() for _, y in iterator]
+    again = iter(dataset(make_loader(reader(), columns=("row",), shuffle=True)))
+    tf.train.Checkpoint(iterator=again).read(path).assert_consumed()
+    assert all(map(np.array_equal, [y.numpy() for _, y in again], expected))
+
+
+def tensors(graph: Any) -> Iterator[Any]:
+    """Every tensor of a graph and of the functions it calls, gradients and branches too."""
+    from tensorflow.python.framework.function_def_to_graph import function_def_to_graph  # shapes of library functions
+
+    yield from (output for op in graph.get_operations() for output in op.outputs)
+    definition = graph.as_graph_def()
+    with graph.as_default():
+        for function in definition.library.function:
+            inner = function_def_to_graph(function, include_library_functions=True, parent=graph)
+            yield from (output for op in inner.get_operations() for output in op.outputs)
+
+
+def pipeline_ops(ds: Any) -> set[str]:
+    """Kinds of operation in the whole input pipeline."""
+    text = tf.raw_ops.DatasetToGraphV2(input_dataset=ds._variant_tensor, external_state_policy=1)
+    definition = tf.compat.v1.GraphDef.FromString(text.numpy())
+    return {node.op for function in definition.library.function for node in function.node_def}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("units", [1, 7])
+def test_no_tensor_of_the_sparse_training_graph_has_the_size_of_a_dense_batch(optimizer: str, units: int) -> None:
+    batch_size, n_features = 52, 10_007  # a prime, so that no other shape has this product
+    x = random_matrix(208, n_features, 0.001)
+    found = {}
+    for layout in ("sparse", "dense"):
+        y = np.zeros((208, units), np.float32)
+        loader = make_loader(
+            FakeReader(x, {"y": y}), columns=("y",), layout=layout, batch_size=batch_size, drop_remainder=True
+        )
+        ds = dataset(loader)
+        inputs = keras.Input((n_features,), sparse=layout == "sparse")
+        hidden = keras.layers.Dense(units, kernel_regularizer="l2")(inputs)
+        model = keras.Model(inputs, hidden)
+        model.compile(optimizer, "mse")
+        model.optimizer.build(model.trainable_variables)
+        step = tf.function(model.train_step).get_concrete_function(ds.element_spec)
+        sizes = [tensor.shape.num_elements() for tensor in tensors(step.graph)]
+        assert len(sizes) > 50
+        found[layout] = sum(size == batch_size * n_features for size in sizes)
+        ops = {tensor.op.type for tensor in tensors(step.graph)}
+        spread = {"SparseToDense", "ScatterNd", "TensorScatterUpdate"}
+        if layout == "sparse":
+            assert not spread & ops
+            assert not spread & pipeline_ops(ds)
+        else:
+            assert "SparseToDense" in pipeline_ops(ds)
+    assert found["sparse"] == 0
+    assert found["dense"] > 0  # else this test could not fail
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_sparse_training_takes_no_memory_of_the_size_of_a_dense_batch() -> None:
+    batch_size, n_features = 128, 4_000_000
+    rng = np.random.default_rng(0)
+    at = np.sort(rng.integers(0, n_features, (4 * batch_size, 20)), axis=1)
+    x = scipy.sparse.csr_array(
+        (np.ones(at.size, np.float32), at.ravel(), np.arange(0, at.size + 1, 20)), (len(at), n_features)
+    )
+    x.sum_duplicates()
+    loader = make_loader(FakeReader(x, {"y": np.zeros(len(at))}), columns=("y",), batch_size=batch_size)
+    model = logistic("sparse", n_features)
+    ds = dataset(loader)
+    model.fit(ds.take(1), verbose=0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+
+    def memory(name: str) -> int:
+        found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        assert found
+        return int(found[1]) * 1024
+
+    before = memory("VmRSS")
+    model.fit(ds, verbose=0)
+    assert memory("VmHWM") - before < batch_size * n_features * 4 / 4
