@@ -51,6 +51,8 @@ def write(path: Path, rows: int) -> None:
     store = ss.convert(x, path, columns={"y": y}, overwrite=True)
     tell(phase="after", seconds=time.perf_counter() - start, entries=store.nnz)
     tell(bytes=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
+    for layout in ("sparse", "dense"):  # compiles the loops of reading, which then lie in numba's cache
+        next(iter(store.loader(BATCH_ROWS, layout=layout, shuffle=True, seed=0)))
 
 
 def compiled_model(layout: str) -> Any:
@@ -135,7 +137,6 @@ def report(path: Path, rows: int) -> None:
     above = (wrote["convert_peak"] - wrote["convert_before"]) / MIB
     print(f"convert: {wrote['seconds']:.1f} s, peak {above:.0f} MiB of anonymous memory beyond the input arrays")
     for layout in ("sparse", "dense"):
-        watched("train", path, BATCH_ROWS, layout) if rows <= BATCH_ROWS else None
         alone = watched("bare", path, rows, layout)["train_peak"] / MIB
         trained = watched("train", path, rows, layout)
         peak = trained["train_peak"] / MIB

@@ -390,7 +390,7 @@ class ArrayReader:
     # ------------------------------------------------------------------ any codec
 
     def chunks(self, numbers: NDArray[np.int64]) -> Array:
-        """The given inner chunks, ascending, decoded end to end: (len(numbers) * chunk, ...) with the last one's padding."""
+        """The given inner chunks, ascending, decoded end to end, with the padding of the last: (n * chunk, ...)."""
         spec = self.spec
         if spec.dtype == "string":
             out: Array = np.empty(len(numbers) * spec.chunk, object)
@@ -430,11 +430,11 @@ class ArrayReader:
             return self._fail(number, start, start + size, elements, reason)
 
         raw = self.spec.codec.name == "none" and self.spec.dtype != "string"
-        if self._load_checks is not None and not raw and self._check != "never":
-            if self._check == "always" or not self._verified[chunk]:
-                if crc32c(payload) != self._expected(chunk):
-                    raise fault("the bytes do not match their crc32c")
-                self._verified[chunk] = True
+        due = self._check == "always" or (self._check == "first" and not self._verified[chunk])
+        if self._load_checks is not None and not raw and due:
+            if crc32c(payload) != self._expected(chunk):
+                raise fault("the bytes do not match their crc32c")
+            self._verified[chunk] = True
         try:
             _decode_into(payload, self.spec, target)
         except (ValueError, RuntimeError) as error:
@@ -445,9 +445,8 @@ class ArrayReader:
         if self._load_checks is None and self._check != "never":
             for entry in self._entries:
                 if crc32c(self.storage.read(entry.key)) != entry.crc32c:
-                    raise CorruptStoreError(
-                        f"{self.storage.name}: {entry.key}, bytes 0 to {entry.length}: the bytes do not match their crc32c"
-                    )
+                    where = f"{self.storage.name}: {entry.key}, bytes 0 to {entry.length}"
+                    raise CorruptStoreError(f"{where}: the bytes do not match their crc32c")
         return self.chunks(np.arange(self.spec.n_chunks))[: self.spec.shape[0]]
 
     def take(self, rows: NDArray[np.int64]) -> Array:

@@ -18,12 +18,12 @@ Array = NDArray[Any]
 
 
 def index_dtype(n_features: int) -> np.dtype[Any]:
-    """Dtype of `indices` in memory: int32 where every feature number fits, as scipy and TensorFlow like it, else int64."""
+    """Dtype of `indices` in memory: int32 where all feature numbers fit, as scipy and TensorFlow like it, else int64."""
     return np.dtype(np.int32 if n_features <= 2**31 - 1 else np.int64)
 
 
 def empty_aligned(n: int, dtype: DTypeLike) -> Array:
-    """A fresh (n,) array that starts at a multiple of 64 bytes: TensorFlow then shares the memory instead of copying."""
+    """A fresh (n,) array that starts at a multiple of 64 bytes: TensorFlow then shares the memory and does not copy."""
     size = n * np.dtype(dtype).itemsize
     raw = np.empty(size + 64, np.uint8)
     start = -raw.ctypes.data % 64
@@ -85,7 +85,9 @@ class Rows:
         np.cumsum(lengths, out=indptr[1:])
         indices = np.empty(int(indptr[-1]), self.indices.dtype)
         data = np.empty(int(indptr[-1]), self.data.dtype)
-        gather.gather(self.indices, self.data, starts, lengths, indptr[:-1], indices, data)
+        half = self.data.dtype == np.float16  # numba has none on a CPU: move its bits
+        values, out = (self.data.view(np.uint16), data.view(np.uint16)) if half else (self.data, data)
+        gather.gather(self.indices, values, starts, lengths, indptr[:-1], indices, out)
         return Rows(indptr, indices, data, self.n_features)
 
     def astype(self, dtype: DTypeLike) -> Rows:
@@ -178,23 +180,33 @@ def check(rows: Rows, *, canonical: bool = False) -> None:
             at = int(np.argmin(ascends)) + 1
             row = int(np.searchsorted(indptr, at, side="right")) - 1
             raise ValueError(
-                f"row {row}: feature number {int(indices[at])} follows {int(indices[at - 1])}, expected strictly ascending"
+                f"row {row}: feature number {int(indices[at])} follows {int(indices[at - 1])}, "
+                f"expected strictly ascending"
             )
+
+
+def _value_dtype(x: Any) -> np.dtype[Any]:
+    """Dtype of a matrix's values in this machine's byte order; ValueError where it is no matrix that can be stored."""
+    if x.ndim != 2:
+        raise ValueError(f"a matrix must have 2 dimensions, found {x.ndim}: reshape it to (rows, features)")
+    if x.dtype.kind not in "biuf" or x.dtype.itemsize > 8:
+        raise ValueError(
+            f"values of dtype {x.dtype} can not be stored: expected bool, integers or real floats of up to 64 bits"
+        )
+    dtype: np.dtype[Any] = x.dtype.newbyteorder("=")
+    return dtype
 
 
 def from_scipy(x: Any) -> Rows:
     """Canonical `Rows` of any scipy.sparse matrix or array (2-D): sorted, duplicates summed; `x` is left as it was."""
     from scipy.sparse import csr_array, csr_matrix
 
-    if x.ndim != 2:
-        raise ValueError(f"a matrix must have 2 dimensions, found {x.ndim}: reshape it to (rows, features)")
-    if x.dtype.kind not in "biuf":
-        raise ValueError(f"values of dtype {x.dtype} can not be stored: expected bool, integers or real floats")
+    value_dtype = _value_dtype(x)
     csr = csr_array(x) if not isinstance(x, (csr_array, csr_matrix)) else x
-    raw = Rows(
-        np.asarray(csr.indptr).astype(np.int64, copy=False), csr.indices, csr.data, int(x.shape[1])
-    )
+    raw = Rows(np.asarray(csr.indptr).astype(np.int64, copy=False), csr.indices, csr.data, int(x.shape[1]))
     # scipy does not check what it is given, and its compiled loops crash on a bad index (scipy#8778)
+    if len(raw) != x.shape[0]:
+        raise ValueError(f"indptr has {len(raw) + 1} elements, expected {x.shape[0] + 1}, one more than rows")
     check(raw)
     if not csr.has_canonical_format:
         csr = csr.copy()
@@ -203,19 +215,16 @@ def from_scipy(x: Any) -> Rows:
     return Rows(
         np.asarray(csr.indptr).astype(np.int64, copy=False),
         np.asarray(csr.indices).astype(dtype, copy=False),
-        np.asarray(csr.data),
+        np.asarray(csr.data).astype(value_dtype, copy=False),
         int(x.shape[1]),
     )
 
 
 def from_dense(x: Array) -> Rows:
     """`Rows` of the non-zero entries of a dense 2-D array; NaN is an entry."""
-    if x.ndim != 2:
-        raise ValueError(f"a matrix must have 2 dimensions, found {x.ndim}: reshape it to (rows, features)")
-    if x.dtype.kind not in "biuf":
-        raise ValueError(f"values of dtype {x.dtype} can not be stored: expected bool, integers or real floats")
+    dtype = _value_dtype(x)
     present = x != 0
     indptr = np.zeros(len(x) + 1, np.int64)
     np.cumsum(np.count_nonzero(present, axis=1), out=indptr[1:])
     indices = np.nonzero(present)[1].astype(index_dtype(x.shape[1]))
-    return Rows(indptr, indices, np.ascontiguousarray(x[present]), int(x.shape[1]))
+    return Rows(indptr, indices, np.ascontiguousarray(x[present], dtype), int(x.shape[1]))

@@ -1,4 +1,4 @@
-"""Decides how arrays lie on disk: chunk and shard lengths, the smallest exact dtypes, what they take in memory. No I/O."""
+"""Decides how arrays lie on disk: chunk and shard lengths, codecs, the smallest exact dtypes. No I/O."""
 
 from __future__ import annotations
 
@@ -149,9 +149,13 @@ class ValueRange:
         return self.low != 0 or self.whole  # 0.0 == -0.0: equal is not the same
 
     def stored_dtype(self) -> str:
-        """Smallest dtype that gives every value back exactly; the dtype they came in where no smaller one does."""
-        given = np.dtype(self.dtype)
-        if self.whole and self.count and given.kind != "b":
+        """Smallest dtype that gives every value back exactly; the dtype they came in where no smaller one does.
+
+        Values that came in several dtypes are taken as in numpy's common one. It is never bool, which is an integer,
+        nor float16, which compiled loops do not know.
+        """
+        given = np.dtype({"bool": "uint8", "float16": "float32"}.get(self.dtype, self.dtype))
+        if self.whole and self.count:
             low, high = int(self.low), int(self.high)
             for bits in (8, 16, 32, 64):
                 kind = "uint" if low >= 0 else "int"
@@ -159,10 +163,10 @@ class ValueRange:
                 if info.min <= low and high <= info.max:
                     smaller = bits // 8 < given.itemsize or given.kind in "iu"
                     return f"{kind}{bits}" if smaller else given.name
-        return given.name if given.kind != "b" else "uint8"
+        return given.name
 
     def fits(self, dtype: str, constant: float | int | None) -> bool:
-        """Whether a segment that stores `dtype` (or one constant value) can take these values exactly."""
+        """Whether a segment that stores `dtype` (or one constant value) can take these values too."""
         if not self.count:
             return True
         if constant is not None:

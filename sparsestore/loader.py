@@ -104,7 +104,7 @@ class Loader:
         self._position = self._next = (0, 0)
 
     def _share(self, plan: Plan) -> tuple[tuple[Piece, ...], NDArray[np.int64]]:
-        """This partition's pieces, and the number of its first batch for each piece; the last entry is their total."""
+        """The pieces of the partition, and the number of the first batch of each; its last entry counts all batches."""
         parts = pieces(plan, self.partition, self.n_partitions)
         firsts = np.cumsum([0, *(part.last_batch - part.first_batch for part in parts)])
         if firsts[-1] == 0:

@@ -72,32 +72,22 @@ def gc(
     oldest = time.time() - parse_age(older_than)
     storage = open_storage(path)
     read_manifest(storage)  # FileNotFoundError where there is no store
+    # Listed before living writers are, and versions read after: what is listed and has no living writer was published
+    # before the versions are read, or never will be.
+    candidates = [f"segments/{name}" for name in storage.list("segments")]
+    candidates += [f"versions/pages/{name}" for name in storage.list("versions/pages")]
+    candidates += [f"versions/{name}" for name in storage.list("versions") if name.startswith(".tmp-")]
+    writing = _living_writers(storage, remove_dead=not dry_run)
     numbers = versions(storage)
     kept, dropped = numbers[-keep_versions:], numbers[:-keep_versions]
-    segments: set[str] = set()
-    pages: set[str] = set()
+    needed: set[str] = set()
     for number in kept:
         manifest = read_manifest(storage, number)
-        segments |= {line.id for line in segment_lines(storage, manifest)}
-        pages |= {page.object.key for page in manifest.pages}
+        needed |= {f"segments/{line.id}" for line in segment_lines(storage, manifest)}
+        needed |= {page.object.key for page in manifest.pages}
     removed = [manifest_key(number) for number in dropped]
-    writing = _living_writers(storage, remove_dead=not dry_run)
     if not writing:
-        removed += [
-            f"segments/{name}"
-            for name in storage.list("segments")
-            if name not in segments and storage.modified(f"segments/{name}") <= oldest
-        ]
-        removed += [
-            key
-            for name in storage.list("versions/pages")
-            if (key := f"versions/pages/{name}") not in pages and storage.modified(key) <= oldest
-        ]
-        removed += [
-            key
-            for name in storage.list("versions")
-            if name.startswith(".tmp-") and storage.modified(key := f"versions/{name}") <= oldest
-        ]
+        removed += [key for key in candidates if key not in needed and storage.modified(key) <= oldest]
     if not dry_run:
         for key in removed:
             storage.remove(key)

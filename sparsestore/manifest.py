@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 from sparsestore.checksum import crc32c
-from sparsestore.errors import CorruptStoreError, FormatError, MissingStoreError
+from sparsestore.errors import CorruptStoreError, FormatError, MissingStoreError, SparsestoreError
 from sparsestore.format import FORMAT, Manifest, SegmentLine, manifest_key, parse_json, unseal
 from sparsestore.storage import LocalStorage
 
-__all__ = ["latest_version", "read_manifest", "segment_lines", "versions"]
+__all__ = ["is_foreign", "latest_version", "read_manifest", "segment_lines", "versions"]
 
 _NAME = re.compile(r"(\d{8,})\.json")
 
@@ -24,6 +24,15 @@ def latest_version(storage: LocalStorage) -> int | None:
     """Number of the newest version; None where there is none."""
     found = versions(storage)
     return found[-1] if found else None
+
+
+def is_foreign(storage: LocalStorage) -> bool:
+    """Whether a folder's zarr.json is that of something else."""
+    try:
+        _check_root(storage)
+    except SparsestoreError:
+        return storage.exists("zarr.json")
+    return False
 
 
 def read_manifest(storage: LocalStorage, version: int | None = None) -> Manifest:
@@ -53,7 +62,8 @@ def read_manifest(storage: LocalStorage, version: int | None = None) -> Manifest
     payload = storage.read(key)
     if not unseal(payload, crc32c):
         raise CorruptStoreError(
-            f"{storage.name}: {key}, bytes 0 to {len(payload)}: the manifest does not match its crc32c. {_good(storage, found, number)}"
+            f"{storage.name}: {key}, bytes 0 to {len(payload)}: the manifest does not match its crc32c. "
+            f"{_good(storage, found, number)}"
         )
     name = f"{storage.name}: {key}"
     manifest = Manifest.from_document(parse_json(payload, name), name)

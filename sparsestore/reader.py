@@ -35,8 +35,11 @@ _ANCHOR = 1024
 
 
 class _Offsets:
-    """Where rows start in `indices`, at about one byte a row: row lengths in the smallest dtype that holds the longest,
-    and an absolute offset every 1,024 rows. Filled a chunk of indptr at a time, when rows of it are first asked for."""
+    """Where rows start in `indices`, at about one byte a row.
+
+    Row lengths in the smallest dtype that holds the longest, and an absolute offset every 1,024 rows. Filled a chunk of
+    indptr at a time, when rows of it are first asked for.
+    """
 
     def __init__(self, indptr: ArrayReader, rows: int, longest: int, nnz: int) -> None:
         self._indptr = indptr
@@ -71,10 +74,11 @@ class _Offsets:
         indptr = self._indptr.chunks(numbers)[: stop - start + 1]
         steps = np.diff(indptr)
         bad = (start == 0 and indptr[0] != 0) or (stop == self._rows and indptr[-1] != self._nnz)
+        bad |= int(indptr.min()) < 0 or int(indptr.max()) > self._nnz  # or a difference could wrap around
         if bad or (len(steps) and (steps.min() < 0 or steps.max() > self._longest)):
             raise CorruptStoreError(
-                f"{self._indptr.storage.name}: {self._indptr.prefix}, elements {start} to {stop + 1}: the offsets are no "
-                f"ascending sequence from 0 to {self._nnz} in steps of at most {self._longest}"
+                f"{self._indptr.storage.name}: {self._indptr.prefix}, elements {start} to {stop + 1}: the offsets are "
+                f"no ascending sequence from 0 to {self._nnz} in steps of at most {self._longest}"
             )
         self.lengths[start:stop] = steps
         self.anchors[-(-start // _ANCHOR) : -(-stop // _ANCHOR)] = indptr[-start % _ANCHOR : stop - start : _ANCHOR]
@@ -332,6 +336,8 @@ class Located:
         """
         from sparsestore.kernels import gather
 
+        if np.dtype(dtype) == np.float16:  # which compiled loops do not know
+            return self.take(order, np.float32).astype(np.float16)
         picked = slice(None) if order is None else order
         starts, lengths = self._starts[picked], self.lengths[picked]
         indptr = empty_aligned(len(lengths) + 1, np.int64)
@@ -501,11 +507,13 @@ class Reader:
             if name == ROW_ID and not segment.has(f"columns/{name}"):
                 out[group] = local + segment.document.row_id_start
                 continue
-            values = segment.array(f"columns/{name}").take(local)
-            if values.shape[1:] != schema.shape:
+            array = segment.array(f"columns/{name}")
+            if (array.spec.dtype, array.spec.shape) != (schema.dtype, (segment.rows, *schema.shape)):
                 raise FormatError(
-                    f"{self.storage.name}: column {name!r} has shape {values.shape} in segment {segment.id}"
+                    f"{self.storage.name}: column {name!r} is {array.spec.dtype} {array.spec.shape} in segment "
+                    f"{segment.id}, expected {schema.dtype} {(segment.rows, *schema.shape)}"
                 )
+            values = array.take(local)
             out[group] = values + segment.document.row_id_start if name == ROW_ID else values
             if segment.has(f"columns/{name}.mask"):
                 mask = np.zeros(len(rows), bool) if mask is None else mask
@@ -517,9 +525,9 @@ class Reader:
         found = []
         for number in range(len(self.lines)):
             segment = self.segment(number)
-            if not segment.has(f"stats/{name}") or name == "nnz":
+            if not segment.has(f"stats/labels/{name}"):
                 return None
-            array = segment.array(f"stats/{name}")
+            array = segment.array(f"stats/labels/{name}")
             found.append(LabelStatistics.from_arrays(array.read_all(), array.spec.attributes))
         return merge(found) if found else None
 

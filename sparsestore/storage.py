@@ -92,9 +92,9 @@ class ObjectWriter:
 
 
 class LocalStorage:
-    """The objects of one store in a folder of the local file system. Methods may be called from several threads at once.
+    """The objects of one store in a folder of the local file system. Keys are relative, with '/' between parts.
 
-    Keys are relative, with '/' between parts.
+    Methods may be called from several threads at once.
     """
 
     def __init__(self, root: Path) -> None:
@@ -125,8 +125,7 @@ class LocalStorage:
 
     def read(self, key: str) -> bytes:
         """All bytes of an object; FileNotFoundError where there is none."""
-        descriptor = self._open(key)
-        with open(descriptor, "rb") as file:
+        with os.fdopen(self._open(key), "rb") as file:
             return file.read()
 
     def read_range(self, key: str, start: int, stop: int) -> bytes:
@@ -138,7 +137,7 @@ class LocalStorage:
                 piece = os.pread(descriptor, min(stop - at, 1 << 30), at)
                 if not piece:
                     raise CorruptStoreError(
-                        f"{self.name}: {key} ends at byte {at}, expected bytes {start} to {stop}: the file was cut short"
+                        f"{self.name}: {key} ends at byte {at}, expected bytes {start} to {stop}: it was cut short"
                     )
                 pieces.append(piece)
                 at += len(piece)
@@ -148,8 +147,8 @@ class LocalStorage:
 
     def crc32c(self, key: str) -> int:
         """Checksum of a whole object, read a MiB at a time."""
-        descriptor, crc = self._open(key), 0
-        with open(descriptor, "rb", buffering=0) as file:
+        crc = 0
+        with os.fdopen(self._open(key), "rb", buffering=0) as file:
             while piece := file.read(1 << 20):
                 crc = extend_crc32c(crc, piece)
         return crc
@@ -168,7 +167,7 @@ class LocalStorage:
     def list(self, prefix: str) -> list[str]:
         """Names directly below a prefix, sorted; empty where there is none."""
         try:
-            return sorted(os.listdir(self.path(prefix)))
+            return sorted(entry.name for entry in self.path(prefix).iterdir())
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -291,7 +290,7 @@ def _map_parts(parts: list[tuple[int, str, int]], total: int, name: str) -> Byte
             found = os.fstat(descriptor).st_size
             if found < length:
                 raise CorruptStoreError(f"{name}: {key} has {found} bytes, expected at least {length}")
-        if len(parts) == 1:
+        if sys.platform == "win32" and len(parts) == 1:
             return np.frombuffer(_mmap.mmap(parts[0][0], total, access=_mmap.ACCESS_READ), np.uint8)
         libc = _libc()
         reserved = libc.mmap(None, total, 0, _mmap.MAP_PRIVATE | _mmap.MAP_ANONYMOUS, -1, 0)

@@ -20,7 +20,7 @@ from sparsestore import csr
 from sparsestore.arrays import ArrayWriter
 from sparsestore.checksum import crc32c
 from sparsestore.csr import Rows
-from sparsestore.errors import CorruptStoreError, MissingStoreError, SparsestoreError, StoreExistsError
+from sparsestore.errors import SparsestoreError, StoreExistsError
 from sparsestore.format import (
     INLINE_SEGMENTS,
     ArraySpec,
@@ -49,7 +49,7 @@ from sparsestore.layout import (
     indices_dtype,
     parse_bytes,
 )
-from sparsestore.manifest import latest_version, read_manifest, versions
+from sparsestore.manifest import is_foreign, latest_version, read_manifest, versions
 from sparsestore.statistics import LabelAccumulator, RowCounts
 from sparsestore.storage import LocalStorage, open_storage
 
@@ -59,6 +59,7 @@ Array = NDArray[Any]
 Columns = dict[str, Array]
 
 ROW_ID = "row_id"
+_FOLDERS = ("zarr.json", "segments", "features", "versions", "writers")
 HOLD_BYTES = 64 << 20
 """Bytes that a writer looks at before it fixes the dtypes of a segment."""
 _PUBLISH_ATTEMPTS = 10_000
@@ -123,13 +124,12 @@ def create(
     """
     storage = open_storage(path)
     existing = storage.list("")
-    is_store = "zarr.json" in existing and bool(versions(storage))
+    is_store = bool(versions(storage))
     if is_store and not overwrite:
         raise StoreExistsError(f"{storage.name}: a store is there already: append to it, or pass overwrite=True")
-    if not is_store and storage.exists("") and (existing or not storage.root.is_dir()):
-        leftovers = set(existing) <= {"versions", "segments", "features", "writers", "zarr.json"} and existing
-        if not leftovers:
-            raise StoreExistsError(f"{storage.name} exists and is no sparsestore: choose another path or remove it")
+    foreign = set(existing) - set(_FOLDERS) or is_foreign(storage)  # the rest is what an unfinished writer left
+    if foreign or (storage.exists("") and not storage.root.is_dir()):
+        raise StoreExistsError(f"{storage.name} exists and is no sparsestore: choose another path or remove it")
     base = read_manifest(storage) if is_store else None
     return Writer(
         storage,
@@ -233,9 +233,9 @@ def _exactly(name: str, values: Array, schema: ColumnSchema) -> Array:
     target = np.dtype(schema.dtype)
     with np.errstate(invalid="ignore", over="ignore"):
         cast = values.astype(target)
-    if target.kind == "f" and values.dtype.kind == "f":
-        return cast  # rounding to the declared precision is what was asked for
-    changed = cast.astype(values.dtype) != values
+        back = cast.astype(values.dtype)
+    rounds = target.kind == "f" and values.dtype.kind == "f"  # to the declared precision: that is what was asked for
+    changed = np.isinf(cast) & ~np.isinf(values) if rounds else back != values
     if target.kind in "iu" and values.dtype.kind in "iu":
         changed |= (cast < 0) != (values < 0)
     if changed.any():
@@ -297,13 +297,17 @@ class Writer:
         self._documents: list[tuple[SegmentDocument, SegmentLine]] = []
         self._has_row_ids: bool | None = None
         self._closed = False
+        self._torn = False
         self._made_folder = not storage.exists("")
         self.n_rows = 0
         self.nnz = 0
         # a running writer holds this lock, so gc knows its segments from garbage
-        self._journal = f"writers/{uuid.uuid4().hex}"
         self._lock = contextlib.ExitStack()
-        self._lock.enter_context(storage.lock(self._journal))
+        free = False
+        while not free:  # gc may hold a new name for a moment, to see whether its writer lives
+            self._lock.close()
+            self._journal = f"writers/{uuid.uuid4().hex}"
+            free = self._lock.enter_context(storage.lock(self._journal))
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
@@ -381,15 +385,22 @@ class Writer:
         self.n_rows += len(rows)
         self.nnz += rows.nnz
         if self._segment is not None:
-            self._segment.write(rows, checked)
+            self._write(rows, checked)
             return
         self._held_bytes += rows.nbytes + sum(values.nbytes for values in checked.values())
         if self._held_bytes < self._hold_bytes:
             self._held.append((_copied(rows), {name: values.copy() for name, values in checked.items()}))
             return
         self._open_segment()
-        if self._segment is not None:
-            self._segment.write(rows, checked)
+        self._write(rows, checked)
+
+    def _write(self, rows: Rows, columns: Columns) -> None:
+        """To the open segment. Where that fails half-way its arrays differ in length: it must never be published."""
+        if self._segment is None:
+            raise SparsestoreError("there is no open segment")
+        self._torn = True
+        self._segment.write(rows, columns)
+        self._torn = False
 
     def _check_columns(self, n: int, columns: Mapping[str, Array]) -> Columns:
         arrays = {name: np.asanyarray(values) for name, values in columns.items()}
@@ -438,7 +449,7 @@ class Writer:
         )
         held, self._held, self._held_bytes = self._held, [], 0
         for rows, columns in held:
-            self._segment.write(rows, columns)
+            self._write(rows, columns)
 
     def _close_segment(self) -> None:
         if self._segment is None:
@@ -462,6 +473,8 @@ class Writer:
         """
         if self._closed:
             raise ValueError("the writer is closed: it has been published or aborted")
+        if self._torn:
+            raise ValueError("an earlier append failed half-way: nothing can be published, start again")
         if self._held:
             self._open_segment()
         self._close_segment()
@@ -483,12 +496,7 @@ class Writer:
             try:
                 self._storage.publish(manifest_key(manifest.version), payload)
             except FileExistsError:
-                if self._mode == "create":
-                    raise StoreExistsError(
-                        f"{self._storage.name}: another process made a store here meanwhile: append to it"
-                    ) from None
-                time.sleep(random.uniform(0, 0.01))  # noqa: S311 - jitter
-                self._rebase()
+                time.sleep(random.uniform(0, 0.01))
                 continue
             return manifest.version
         raise SparsestoreError(
@@ -525,9 +533,9 @@ class Writer:
         lines = tuple(line for _, line in self._documents)
         base = self._base if self._mode == "append" else None
         newest = latest_version(self._storage) or 0
-        if self._mode == "create":
-            newest = 0
-        elif self._base is not None and self._base.version != newest:
+        if self._mode == "create" and newest:
+            raise StoreExistsError(f"{self._storage.name}: another process made a store here meanwhile: append to it")
+        if self._base is not None and self._base.version != newest:
             self._rebase()
             base = self._base if self._mode == "append" else None
             lines = tuple(line for _, line in self._documents)
@@ -575,22 +583,19 @@ class Writer:
         for name in ids:
             self._storage.remove(f"segments/{name}")
         self._release()
-        if not latest_version(self._storage):
-            # nobody published here: take away the empty folders, and the store's own if we made it
-            for name in ("zarr.json", "segments", "versions", "writers"):
-                if name == "zarr.json" and self._made_folder:
-                    self._storage.remove(name)
-                elif name != "zarr.json" and not self._storage.list(name) and self._storage.exists(name):
+        if not latest_version(self._storage) and not self._storage.list("writers"):
+            # nobody published here, nor is about to: take away the empty folders, and the store's own if we made it
+            self._storage.remove("zarr.json")
+            for name in _FOLDERS[1:]:
+                with contextlib.suppress(OSError):
                     self._storage.path(name).rmdir()
-            if self._made_folder and not self._storage.list(""):
+            if self._made_folder:
                 with contextlib.suppress(OSError):
                     self._storage.root.rmdir()
 
     def _release(self) -> None:
         self._storage.remove(self._journal)
         self._lock.close()
-        with contextlib.suppress(OSError):
-            self._storage.path("writers").rmdir()
 
 
 def _copied(rows: Rows) -> Rows:
@@ -629,7 +634,7 @@ class _SegmentWriter:
         self._labels = {
             name: LabelAccumulator(column.dtype, column.shape)
             for name, column in schema.items()
-            if name != "sample_weight"
+            if name not in ("sample_weight", "nnz")  # stats/nnz are the row counts
         }
         self._counts = RowCounts()
         self._indptr.append(np.zeros(1, np.int64))
@@ -726,10 +731,12 @@ class _SegmentWriter:
         for name, accumulator in self._labels.items():
             statistics = accumulator.finish()
             if statistics is not None:
-                self._statistics(name, *statistics.to_arrays())
+                self._statistics(f"labels/{name}", *statistics.to_arrays())
         matrix = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [self.rows, n_features]}
         self._put("X/zarr.json", dump(group_document(matrix)))
-        groups = ["", "columns/", "stats/", "checksums/", "checksums/X/"] + ["checksums/columns/"] * bool(self._columns)
+        groups = ["", "columns/", "stats/", "stats/labels/", "checksums/", "checksums/X/"] + [
+            "checksums/columns/"
+        ] * bool(self._columns)
         for group in groups:
             self._put(f"{group}zarr.json", dump(group_document()))
         document = SegmentDocument(

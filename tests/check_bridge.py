@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from fakes import FakeReader, make_loader, random_matrix
 from numpy.typing import NDArray
+
 from sparsestore.loader import Loader
 
 Array = NDArray[Any]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 from numpy.typing import DTypeLike, NDArray
+
 from sparsestore.csr import Rows, empty_aligned, index_dtype
 from sparsestore.format import ColumnSchema
 from sparsestore.loader import Loader
@@ -81,7 +82,8 @@ class FakeLocated:
 class FakeReader:
     """The reader's face over a matrix in memory.
 
-    `located` records the rows of each call of `locate`; `before_locate` is called with their number first, to fail or wait.
+    `located` records the rows of each call of `locate`. `before_locate` is called first, with the number of calls
+    before this one: it may fail or wait.
     """
 
     def __init__(

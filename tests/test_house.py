@@ -112,22 +112,21 @@ def public_names() -> list[str]:
     return names
 
 
-# numpydoc's codes: summary missing, not one line, without full stop; parameters unknown, out of order, undescribed;
-# sections out of order; no blank line after the summary.
-DOCSTRING_RULES = ("GL08", "SS01", "SS05", "SS06", "PR02", "PR03", "GL06", "GL07", "GL03", "ES00")
+# numpydoc's codes: no docstring, no summary, one of several lines; parameters that do not exist or stand in another
+# order; sections that are unknown or out of order.
+DOCSTRING_RULES = {"GL08", "SS01", "SS06", "PR02", "PR03", "GL06", "GL07"}
 
 
 @pytest.mark.parametrize("name", [name for name in public_names() if not name.endswith("__version__")])
 def test_public_name_has_a_numpydoc_docstring(name: str) -> None:
     from numpydoc.validate import validate
 
-    wanted = set(DOCSTRING_RULES) - {"ES00", "SS05", "GL03"}
-    value = inspect.unwrap(importlib.import_module("sparsestore"))
+    value: object = sparsestore
     for part in name.split(".")[1:]:
         value = inspect.getattr_static(value, part)
     if not (inspect.isroutine(value) or inspect.isclass(value) or isinstance(value, property)):
         return  # a field: documented by its class
-    assert [f"{code}: {text}" for code, text in validate(name)["errors"] if code in wanted] == []
+    assert [f"{code}: {text}" for code, text in validate(name)["errors"] if code in DOCSTRING_RULES] == []
 
 
 def test_public_names_are_sorted_and_exist() -> None:
@@ -146,12 +145,15 @@ def test_command_has_help_and_stands_in_the_documents(name: str) -> None:
     command = commands()[name]
     assert command.help, name  # type: ignore[attr-defined]
     page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    assert f"## {name}\n" in page
+    assert f"\n## {name}\n" in page
+    section = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
     for parameter in command.params:  # type: ignore[attr-defined]
         if parameter.name == "help":
             continue
         assert getattr(parameter, "help", None), f"{name}: {parameter.name} has no help"
-        assert max(parameter.opts, key=len) in page or parameter.name.upper() in page, f"{name}: {parameter.opts}"
+        names = [*parameter.opts, *parameter.secondary_opts]
+        wanted = [option for option in names if option.startswith("--")] or [parameter.metavar]
+        assert [option for option in wanted if option not in section] == [], name
 
 
 def test_version_is_that_of_the_installed_distribution() -> None:

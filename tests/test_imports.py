@@ -19,6 +19,7 @@ PACKAGE = ROOT / "sparsestore"
 # What a module may import inside the package. A folder's name means every module in it. Folders: same-folder imports
 # are allowed where the table says so. The store may import all but cli; cli all but the bridges.
 DISK = {"csr", "format", "layout", "storage", "checksum", "errors", "arrays", "manifest", "statistics"}
+SHARED = {"csr", "errors", "kernels", "sources.base", "sources.layouts", "sources.options", "sources.text"}
 TABLE: dict[str, set[str]] = {
     "__init__": {"errors", "store"},
     "__main__": {"cli"},
@@ -51,9 +52,8 @@ TABLE: dict[str, set[str]] = {
     "plan": {"errors", "plan"},
     "batch": {"csr", "errors"},
     "loader": {"batch", "plan", "csr", "reader", "prefetch", "errors"},
-    "sources": {"csr", "errors", "kernels"}
-    | {f"sources.{shared}" for shared in ("base", "layouts", "options", "text")},
-    "sources.npz": {"csr", "errors"} | {f"sources.{shared}" for shared in ("base", "layouts", "options", "npy")},
+    "sources": SHARED,
+    "sources.npz": {*SHARED, "sources.npy"},
     "sources.registry": {"errors", "sources"},
     "sort": {"csr", "kernels", "plan", "storage", "errors", "sources.base"},
     "convert": {"sources.base", "sources.registry", "csr", "plan", "sort", "layout", "writer", "errors"}

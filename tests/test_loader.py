@@ -8,6 +8,8 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ import scipy.sparse
 from fakes import AllRows, ChosenRows, FakeReader, make_loader, random_matrix, slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import sparsestore
 from sparsestore.batch import Batch, targets
 from sparsestore.loader import Loader
 
@@ -104,7 +108,7 @@ def test_each_iteration_is_the_next_epoch_in_a_new_order_and_seeds_repeat() -> N
     first, second = row_ids(loader), row_ids(loader)
     assert loader.epoch == 2
     assert first != second
-    assert sorted(sum(first, [])) == sorted(sum(second, [])) == list(range(N_ROWS))
+    assert sorted(chain(*first)) == sorted(chain(*second)) == list(range(N_ROWS))
     assert [row_ids(again), row_ids(again)] == [first, second]
     assert row_ids(make_loader(reader(), shuffle=True, seed=8)) != first
 
@@ -267,7 +271,7 @@ def test_a_broken_state_is_refused_and_changes_nothing(change: dict[str, Any], m
 
 
 def test_something_else_is_no_state() -> None:
-    with pytest.raises(ValueError, match="not the state of a loader: it lacks version, fingerprint, .*, batch$"):
+    with pytest.raises(ValueError, match=r"not the state of a loader: it lacks version, fingerprint, .*, batch$"):
         make_loader(reader()).load_state_dict({})
 
 
@@ -447,6 +451,18 @@ def test_nothing_keeps_the_reader_but_the_loader_and_its_iterators() -> None:
     del batches
     gc.collect()
     assert alive() is None
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_an_iteration_abandoned_half_way_leaves_no_file_open(tmp_path: Path, mmap: bool) -> None:
+    """The fixtures of conftest look for files and threads after the test."""
+    with sparsestore.create(tmp_path / "a.zarr", n_features=N_FEATURES, columns={"y": "int64"}) as writer:
+        writer.append(X, y=Y)
+    store = sparsestore.open(tmp_path / "a.zarr", mmap=mmap)
+    batches = iter(store.loader(batch_size=8, window_rows=64, shuffle=True, seed=0, allow_poor_shuffle=True))
+    batch = next(batches)
+    assert np.array_equal(batch.x.toarray(), X[batch.row_ids].toarray())
+    del batches, batch, store
 
 
 def test_two_windows_are_alive_at_most() -> None:

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Iterator
 
 import pytest
+
 from sparsestore.prefetch import prefetch
 
 

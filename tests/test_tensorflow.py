@@ -19,6 +19,7 @@ from fakes import FakeReader, make_loader, random_matrix, slow
 tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("keras")
 
+import sparsestore  # noqa: E402
 from sparsestore.bridges.tensorflow import dataset  # noqa: E402
 
 # Keras 3.15 says so of every tf.data.Dataset, since its own default is shuffle=True
@@ -123,7 +124,7 @@ def test_rows_without_entries_and_a_matrix_without_any() -> None:
 
 def test_missing_values_are_refused_by_name() -> None:
     source = reader()
-    source.column = lambda name, rows: np.ma.MaskedArray(Y[rows], rows < 3)  # type: ignore[method-assign]
+    source.column = lambda _, rows: np.ma.MaskedArray(Y[rows], rows < 3)  # type: ignore[method-assign]
     with pytest.raises(tf.errors.InvalidArgumentError, match="column 'y' lacks 3 of 128 values"):
         list(dataset(make_loader(source, columns=("y",))))
 
@@ -167,10 +168,10 @@ class Steps(keras.callbacks.Callback):  # type: ignore[misc]
         self.steps: int | None = None
         self.batches = 0
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
         self.steps = self.params["steps"]
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
         self.batches += 1
 
 
@@ -334,6 +335,18 @@ def test_an_abandoned_iterator_stops_reading_and_lets_go() -> None:
     gc.collect()
     assert alive() is None
     assert not any(thread.name == "sparsestore-prefetch" for thread in threading.enumerate())
+
+
+def test_a_forgotten_dataset_leaves_no_file_open(tmp_path: Path) -> None:
+    """The fixtures of conftest look for files and threads after the test."""
+    with sparsestore.create(tmp_path / "a.zarr", n_features=N_FEATURES, columns={"y": "int64"}) as writer:
+        writer.append(X, y=Y)
+    ds = sparsestore.open(tmp_path / "a.zarr").to_tf(batch_size=8, window_rows=64)
+    iterator = iter(ds)
+    x, y = next(iterator)
+    assert np.array_equal(tf.sparse.to_dense(x).numpy(), X[:8].toarray())
+    assert np.array_equal(y.numpy(), Y[:8])
+    del ds, iterator, x, y
 
 
 def test_at_most_three_windows_are_alive() -> None:

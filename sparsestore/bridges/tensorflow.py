@@ -23,6 +23,8 @@ __all__ = ["dataset"]
 # waits for that call. More only cost, a cut is shorter than handing it to another core.
 THREADS = 2
 
+plain = tf.autograph.experimental.do_not_convert  # nothing here is Python that would have to become graph
+
 
 def dataset(loader: Loader, *, prefetch: int = 2) -> tf.data.Dataset:
     """Batches of a loader as ``x``, ``(x, y)`` or ``(x, y, sample_weight)``, as Keras takes them.
@@ -54,7 +56,8 @@ def dataset(loader: Loader, *, prefetch: int = 2) -> tf.data.Dataset:
     ``len(loader)`` batches, since Keras counts its steps by the cardinality: one that starts inside an epoch goes on
     into the next one, and the iteration after it starts where it stopped, so that no batch is lost or seen twice.
 
-    An iterator reads a window ahead, and stops when it is forgotten: at most three windows are in memory.
+    An iterator reads a window ahead, and stops when it is forgotten: at most three windows are in memory. What the
+    reader raises reaches the model as a `tf.errors.OpError` with the same words.
     """
     if prefetch < 0:
         raise ValueError(f"prefetch is {prefetch}, expected 0 or more batches")
@@ -64,11 +67,10 @@ def dataset(loader: Loader, *, prefetch: int = 2) -> tf.data.Dataset:
     pieces = claim.flat_map(tf.data.Dataset.from_tensor_slices).map(_read(loader)).prefetch(1)
     cut = _cut(loader)
 
-    @tf.autograph.experimental.do_not_convert
     def batches(run: Any, arrays: Any) -> tf.data.Dataset:
         return tf.data.Dataset.range(run[2], run[3]).map(lambda b: cut(b, arrays))
 
-    ds = pieces.flat_map(batches).apply(tf.data.experimental.assert_cardinality(len(loader)))
+    ds = pieces.flat_map(plain(batches)).apply(tf.data.experimental.assert_cardinality(len(loader)))
     options = tf.data.Options()
     options.threading.private_threadpool_size = THREADS
     options.autotune.enabled = False
@@ -91,7 +93,6 @@ def _alive(loader: ReferenceType[Loader]) -> Loader:
 
 def _claim(loader: Loader) -> Any:
     """Map function: anything -> (k, 4) int64, the runs of the iteration that begins now."""
-
     held = ref(loader)
 
     def begin() -> NDArray[np.int64]:
@@ -99,13 +100,12 @@ def _claim(loader: Loader) -> Any:
         epoch, batch = loader.begin(across=True)
         return np.array(list(loader.runs(epoch, batch, len(loader))), np.int64)
 
-    @tf.autograph.experimental.do_not_convert
     def claim(_: Any) -> Any:
         runs = tf.numpy_function(begin, [], tf.int64)
         runs.set_shape([None, 4])
         return runs
 
-    return claim
+    return plain(claim)
 
 
 def _read(loader: Loader) -> Any:
@@ -113,21 +113,20 @@ def _read(loader: Loader) -> Any:
     schema = loader.schema
     strings = [name for name, column in schema.items() if column.dtype == "string"]
     types = [tf.int64, tf.as_dtype(index_dtype(loader.n_features)), tf.as_dtype(loader.dtype)]
-    held = ref(loader)
     types += [tf.string if name in strings else tf.as_dtype(column.dtype) for name, column in schema.items()]
+    held = ref(loader)
 
     def read(epoch: np.int64, i: np.int64) -> list[NDArray[Any]]:
         # TensorFlow shares the memory of what this returns: a piece is made of fresh arrays, and nobody else holds them
         piece = _alive(held).piece(int(epoch), int(i))
         for name, values in piece.columns.items():
             if np.ma.is_masked(values):
-                missing = int(np.ma.count_masked(values))
+                missing = int(np.ma.getmaskarray(values).sum())
                 raise ValueError(
                     f"column {name!r} lacks {missing} of {values.size} values, and a tensor can not say so"
                 )
         return [piece.x.indptr, piece.x.indices, piece.x.data, *piece.columns.values()]
 
-    @tf.autograph.experimental.do_not_convert
     def read_run(run: Any) -> Any:
         indptr, indices, data, *columns = tf.numpy_function(read, [run[0], run[1]], types)
         for array in (indptr, indices, data):
@@ -136,7 +135,7 @@ def _read(loader: Loader) -> Any:
             array.set_shape([None, *column.shape])
         return run, (indptr, indices, data, dict(zip(schema, columns, strict=True)))
 
-    return read_run
+    return plain(read_run)
 
 
 def _cut(loader: Loader) -> Any:
@@ -144,7 +143,6 @@ def _cut(loader: Loader) -> Any:
     size, n_features = loader.plan.batch_size, loader.n_features
     whole = loader.plan.drop_remainder
 
-    @tf.autograph.experimental.do_not_convert
     def cut(b: Any, arrays: Any) -> Any:
         indptr, indices, data, columns = arrays
         start = b * size
@@ -174,4 +172,4 @@ def _cut(loader: Loader) -> Any:
             return x
         return (x, y) if sample_weight is None else (x, y, sample_weight)
 
-    return cut
+    return plain(cut)

@@ -35,6 +35,7 @@ Read = Callable[[int], Array]
 """Gives the next n elements (along the first axis) of an array; fewer are an error."""
 
 _ROW_BYTES = 32  # what a row costs while it is made canonical, beside its entries
+_DUPLICATES = 1 << 20  # what a row with more entries than features may cost at any `max_bytes`
 _TRIPLE_BYTES = 64  # what an entry costs while it becomes a triple
 
 
@@ -124,7 +125,7 @@ def csr_blocks(
             base = int(bounds[start])
             stop = _stop(bounds, start, _ROW_BYTES, entry, max_bytes // 2)
             count = int(bounds[stop]) - base
-            if count > n_features and entry * count > max_bytes and stop == start + 1:
+            if count > n_features and entry * count > max(max_bytes, _DUPLICATES) and stop == start + 1:
                 # no matrix has this; a hostile file may, to make us hold it
                 raise SourceError(f"{name}: row {first + start} has {count} entries, expected at most {n_features}")
             at = first + start
@@ -158,7 +159,7 @@ def bsr_blocks(
             base = int(bounds[start])
             stop = _stop(bounds, start, _ROW_BYTES * height, entry, max_bytes // 2)
             count = int(bounds[stop]) - base
-            if count > n_features // length and entry * count > max_bytes and stop == start + 1:
+            if count > n_features // length and entry * count > max(max_bytes, _DUPLICATES) and stop == start + 1:
                 raise SourceError(
                     f"{name}: block row {first + start} has {count} blocks, expected at most {n_features // length}"
                 )

@@ -21,7 +21,7 @@ COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 """Suffixes that may follow that of a text format."""
 
 _STEP = 256 << 10  # compressed bytes read at a time
-_ZSTD_STEP = 2 << 10  # zstd has no limit on its output: one step gives 64 MiB at most, a few KiB in any honest file
+_ZSTD_STEP = 1 << 10  # zstd has no limit on its output: 32 MiB a step at worst, a few KiB in any honest file
 _WINDOW = 128 << 20  # history that a decompressor may hold: what `zstd --long` and `xz -9` need, and no more
 
 
@@ -57,7 +57,7 @@ class TextFile:
     """A file of lines, decompressed by its suffix (.gz, .bz2, .xz, .zst; several members or frames count as one).
 
     Memory of `pieces`: three pieces, a longest line, and the decompressor's own window (gzip 32 KiB, bzip2 4 MiB,
-    xz and zstd what the file asks for, at most 128 MiB).
+    xz and zstd what the file asks for, at most 128 MiB; a zstd file made to expand may take 64 MiB more).
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,0 +1,73 @@
+"""The right source for a path or an object; formats are never guessed from content."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from check_source import DATA, read
+
+from sparsestore.sources.registry import FORMATS, open_source
+
+
+@pytest.mark.parametrize(
+    ("name", "format_name"),
+    [
+        ("x.svm", "SvmlightSource"),
+        ("x.svmlight", "SvmlightSource"),
+        ("X.LIBSVM", "SvmlightSource"),
+        ("x.svm.gz", "SvmlightSource"),
+        ("x.mtx", "MatrixMarketSource"),
+        ("x.mm", "MatrixMarketSource"),
+    ],
+)
+def test_the_suffix_tells_the_format(tmp_path, name, format_name):
+    import gzip
+
+    text = b"1 1:1\n" if format_name == "SvmlightSource" else b"%%MatrixMarket matrix coordinate real general\n1 1 0\n"
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+    assert type(open_source(tmp_path / name)).__name__ == format_name
+    assert type(open_source(str(tmp_path / name))).__name__ == format_name
+
+
+@pytest.mark.parametrize("name", ["gensim/testcorpus.blei", "xlearn/small_head.txt", "a9a.t.gz", "lightgbm/rank.test.query"])
+def test_a_suffix_that_tells_nothing_is_an_error_that_lists_the_formats(name):
+    with pytest.raises(ValueError, match="tells no format: give format=, one of svmlight") as caught:
+        open_source(DATA / name)
+    assert all(known in str(caught.value) for known in FORMATS)
+
+
+def test_formats_given_by_name_win():
+    assert read(open_source(DATA / "a9a.t.gz", format="svmlight"))[0].shape == (16281, 122)
+    with pytest.raises(ValueError, match="format='csv' is not known, expected one of svmlight, matrix_market, npz, npy"):
+        open_source(DATA / "a9a.t.gz", format="csv")
+
+
+def test_unknown_options_are_refused_with_those_that_are_known(tmp_path):
+    (tmp_path / "x.svm").write_text("1 1:1\n")
+    with pytest.raises(ValueError, match="label: no option of format svmlight, expected only n_features, zero_based, dtype"):
+        open_source(tmp_path / "x.svm", label="y")
+    with pytest.raises(ValueError, match="zero_based: no option of format memory, expected only n_features, dtype"):
+        open_source(np.eye(2), zero_based=True)
+
+
+def test_missing_files_and_folders(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"x\.svm: no such file"):
+        open_source(tmp_path / "x.svm")
+    (tmp_path / "x.npy").mkdir()
+    with pytest.raises(ValueError, match=r"x\.npy: is a folder, expected a file"):
+        open_source(tmp_path / "x.npy")
+
+
+def test_binary_formats_are_not_unpacked(tmp_path):
+    (tmp_path / "x.npy.gz").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"a npy file can not be read through \.gz: unpack it first"):
+        open_source(tmp_path / "x.npy.gz")
+
+
+def test_a_source_is_taken_as_it_is():
+    source = open_source(np.eye(2))
+    assert open_source(source) is source
+    with pytest.raises(ValueError, match="is opened already, expected no options, found dtype"):
+        open_source(source, dtype="float32")
+    with pytest.raises(ValueError, match="format='npy' is for files, found a ndarray in memory"):
+        open_source(np.eye(2), format="npy")
