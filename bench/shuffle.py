@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     x, y, topic = make(arguments.rows + TEST_ROWS)
-    test, y_test = x[: TEST_ROWS], y[:TEST_ROWS]
+    test, y_test = x[:TEST_ROWS], y[:TEST_ROWS]
     x, y, topic = x[TEST_ROWS:], y[TEST_ROWS:], topic[TEST_ROWS:]
     order = np.lexsort((topic, y))
     x, y = x[order], y[order]
@@ -143,7 +143,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(results, indent=2))
         return
-    print(f"{arguments.rows:,} rows, {EPOCHS} epochs, {arguments.seeds} seeds: test loss (sd), to full with 95 % interval")
+    print(f"{arguments.rows:,} rows, {EPOCHS} epochs, {arguments.seeds} seeds: test loss (sd), against full [95 %]")
     for name, result in results.items():
         line = f"{name:<14} {result['loss']:.4f}"
         if "sd" in result:

@@ -18,7 +18,7 @@ Array = NDArray[Any]
 
 
 def index_dtype(n_features: int) -> np.dtype[Any]:
-    """Dtype of `indices` in memory: int32 where all feature numbers fit, as scipy and TensorFlow like it, else int64."""
+    """Dtype of `indices` in memory: int32 where all feature numbers fit, as in scipy and TensorFlow, else int64."""
     return np.dtype(np.int32 if n_features <= 2**31 - 1 else np.int64)
 
 
@@ -89,6 +89,14 @@ class Rows:
         values, out = (self.data.view(np.uint16), data.view(np.uint16)) if half else (self.data, data)
         gather.gather(self.indices, values, starts, lengths, indptr[:-1], indices, out)
         return Rows(indptr, indices, data, self.n_features)
+
+    def take_features(self, features: NDArray[np.int64]) -> Rows:
+        """The given features of all rows, renumbered in the order given; a repeated one is repeated."""
+        chosen = self.to_scipy()[:, features]
+        chosen.sort_indices()
+        width = len(features)
+        indices = np.asarray(chosen.indices).astype(index_dtype(width), copy=False)
+        return Rows(np.asarray(chosen.indptr, np.int64), indices, np.asarray(chosen.data), width)
 
     def astype(self, dtype: DTypeLike) -> Rows:
         """Rows with the values in `dtype`; the same object where they already are."""

@@ -14,7 +14,7 @@ __all__ = [
 
 
 class SparsestoreError(Exception):
-    """Anything that sparsestore raises on purpose, beside plain ValueError, TypeError and IndexError on bad arguments."""
+    """What sparsestore raises on purpose, beside plain ValueError, KeyError and IndexError on bad arguments."""
 
 
 class MissingStoreError(SparsestoreError, FileNotFoundError):

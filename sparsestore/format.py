@@ -124,7 +124,9 @@ def column_problem(name: Any) -> str | None:
             f"column name {name!r} can not be stored: it must have no '/', backslash or control character, not start "
             f"with '.' or '__' and not end with '.mask'; rename it"
         )
-    if len(name.encode("utf-8", "surrogatepass")) > 200:
+    if any("\ud800" <= letter <= "\udfff" for letter in name):
+        return f"column name {name!r} is no valid text: rename it"
+    if len(name.encode()) > 200:
         return f"column name {name[:40]!r}... is longer than 200 bytes; rename it"
     return None
 

@@ -68,7 +68,8 @@ def _verify_objects(reader: Reader, number: int, deep: bool) -> list[str]:
                 continue
             if found != entry.crc32c:
                 problems.append(
-                    f"{where}, {entry.key}, bytes 0 to {length} ({rows}): crc32c {found:08x}, expected {entry.crc32c:08x}"
+                    f"{where}, {entry.key}, bytes 0 to {length} ({rows}): "
+                    f"crc32c {found:08x}, expected {entry.crc32c:08x}"
                 )
     return problems
 

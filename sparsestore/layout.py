@@ -55,7 +55,7 @@ def parse_bytes(size: int | str, name: str = "max_bytes") -> int:
     if isinstance(size, (int, np.integer)) and not isinstance(size, bool):
         number = int(size)
     else:
-        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", str(size))
+        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", size if isinstance(size, str) else "")
         unit = match and _UNITS.get(match[2].lower())
         if not match or not unit:
             raise ValueError(f"{name} is {size!r}, expected bytes: an int, or a string such as '512MiB' or '1GB'")
@@ -161,8 +161,7 @@ class ValueRange:
                 kind = "uint" if low >= 0 else "int"
                 info = np.iinfo(f"{kind}{bits}")
                 if info.min <= low and high <= info.max:
-                    smaller = bits // 8 < given.itemsize or given.kind in "iu"
-                    return f"{kind}{bits}" if smaller else given.name
+                    return f"{kind}{bits}" if bits // 8 < given.itemsize else given.name
         return given.name
 
     def fits(self, dtype: str, constant: float | int | None) -> bool:

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from sparsestore.batch import Batch, PieceData
-from sparsestore.csr import Rows, index_dtype
 from sparsestore.plan.partition import Piece, pieces
 from sparsestore.prefetch import prefetch
 
@@ -206,7 +205,7 @@ class Loader:
         half = self.dtype == np.float16  # which compiled loops and scipy do not know
         x = self._reader.locate(rows).take(order, dtype=np.float32 if half else self.dtype)
         if self._features is not None:
-            x = _take_features(x, self._features)
+            x = x.take_features(self._features)
         x = x.astype(self.dtype)
         if order is not None:
             rows = rows[order]
@@ -220,7 +219,8 @@ class Loader:
         What was read ahead does not count. Of several iterators the one that moved last tells the position.
         `batch` counts the batches of this partition in this epoch. As all partitions have the same number of batches,
         one state serves all partitions that have done the same number of steps; where they may differ, save the state
-        of each. A bridge, whose framework reads ahead by itself, gives the start of the last iteration begun.
+        of each. A framework reads ahead by itself, so with a bridge this is the start of the last iteration begun: add
+        to `batch` the steps that the model has done since.
         """
         epoch, batch = self._position
         plan = self.plan
@@ -284,11 +284,3 @@ class Loader:
             "drop_remainder": self.plan.drop_remainder,
             "n_partitions": self.n_partitions,
         }
-
-
-def _take_features(x: Rows, features: NDArray[np.int64]) -> Rows:
-    """The given features of all rows, renumbered in the order given; a repeated one is repeated."""
-    chosen = x.to_scipy()[:, features]
-    chosen.sort_indices()
-    indptr, indices = np.asarray(chosen.indptr, np.int64), chosen.indices.astype(index_dtype(len(features)), copy=False)
-    return Rows(indptr, indices, chosen.data, len(features))

@@ -22,10 +22,10 @@ from sparsestore.loader import Loader
 from sparsestore.manifest import read_manifest, versions
 from sparsestore.plan import quality
 from sparsestore.plan.partition import n_batches
+from sparsestore.plan.report import PlanReport
 from sparsestore.plan.selection import Selection, split
 from sparsestore.plan.window import Plan
 from sparsestore.reader import ROW_ID, Reader
-from sparsestore.plan.report import PlanReport
 from sparsestore.storage import open_storage
 from sparsestore.writer import append_to, create
 
@@ -38,9 +38,7 @@ Array = NDArray[Any]
 Ints = NDArray[np.int64]
 
 
-def open(  # noqa: A001 - the name that users of h5py and zarr expect
-    path: str | os.PathLike[str], *, version: int | None = None, check: str = "first", mmap: bool = True
-) -> Store:
+def open(path: str | os.PathLike[str], *, version: int | None = None, check: str = "first", mmap: bool = True) -> Store:
     """Open a store, pinned to its newest version or to another; costs the same at any size.
 
     Parameters
@@ -218,7 +216,7 @@ class View:
 
     @property
     def nnz(self) -> int:
-        """Stored entries. Of a view they are counted, which reads its row offsets, and its entries if it has fewer features."""
+        """Stored entries. A view counts them, from its row offsets, or from its entries if it has fewer features."""
         if self._features is None and self._is_whole():
             return self._reader.nnz
         return sum(rows.nnz for rows in self._pieces()) if self._features is not None else self._count_entries()
@@ -296,11 +294,7 @@ class View:
             found = self._reader.locate(distinct).take(order, dtype=dtype)
         else:
             found = self._reader.locate(rows).take(dtype=dtype)
-        x = found.to_scipy()
-        if self._features is not None:
-            x = x[:, self._features]
-            x.sort_indices()
-        return x
+        return (found if self._features is None else found.take_features(self._features)).to_scipy()
 
     def _check_memory(self, n: int) -> None:
         rows, features = self._reader.shape

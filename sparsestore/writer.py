@@ -127,8 +127,9 @@ def create(
     is_store = bool(versions(storage))
     if is_store and not overwrite:
         raise StoreExistsError(f"{storage.name}: a store is there already: append to it, or pass overwrite=True")
-    foreign = set(existing) - set(_FOLDERS) or is_foreign(storage)  # the rest is what an unfinished writer left
-    if foreign or (storage.exists("") and not storage.root.is_dir()):
+    no_folder = storage.exists("") and not storage.root.is_dir()
+    # what else may be there is what an unfinished writer left
+    if not is_store and (no_folder or set(existing) - set(_FOLDERS) or is_foreign(storage)):
         raise StoreExistsError(f"{storage.name} exists and is no sparsestore: choose another path or remove it")
     base = read_manifest(storage) if is_store else None
     return Writer(

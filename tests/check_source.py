@@ -104,10 +104,10 @@ def _check_part(source: Source, part: Any, max_bytes: int) -> None:
 
 
 def peak_of(code: str, *arguments: object) -> int:
-    """Bytes of anonymous memory by which reading exceeds what was there before, measured in a process of its own.
+    """Bytes of anonymous memory by which reading exceeds what was there before, in a process of its own.
 
-    `code` sets `source` and `max_bytes`; `arguments` are its ``sys.argv[1:]``. A first pass over a small source, `warm`,
-    loads what is loaded once.
+    `code` sets `source` and `max_bytes`; `arguments` are its ``sys.argv[1:]``. A first pass over a small source,
+    `warm`, loads what is loaded once.
     """
     if not sys.platform.startswith("linux"):
         pytest.skip("needs /proc/self/status")

@@ -97,10 +97,16 @@ BAD = {
     "index_dtype": ({"indices": np.arange(11.0)}, "indices is of dtype float64, expected integers"),
     "dimensions": ({"data": np.zeros((11, 2))}, "data has shape (11, 2), expected 1 dimensions for csr"),
     "complex": ({"data": np.zeros(11, complex)}, "values of dtype complex128 can not be stored"),
-    "objects": ({"data": np.array([None] * 11)}, "data.npy: holds Python objects, expected numbers: they are never unpickled"),
+    "objects": (
+        {"data": np.array([None] * 11)},
+        "data.npy: holds Python objects, expected numbers: they are never unpickled",
+    ),
     "no_header": ({"data": b"not an array"}, "data.npy: not a .npy header"),
     "short": ({"data": member(np.zeros(11))[:-8]}, "data.npy: has 208 bytes, expected 216 for float64 of shape (11,)"),
-    "index_too_high": ({"indices": np.full(11, 7, np.int32)}, "in rows 0 to 4: row 0 has feature number 7, expected 0 to 2"),
+    "index_too_high": (
+        {"indices": np.full(11, 7, np.int32)},
+        "in rows 0 to 4: row 0 has feature number 7, expected 0 to 2",
+    ),
     "indptr_falls": ({"indptr": np.array([0, 2, 1, 8, 11])}, "indptr falls at row 1: 2 to 1"),
     "indptr_too_high": ({"indptr": np.array([0, 2, 5, 8, 12])}, "indptr goes up to 12, but there are 11 entries"),
 }

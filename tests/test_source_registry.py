@@ -29,7 +29,9 @@ def test_the_suffix_tells_the_format(tmp_path, name, format_name):
     assert type(open_source(str(tmp_path / name))).__name__ == format_name
 
 
-@pytest.mark.parametrize("name", ["gensim/testcorpus.blei", "xlearn/small_head.txt", "a9a.t.gz", "lightgbm/rank.test.query"])
+@pytest.mark.parametrize(
+    "name", ["gensim/testcorpus.blei", "xlearn/small_head.txt", "a9a.t.gz", "lightgbm/rank.test.query"]
+)
 def test_a_suffix_that_tells_nothing_is_an_error_that_lists_the_formats(name):
     with pytest.raises(ValueError, match="tells no format: give format=, one of svmlight") as caught:
         open_source(DATA / name)
@@ -38,13 +40,17 @@ def test_a_suffix_that_tells_nothing_is_an_error_that_lists_the_formats(name):
 
 def test_formats_given_by_name_win():
     assert read(open_source(DATA / "a9a.t.gz", format="svmlight"))[0].shape == (16281, 122)
-    with pytest.raises(ValueError, match="format='csv' is not known, expected one of svmlight, matrix_market, npz, npy"):
+    with pytest.raises(
+        ValueError, match="format='csv' is not known, expected one of svmlight, matrix_market, npz, npy"
+    ):
         open_source(DATA / "a9a.t.gz", format="csv")
 
 
 def test_unknown_options_are_refused_with_those_that_are_known(tmp_path):
     (tmp_path / "x.svm").write_text("1 1:1\n")
-    with pytest.raises(ValueError, match="label: no option of format svmlight, expected only n_features, zero_based, dtype"):
+    with pytest.raises(
+        ValueError, match="label: no option of format svmlight, expected only n_features, zero_based, dtype"
+    ):
         open_source(tmp_path / "x.svm", label="y")
     with pytest.raises(ValueError, match="zero_based: no option of format memory, expected only n_features, dtype"):
         open_source(np.eye(2), zero_based=True)

@@ -69,7 +69,9 @@ def test_rows_are_picked_as_scipy_picks_them(pair: tuple[ss.Store, sp.csr_array]
     ],
     ids=["int", "negative", "list", "mask", "float", "tuple", "newaxis", "2-D"],
 )
-def test_wrong_rows_are_an_index_error_in_numpys_words(pair: tuple[ss.Store, sp.csr_array], key: Any, error: str) -> None:
+def test_wrong_rows_are_an_index_error_in_numpys_words(
+    pair: tuple[ss.Store, sp.csr_array], key: Any, error: str
+) -> None:
     with pytest.raises(IndexError, match=error):
         pair[0][key]
 
@@ -140,7 +142,7 @@ def test_a_view_of_rows_keeps_their_order_and_repeats(pair: tuple[ss.Store, sp.c
 
 
 def test_row_ids_are_those_of_the_store_opened(pair: tuple[ss.Store, sp.csr_array]) -> None:
-    store, x = pair
+    store, _ = pair
     train, val = store.split(0.8, seed=1)
     for view in (train, val):
         for batch in view.loader(7, shuffle=True, seed=0):

@@ -22,9 +22,6 @@ keras = pytest.importorskip("keras")
 import sparsestore  # noqa: E402
 from sparsestore.bridges.tensorflow import dataset  # noqa: E402
 
-# Keras 3.15 says so of every tf.data.Dataset, since its own default is shuffle=True
-pytestmark = pytest.mark.filterwarnings("ignore:`shuffle=True` was passed, but will be ignored:UserWarning")
-
 N_ROWS, N_FEATURES = 500, 83
 X = random_matrix(N_ROWS, N_FEATURES, 0.1)
 WIDE = random_matrix(N_ROWS, 3, 1.0, seed=5).toarray()

@@ -35,7 +35,7 @@ ANCHOR_SHIFT = np.uint64(10)  # one absolute offset every 1,024 rows
 def gather(
     indices: Array, data: Array, starts: Array, lengths: Array, targets: Array, out_indices: Array, out_data: Array
 ) -> None:
-    """Copy entries [starts[i], starts[i] + lengths[i]) to targets[i] of the outputs, converting both dtypes on the way."""
+    """Copy entries [starts[i], starts[i] + lengths[i]) to targets[i] of the outputs, converted to their dtypes."""
     for i in range(len(starts)):
         source, target = np.uint64(starts[i]), np.uint64(targets[i])
         n = np.uint64(lengths[i])

@@ -86,7 +86,7 @@ class PlanReport:
         if self.block_bytes < SMALL_READ and self.block_rows < min(4096, self.n_rows) and self.quality.rho:
             return (
                 f"rows that lie together have similar labels, so only {self.block_rows} are read together "
-                f"({self.block_bytes:,.0f} bytes a read): convert once with --shuffle (shuffle=True) to read large blocks"
+                f"({self.block_bytes:,.0f} bytes a read): convert once with shuffle=True (--shuffle) to read more"
             )
         return None
 

@@ -85,7 +85,7 @@ class Source(Protocol):
     sorted_rows: bool
 
     def blocks(self, max_bytes: int) -> Iterator[Any]:
-        """Yield the input in order, in blocks whose arrays together take at most `max_bytes` (a single row may exceed it)."""
+        """Yield the input in order, in blocks of at most `max_bytes` each (a single row may exceed it)."""
         ...
 
     def provenance(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ Read = Callable[[int], Array]
 
 _ROW_BYTES = 32  # what a row costs while it is made canonical, beside its entries
 _DUPLICATES = 1 << 20  # what a row with more entries than features may cost at any `max_bytes`
-_TRIPLE_BYTES = 64  # what an entry costs while it becomes a triple
+_TRIPLE_BYTES = 96  # what an entry costs while it becomes a triple
 
 
 def reader(array: Array) -> Read:
@@ -70,17 +70,20 @@ def _stop(bounds: Array, start: int, row_bytes: int, entry_bytes: int, max_bytes
     )
 
 
+def _known_to_scipy(values: Array) -> Array:
+    """The values in a dtype that scipy takes: in this machine's byte order, float16 as float32."""
+    return values.astype(np.float32 if values.dtype == np.float16 else values.dtype.newbyteorder("="), copy=False)
+
+
 def _rows(name: str, first: int, indptr: Array, indices: Array, data: Array, n_features: int, width: int) -> Rows:
     """Canonical rows of some of the entries of a CSR matrix; `first` is the number of the first row."""
     from scipy.sparse import csr_array
 
-    if data.dtype == np.float16:
-        data = data.astype(np.float32)  # scipy knows no float16
     n = len(indptr) - 1
     if indices.dtype not in (np.int32, np.int64):
         indices = indices.astype(np.int64)
     try:
-        rows = csr.from_scipy(csr_array((data, indices, indptr - indptr[0]), shape=(n, n_features)))
+        rows = csr.from_scipy(csr_array((_known_to_scipy(data), indices, indptr - indptr[0]), shape=(n, n_features)))
     except ValueError as error:
         raise SourceError(f"{name}: in rows {first} to {first + n}: {error}") from error
     return Rows(rows.indptr, rows.indices.astype(csr.index_dtype(width), copy=False), rows.data, width)
@@ -170,7 +173,8 @@ def bsr_blocks(
                     f"{int(numbers.max())}, expected 0 to {n_features // length - 1}"
                 )
             blocks = bsr_array(
-                (data(count), numbers, bounds[start : stop + 1] - base), shape=((stop - start) * height, n_features)
+                (_known_to_scipy(data(count)), numbers, bounds[start : stop + 1] - base),
+                shape=((stop - start) * height, n_features),
             )
             rows = blocks.tocsr()
             rows.eliminate_zeros()
@@ -228,8 +232,8 @@ def _check_range(name: str, noun: str, values: Array, stop: int) -> None:
 
 def dense_blocks(x: Array, *, width: int, dtype: np.dtype[Any], max_bytes: int) -> Iterator[Block]:
     """Rows of a dense matrix, in memory or mapped, in C or Fortran order; zeros are dropped; positions are rows."""
-    # in the worst case every element is an entry: where it is, its index twice, its value twice
-    step = max(1, max_bytes // (_ROW_BYTES + x.shape[1] * (24 + 2 * dtype.itemsize)))
+    # in the worst case every element is an entry: where it is, its index thrice, its value twice, the last block's
+    step = max(1, max_bytes // (_ROW_BYTES + x.shape[1] * (32 + 3 * dtype.itemsize)))
     for start in range(0, len(x), step):
         part = x[start : start + step]
         rows = csr.from_dense(part.astype(part.dtype.newbyteorder("="), copy=False))

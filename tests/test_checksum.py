@@ -1,0 +1,53 @@
+"""crc32c: the published check values, pieces, and growth by parts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sparsestore.checksum import PIECE, crc32c, extend_crc32c, piece_crc32c
+
+
+def plain_crc32c(payload: bytes) -> int:
+    """The reflected polynomial 0x1EDC6F41 of RFC 3720, a bit at a time."""
+    crc = 0xFFFFFFFF
+    for byte in payload:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ 0x82F63B78 * (crc & 1)
+    return crc ^ 0xFFFFFFFF
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        (b"", 0),
+        (b"123456789", 0xE3069283),
+        (bytes(32), 0x8A9136AA),
+        (b"\xff" * 32, 0x62A8AB43),
+        (bytes(range(32)), 0x46DD794E),
+    ],
+    ids=["empty", "digits", "zeros", "ones", "ascending"],
+)
+def test_the_values_of_rfc_3720(payload: bytes, expected: int) -> None:
+    assert crc32c(payload) == expected == plain_crc32c(payload)
+
+
+@given(st.binary(max_size=200), st.binary(max_size=200))
+def test_a_checksum_grows_by_parts(head: bytes, tail: bytes) -> None:
+    assert extend_crc32c(crc32c(head), tail) == crc32c(head + tail) == plain_crc32c(head + tail)
+
+
+@pytest.mark.parametrize("n", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE])
+def test_each_piece_has_its_own_checksum(n: int) -> None:
+    payload = np.random.default_rng(0).integers(0, 256, n, np.uint8)
+    expected = [crc32c(payload[at : at + PIECE].tobytes()) for at in range(0, n, PIECE)]
+    assert piece_crc32c(payload).tolist() == expected
+    assert piece_crc32c(payload).dtype == np.uint32
+
+
+def test_an_array_that_may_not_be_written_is_read_without_a_copy() -> None:
+    payload = np.arange(100, dtype=np.uint8)
+    payload.flags.writeable = False
+    assert crc32c(payload) == crc32c(payload.tobytes())

@@ -1,0 +1,245 @@
+"""Objects of a folder: made once, never through a link, locked by the living, mapped end to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sparsestore.checksum import crc32c
+from sparsestore.errors import CorruptStoreError
+from sparsestore.storage import LocalStorage, open_storage
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> LocalStorage:
+    return LocalStorage(tmp_path / "store")
+
+
+# ----------------------------------------------------------------------------------------------------- addresses
+
+
+def test_a_file_url_is_a_path(tmp_path: Path) -> None:
+    assert open_storage((tmp_path / "a b").as_uri()).root == tmp_path / "a b"
+
+
+def test_another_scheme_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"s3://bucket/x: scheme 's3' is not supported, expected a path or a file:// URL"
+    ):
+        open_storage("s3://bucket/x")
+
+
+# ------------------------------------------------------------------------------------------------ create, publish
+
+
+def test_an_object_is_made_once(storage: LocalStorage) -> None:
+    storage.put("a/b", b"one")
+    with pytest.raises(FileExistsError):
+        storage.put("a/b", b"two")
+    assert storage.read("a/b") == b"one"
+
+
+def test_a_writer_tells_length_and_checksum(storage: LocalStorage) -> None:
+    written = storage.put("a", b"123456789")
+    assert (written.length, written.crc32c) == (9, 0xE3069283)
+    assert storage.crc32c("a") == 0xE3069283
+
+
+def test_of_many_threads_that_publish_one_name_one_wins(storage: LocalStorage) -> None:
+    barrier, won = threading.Barrier(8), []
+
+    def publish(number: int) -> None:
+        barrier.wait()
+        try:
+            storage.publish("versions/1.json", f"{number}".encode() * 10_000)
+            won.append(number)
+        except FileExistsError:
+            pass
+
+    threads = [threading.Thread(target=publish, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert storage.read("versions/1.json") == f"{won[0]}".encode() * 10_000
+    assert storage.list("versions") == ["1.json"]  # no temporary name stays
+
+
+def test_sync_takes_a_relative_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    storage = open_storage("store")
+    storage.put("segments/a/X/c/0", b"x")
+    storage.sync("segments/a")
+    storage.sync("")
+
+
+def test_remove_counts_bytes_and_forgives_absence(storage: LocalStorage) -> None:
+    storage.put("a/b/c", b"12345")
+    storage.put("a/d", b"123")
+    assert storage.remove("a") == 8
+    assert storage.remove("a") == 0
+    assert storage.list("a") == []
+
+
+# --------------------------------------------------------------------------------------- what is no plain object
+
+
+def test_a_symbolic_link_is_not_followed(storage: LocalStorage, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    storage.root.mkdir()
+    (storage.root / "x").symlink_to(tmp_path / "secret")
+    for read in (storage.read, storage.length, storage.crc32c, lambda key: storage.map([(key, 6)])):
+        with pytest.raises(CorruptStoreError, match="x is a symbolic link|x is no plain file"):
+            read("x")
+
+
+def test_a_folder_is_no_object(storage: LocalStorage) -> None:
+    (storage.root / "x").mkdir(parents=True)
+    for read in (storage.read, storage.length, storage.crc32c, lambda key: storage.read_range(key, 0, 1)):
+        with pytest.raises(CorruptStoreError, match="x is no plain file"):
+            read("x")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(storage: LocalStorage) -> None:
+    storage.root.mkdir()
+    os.mkfifo(storage.root / "x")
+    for read in (storage.read, storage.length, storage.crc32c, lambda key: storage.map([(key, 6)])):
+        with pytest.raises(CorruptStoreError, match="x is no plain file"):
+            read("x")
+
+
+def test_an_absent_object_is_file_not_found(storage: LocalStorage) -> None:
+    for read in (storage.read, storage.length, storage.crc32c, lambda key: storage.map([(key, 6)])):
+        with pytest.raises(FileNotFoundError):
+            read("x")
+
+
+def test_a_short_object_is_told_with_its_bytes(storage: LocalStorage) -> None:
+    storage.put("x", b"12345")
+    assert storage.read_range("x", 1, 3) == b"23"
+    with pytest.raises(CorruptStoreError, match="x ends at byte 5, expected bytes 3 to 9: it was cut short"):
+        storage.read_range("x", 3, 9)
+    with pytest.raises(CorruptStoreError, match="x has 5 bytes, expected at least 6"):
+        storage.map([("x", 6)])
+
+
+# ---------------------------------------------------------------------------------------------------------- locks
+
+
+def test_a_held_lock_is_seen_and_let_go(storage: LocalStorage) -> None:
+    with storage.lock("writers/a") as free:
+        assert free
+        with storage.lock("writers/a") as second:
+            assert not second
+    with storage.lock("writers/a") as free:
+        assert free
+
+
+def test_a_lock_whose_object_was_removed_is_not_held(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    real = fcntl.flock
+
+    def removed_just_before(descriptor: int, operation: int) -> None:
+        (storage.root / "writers/a").unlink()
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", removed_just_before)
+    with storage.lock("writers/a") as free:
+        assert not free
+
+
+def test_a_lock_goes_with_its_process_however_that_ends(storage: LocalStorage) -> None:
+    storage.root.mkdir()
+    program = (
+        "import sys, time; from sparsestore.storage import open_storage\n"
+        "with open_storage(sys.argv[1]).lock('writers/a'):\n    print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, storage.name], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with storage.lock("writers/a") as free:
+            assert not free
+        os.kill(process.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while True:
+        with storage.lock("writers/a") as free:
+            if free or time.monotonic() > deadline:
+                break
+    assert free
+
+
+# ----------------------------------------------------------------------------------------------------------- maps
+
+
+def test_several_objects_map_end_to_end(storage: LocalStorage) -> None:
+    rng = np.random.default_rng(0)
+    parts = [rng.integers(0, 256, n, np.uint8) for n in (2 * PAGE, PAGE, PAGE + 5)]
+    for i, part in enumerate(parts):
+        storage.put(f"{i}", part.tobytes() + b"index of the shard")
+    mapped = storage.map([(f"{i}", len(part)) for i, part in enumerate(parts)])
+    assert mapped.tobytes() == np.concatenate(parts).tobytes()
+
+
+def test_only_the_last_object_may_end_inside_a_page(storage: LocalStorage) -> None:
+    with pytest.raises(ValueError, match="only the last of several mapped parts may end inside a page"):
+        storage.map([("a", PAGE + 1), ("b", PAGE)])
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_map_can_not_be_written(storage: LocalStorage, n: int) -> None:
+    for i in range(n):
+        storage.put(f"{i}", bytes(PAGE))
+    mapped = storage.map([(f"{i}", PAGE) for i in range(n)])
+    with pytest.raises(ValueError, match="read-only"):
+        mapped[0] = 1
+
+
+def test_a_map_of_nothing_is_empty(storage: LocalStorage) -> None:
+    assert storage.map([]).tolist() == []
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_view_keeps_the_map_of_a_deleted_file_alive(storage: LocalStorage, n: int) -> None:
+    for i in range(n):
+        storage.put(f"{i}", bytes([i + 1]) * PAGE)
+    view = storage.map([(f"{i}", PAGE) for i in range(n)]).view(np.uint16)[1::2]
+    storage.remove("")
+    assert int(view[-1]) == n * 257
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_map_holds_no_descriptor(storage: LocalStorage, n: int) -> None:
+    # two maps a segment: a store of a thousand appends would pass the usual limit of 1,024 open files
+    for i in range(n):
+        storage.put(f"{i}", bytes(PAGE))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    maps = [storage.map([(f"{i}", PAGE) for i in range(n)]) for _ in range(50)]
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(maps) == 50
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+def test_a_map_goes_with_its_last_view(storage: LocalStorage) -> None:
+    storage.put("x", bytes(PAGE))
+    view = storage.map([("x", PAGE)])[10:20]
+    assert f"{storage.root}/x" in Path("/proc/self/maps").read_text()
+    del view
+    assert f"{storage.root}/x" not in Path("/proc/self/maps").read_text()
+
+
+def test_checksums_of_objects_longer_than_a_read(storage: LocalStorage) -> None:
+    payload = np.random.default_rng(0).bytes((2 << 20) + 7)
+    storage.put("x", payload)
+    assert storage.crc32c("x") == crc32c(payload)
