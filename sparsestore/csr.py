@@ -213,8 +213,8 @@ def from_scipy(x: Any) -> Rows:
     csr = csr_array(x) if not isinstance(x, (csr_array, csr_matrix)) else x
     raw = Rows(np.asarray(csr.indptr).astype(np.int64, copy=False), csr.indices, csr.data, int(x.shape[1]))
     # scipy does not check what it is given, and its compiled loops crash on a bad index (scipy#8778)
-    if len(raw) != x.shape[0]:
-        raise ValueError(f"indptr has {len(raw) + 1} elements, expected {x.shape[0] + 1}, one more than rows")
+    if len(raw.indptr) != x.shape[0] + 1:
+        raise ValueError(f"indptr has {len(raw.indptr)} elements, expected {x.shape[0] + 1}, one more than rows")
     check(raw)
     if not csr.has_canonical_format:
         csr = csr.copy()

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from sparsestore import convert as conversion
 from sparsestore import integrity, maintain, memory
+from sparsestore.convert import convert as convert_source
 from sparsestore.errors import ResourceError
 from sparsestore.format import ColumnSchema
 from sparsestore.indexing import row_numbers
@@ -93,7 +93,7 @@ def convert(
     dst : str or path-like
         Folder of the new store.
     format : str, optional
-        Where the name does not tell: "svmlight", "mtx", "npz", "npy".
+        Where the name does not tell: "svmlight", "matrix_market", "npz", "npy".
     columns : mapping of str to (n,) or (n, k) array, optional
         What stands beside each row, beside what the source itself has: "y", "sample_weight", ...
     shuffle : bool
@@ -108,9 +108,10 @@ def convert(
     overwrite : bool
         Allow `dst` to be a store: its rows are replaced in a new version.
     progress : callable or None
-        See `sparsestore.progress`.
+        Called with how far a pass has come, its total where known, and the unit, "bytes" or "rows".
     **options
-        Of the source: `n_features`, `zero_based`, `label`, `weight`, `dtype`, ...
+        Of the source: `n_features`, `dtype`, `zero_based`, `multilabel`, `qid`, `sort`, as the format has them; and
+        `duplicates` ("sum", "last" or "error") where entries come in any order.
 
     Returns
     -------
@@ -132,7 +133,7 @@ def convert(
     array([[1., 0.],
            [0., 0.]])
     """
-    conversion.convert(
+    convert_source(
         source,
         dst,
         format=format,

@@ -126,7 +126,7 @@ def create(
     existing = storage.list("")
     is_store = bool(versions(storage))
     if is_store and not overwrite:
-        raise StoreExistsError(f"{storage.name}: a store is there already: append to it, or pass overwrite=True")
+        raise StoreExistsError(f"{storage.name}: a store is there already: append to it, or pass overwrite=True (--overwrite)")
     no_folder = storage.exists("") and not storage.root.is_dir()
     # what else may be there is what an unfinished writer left
     if not is_store and (no_folder or set(existing) - set(_FOLDERS) or is_foreign(storage)):

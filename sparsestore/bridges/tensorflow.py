@@ -60,8 +60,8 @@ def dataset(loader: Loader, *, prefetch: int = 2) -> tf.data.Dataset:
     An iterator reads a window ahead, and stops when it is forgotten: at most three windows are in memory. What the
     reader raises reaches the model as a `tf.errors.OpError` with the same words.
     """
-    # Keras warns of its own default, shuffle=True, at every tf.data.Dataset, though these are shuffled as the loader was
-    # told (keras/src/trainers/data_adapters/__init__.py)
+    # Keras warns of its own default, shuffle=True, at every tf.data.Dataset, though these are shuffled as the loader
+    # was told (keras/src/trainers/data_adapters/__init__.py)
     warnings.filterwarnings("ignore", "`shuffle=True` was passed, but will be ignored", UserWarning)
     if prefetch < 0:
         raise ValueError(f"prefetch is {prefetch}, expected 0 or more batches")

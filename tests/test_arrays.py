@@ -1,0 +1,506 @@
+"""Arrays on disk: zarr-python is the oracle of what is written, and every damaged byte is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sparsestore import arrays
+from sparsestore.arrays import ArrayReader, ArrayWriter
+from sparsestore.checksum import PIECE, crc32c
+from sparsestore.errors import CorruptStoreError
+from sparsestore.format import ArraySpec, Codec, ObjectEntry
+from sparsestore.storage import LocalStorage
+
+Array = NDArray[Any]
+RAW = Codec()
+LZ4 = Codec("blosc", "lz4", 5, "shuffle")
+BITS = Codec("blosc", "lz4", 5, "bitshuffle")
+ZSTD = Codec("zstd", clevel=3)
+# 8,192 elements of 2 bytes are one piece of checksums: a raw array of several chunks must be cut at pieces
+PIECE_ELEMENTS = PIECE // 2
+
+
+class Written:
+    """An array on disk with what its segment would know of it."""
+
+    def __init__(
+        self, folder: Path, values: Array, dtype: str, codec: Codec, chunk: int, shard: int, cuts: list[int]
+    ) -> None:
+        self.storage = LocalStorage(folder)
+        self.values = values
+        writer = ArrayWriter(
+            self.storage, "a", dtype, values.shape[1:], codec, chunk, shard, "" if dtype == "string" else 0
+        )
+        for part in np.split(values, cuts):
+            writer.append(part)
+        self.checks = writer.checks  # as the segment writer does: after finish, to have the last chunk's
+        self.spec = writer.finish({"note": 1})
+        self.checks = writer.checks
+        self.entries = {entry.key: entry for entry in writer.objects}
+
+    def reader(self, check: str = "first", **changes: Any) -> ArrayReader:
+        return ArrayReader(
+            self.storage,
+            "a",
+            changes.get("spec", self.spec),
+            changes.get("entries", self.entries),
+            changes.get("checks", lambda: self.checks),
+            check,
+            lambda first, last: f"rows {first} to {last}",
+        )
+
+    def shard(self, number: int) -> Path:
+        return self.storage.path(f"a/{self.spec.shard_key(number)}")
+
+    @property
+    def shard_keys(self) -> list[str]:
+        return [key for key in self.entries if not key.endswith("zarr.json")]
+
+
+def some_values(n: int, dtype: str, tail: tuple[int, ...] = ()) -> Array:
+    rng = np.random.default_rng(n)
+    if dtype == "string":
+        return np.array([("" if i % 3 == 0 else "größe" * (i % 5)) + str(i) * (i % 2) for i in range(n)], object)
+    if dtype == "bool":
+        return rng.random((n, *tail)) < 0.5
+    return rng.integers(0, 100, (n, *tail)).astype(dtype)
+
+
+KINDS = {
+    "raw": ("uint16", (), RAW),
+    "lz4": ("int64", (), LZ4),
+    "zstd": ("float32", (), ZSTD),
+    "bits, 2-D": ("float32", (3,), BITS),
+    "zstd, 2-D": ("uint8", (5,), ZSTD),
+    "bool": ("bool", (), BITS),
+    "strings": ("string", (), ZSTD),
+    "float16": ("float16", (), LZ4),
+}
+
+
+@pytest.mark.parametrize(("dtype", "tail", "codec"), KINDS.values(), ids=KINDS)
+@given(
+    n=st.integers(0, 70),
+    cuts=st.lists(st.integers(0, 70), max_size=6),
+    chunk_bits=st.integers(0, 4),
+    shard_bits=st.integers(0, 3),
+)
+@settings(max_examples=20, deadline=None)
+def test_whatever_is_appended_zarr_reads_the_same(
+    tmp_path_factory: pytest.TempPathFactory,
+    dtype: str,
+    tail: tuple[int, ...],
+    codec: Codec,
+    n: int,
+    cuts: list[int],
+    chunk_bits: int,
+    shard_bits: int,
+) -> None:
+    values = some_values(n, dtype, tail)
+    cuts = sorted(min(cut, n) for cut in cuts)
+    folder = tmp_path_factory.mktemp("array")
+    written = Written(folder, values, dtype, codec, 1 << chunk_bits, 1 << chunk_bits + shard_bits, cuts)
+    found = zarr.open_array(folder / "a", mode="r")
+    assert found.shape == values.shape
+    assert found.attrs.asdict() == {"note": 1}
+    assert np.asarray(found[...]).tolist() == values.tolist()
+
+    reader = written.reader("never" if codec.name == "none" else "always")
+    np.testing.assert_array_equal(reader.read_all(), values)
+    rows = np.random.default_rng(n).integers(0, n, 20) if n else np.empty(0, np.int64)
+    for order in (rows, np.sort(rows)):
+        np.testing.assert_array_equal(reader.take(order), values[order])
+    numbers = np.arange(written.spec.n_chunks)[::2]
+    found_chunks = reader.chunks(numbers)
+    for slot, number in enumerate(numbers):
+        part = values[number * written.spec.chunk : (number + 1) * written.spec.chunk]
+        np.testing.assert_array_equal(found_chunks[slot * written.spec.chunk :][: len(part)], part)
+
+
+@pytest.mark.parametrize("codec", [RAW, LZ4, ZSTD], ids=lambda codec: codec.name)
+def test_every_inner_chunk_is_there_though_it_equals_the_fill_value(tmp_path: Path, codec: Codec) -> None:
+    written = Written(tmp_path, np.zeros(70, np.int32), "int32", codec, 4, 16, [])
+    for number in range(written.spec.n_shards):
+        payload = written.shard(number).read_bytes()
+        index = np.frombuffer(payload[-(4 * 16 + 4) : -4], "<u8").reshape(4, 2)
+        in_bounds = min(4, written.spec.n_chunks - 4 * number)
+        assert (index[:in_bounds] != 2**64 - 1).all()
+        assert (index[in_bounds:] == 2**64 - 1).all()
+        assert crc32c(payload[-68:-4]) == int.from_bytes(payload[-4:], "little")
+
+
+@pytest.mark.parametrize(
+    ("n", "chunk", "shard"), [(0, 1, 1), (1, 1, 1), (5, 8, 8), (8, 8, 8), (9, 8, 16), (64, 8, 32), (65, 8, 32)]
+)
+def test_a_short_array_gets_short_chunks_and_shards(tmp_path: Path, n: int, chunk: int, shard: int) -> None:
+    spec = Written(tmp_path, np.arange(n), "int64", LZ4, 8, 32, []).spec
+    assert (spec.chunk, spec.shard) == (chunk, shard)
+
+
+def test_appended_values_may_change_afterwards(tmp_path: Path) -> None:
+    writer = ArrayWriter(LocalStorage(tmp_path), "a", "int64", codec=LZ4, chunk=8, shard=16)
+    values = np.arange(5)
+    writer.append(values)
+    values[:] = -1
+    writer.finish()
+    assert zarr.open_array(tmp_path / "a", mode="r")[...].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_objects_are_told_with_their_lengths_and_checksums(tmp_path: Path) -> None:
+    written = Written(tmp_path, np.arange(100), "int64", LZ4, 8, 32, [])
+    assert sorted(written.entries) == ["a/c/0", "a/c/1", "a/c/2", "a/c/3", "a/zarr.json"]
+    for entry in written.entries.values():
+        payload = written.storage.read(entry.key)
+        assert (len(payload), crc32c(payload)) == (entry.length, entry.crc32c)
+
+
+def test_text_too_long_to_be_read_again_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "_STRING_CHUNK_BYTES", 100)
+    with pytest.raises(ValueError, match="2 strings take 112 bytes, expected at most 100"):
+        Written(tmp_path, np.array(["x" * 50, "y" * 50], object), "string", ZSTD, 2, 2, [])
+
+
+# ------------------------------------------------------------------------------------------------- uncompressed
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Written:
+    """Two full shards of two chunks of a piece each, and a third of one chunk and a half."""
+    values = np.arange(PIECE_ELEMENTS * 5 + PIECE_ELEMENTS // 2, dtype=np.uint16)
+    return Written(tmp_path, values, "uint16", RAW, PIECE_ELEMENTS, 2 * PIECE_ELEMENTS, [5, 20_000])
+
+
+def ranges(*pairs: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    found = np.array(pairs, np.int64).reshape(-1, 2)
+    return found[:, 0], found[:, 1]
+
+
+def test_the_map_of_several_shards_is_one_array(raw: Written) -> None:
+    assert raw.spec.n_shards == 3
+    elements = raw.reader().elements()
+    np.testing.assert_array_equal(elements, raw.values)
+    assert not elements.flags.writeable
+    assert elements.flags.c_contiguous
+
+
+def test_pieces_are_the_bytes_of_the_map(raw: Written) -> None:
+    reader = raw.reader()
+    everything = reader.mapped().tobytes()
+    for units in ([], [0], [1, 2], [0, 3, 4, 5], [5]):
+        found = reader.pieces(np.array(units, np.int64)).tobytes()
+        expected = b"".join(everything[unit * PIECE : (unit + 1) * PIECE] for unit in units)
+        assert found == expected, units
+
+
+def test_read_all_and_take_read_raw_arrays_too(raw: Written) -> None:
+    np.testing.assert_array_equal(raw.reader().read_all(), raw.values)
+    rows = np.array([0, 40_000, 8192, 8191])
+    np.testing.assert_array_equal(raw.reader().take(rows), raw.values[rows])
+
+
+@pytest.mark.parametrize("check", ["first", "always"])
+@pytest.mark.parametrize("at", [0, 8191, 8192, 16384, 3 * 8192 + 5, 5 * 8192])
+def test_a_flipped_bit_of_a_map_is_told_with_key_bytes_and_rows(raw: Written, check: str, at: int) -> None:
+    number, within = divmod(at * 2, 2 * PIECE)
+    flip(raw.shard(number), within + 1)
+    reader = raw.reader(check)
+    piece = at // PIECE_ELEMENTS
+    stop = min((piece + 1) * PIECE_ELEMENTS, len(raw.values))
+    start_byte = within // PIECE * PIECE
+    expected = (
+        f"a/c/{number}, bytes {start_byte} to {start_byte + PIECE} (rows {piece * PIECE_ELEMENTS} to {stop}): "
+        f"the bytes do not match their crc32c"
+    )
+    for read in (lambda: reader.verify(*ranges((at, at + 1))), lambda: reader.pieces(np.array([piece]))):
+        for _ in range(2):  # nor is it forgotten the second time
+            with pytest.raises(CorruptStoreError) as error:
+                read()
+            assert expected in str(error.value)
+    other = (at + 8192) % 40_000
+    reader.verify(*ranges((other, other + 1)))  # what lies elsewhere can be read
+
+
+def test_the_padding_of_the_last_piece_is_checked_too(raw: Written) -> None:
+    flip(raw.shard(2), 2 * PIECE - 1)
+    with pytest.raises(CorruptStoreError, match=r"bytes 16384 to 32768 \(rows 40960 to 45056\)"):
+        raw.reader().verify(*ranges((45_000, 45_056)))
+
+
+def test_checks_happen_never_once_or_always(raw: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def counted(payload: Any) -> int:
+        calls.append(len(payload))
+        return crc32c(payload)
+
+    monkeypatch.setattr(arrays, "crc32c", counted)
+    counts = {}
+    for check in ("never", "first", "always"):
+        for how in ("map", "pieces"):
+            reader = raw.reader(check)
+            reader.mapped()
+            calls.clear()
+            for _ in range(3):
+                if how == "map":
+                    reader.verify(*ranges((0, 1), (1, 8193), (8193, 8194)))
+                else:
+                    reader.pieces(np.array([0, 1]))
+            counts[check, how] = calls.count(PIECE)
+    assert counts == {
+        ("never", "map"): 0,
+        ("never", "pieces"): 0,
+        ("first", "map"): 2,
+        ("first", "pieces"): 2,
+        ("always", "map"): 6,
+        ("always", "pieces"): 6,
+    }
+
+
+def test_never_means_that_damage_is_read(raw: Written) -> None:
+    flip(raw.shard(0), 0)
+    reader = raw.reader("never")
+    reader.verify(*ranges((0, 1)))
+    assert reader.elements()[0] == 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=6))
+def test_ranges_become_distinct_numbers(pairs: list[tuple[int, int]]) -> None:
+    pairs = sorted((min(pair), max(pair)) for pair in pairs)
+    expected = sorted({number for start, stop in pairs for number in range(start, stop)})
+    assert arrays._ranges(*ranges(*pairs)).tolist() == expected
+
+
+def test_arrays_read_before_stay_valid_after_deletion(raw: Written) -> None:
+    elements = raw.reader().elements()[100:]
+    raw.storage.remove("a")
+    np.testing.assert_array_equal(elements, raw.values[100:])
+
+
+# --------------------------------------------------------------------------------------------------- compressed
+
+
+@pytest.fixture(params=["lz4", "zstd", "strings", "bits, 2-D"])
+def packed(request: pytest.FixtureRequest, tmp_path: Path) -> Written:
+    dtype, tail, codec = KINDS[request.param]
+    return Written(tmp_path, some_values(70, dtype, tail), dtype, codec, 8, 32, [])
+
+
+def flip(path: Path, at: int) -> None:
+    payload = bytearray(path.read_bytes())
+    payload[at] ^= 1
+    path.write_bytes(payload)
+
+
+@pytest.mark.parametrize("check", ["first", "always"])
+def test_every_flipped_byte_of_every_shard_is_told(packed: Written, check: str) -> None:
+    for number in range(packed.spec.n_shards):
+        path = packed.shard(number)
+        whole = path.read_bytes()
+        first, last = 32 * number, min(32 * number + 32, 70)
+        for at in range(len(whole)):
+            damaged = bytearray(whole)
+            damaged[at] ^= 1 << at % 8
+            path.write_bytes(damaged)
+            with pytest.raises(
+                CorruptStoreError, match=rf"a/c/{number}(/0)?, bytes \d+ to \d+ \(rows \d+ to \d+\): "
+            ) as error:
+                packed.reader(check).read_all()
+            rows = str(error.value).partition("(rows ")[2].partition(")")[0].split(" to ")
+            assert first <= int(rows[0]) < int(rows[1]) <= last
+        path.write_bytes(whole)
+    np.testing.assert_array_equal(packed.reader(check).read_all(), packed.values)
+
+
+def test_a_flipped_byte_of_one_chunk_leaves_the_others_readable(packed: Written) -> None:
+    flip(packed.shard(0), 3)
+    reader = packed.reader()
+    with pytest.raises(CorruptStoreError, match=r"\(rows 0 to 8\): the bytes do not match their crc32c"):
+        reader.take(np.array([5]))
+    np.testing.assert_array_equal(reader.take(np.array([8, 69])), packed.values[[8, 69]])
+
+
+def test_without_checks_no_flipped_byte_does_harm(packed: Written) -> None:
+    """Values may be wrong then, but nothing crashes and no other exception comes out."""
+    for number in range(packed.spec.n_shards):
+        path = packed.shard(number)
+        whole = path.read_bytes()
+        for at in range(len(whole)):
+            damaged = bytearray(whole)
+            damaged[at] ^= 0x80 >> at % 8
+            path.write_bytes(damaged)
+            try:
+                packed.reader("never").read_all()
+            except CorruptStoreError as error:
+                assert f"a/c/{number}" in str(error)  # noqa: PT017 - most are told, some can not be
+        path.write_bytes(whole)
+
+
+def test_checks_of_chunks_happen_never_once_or_always(packed: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = {}
+    for check in ("never", "first", "always"):
+        calls: list[int] = []
+        reader = packed.reader(check)
+        reader.read_all()
+        monkeypatch.setattr(arrays, "crc32c", lambda payload, calls=calls: (calls.append(1), crc32c(payload))[1])
+        reader.read_all()
+        monkeypatch.undo()
+        counts[check] = len(calls)
+    assert counts == {"never": 0, "first": 0, "always": packed.spec.n_chunks}
+
+
+@pytest.mark.parametrize("cut", [0, 1, 10, 60, -1])
+def test_a_shard_cut_short_is_told(packed: Written, cut: int) -> None:
+    whole = packed.shard(1).read_bytes()
+    packed.shard(1).write_bytes(whole[:cut])
+    with pytest.raises(CorruptStoreError, match=r"a/c/1(/0)?, bytes .* \(rows 32 to 64\): .*cut short"):
+        packed.reader().read_all()
+
+
+def test_a_missing_shard_is_told(packed: Written) -> None:
+    reader = packed.reader()
+    reader.take(np.array([40]))
+    packed.shard(1).unlink()
+    for broken in (reader, packed.reader()):
+        with pytest.raises(CorruptStoreError, match=r"a/c/1(/0)?, bytes .* \(rows 32 to .*\): the object is missing"):
+            broken.read_all()
+
+
+def test_a_shard_that_the_segment_does_not_name_is_told(packed: Written) -> None:
+    entries = {key: entry for key, entry in packed.entries.items() if "c/1" not in key}
+    with pytest.raises(CorruptStoreError, match=r"a has no shard 1 in its segment\.json"):
+        packed.reader(entries=entries)
+
+
+def test_shards_that_changed_places_are_told(packed: Written) -> None:
+    one, two = packed.shard(0).read_bytes(), packed.shard(1).read_bytes()
+    packed.shard(0).write_bytes(two)
+    packed.shard(1).write_bytes(one)
+    entries = dict(packed.entries)
+    keys = [f"a/{packed.spec.shard_key(number)}" for number in (0, 1)]
+    for key, payload in zip(keys, (two, one), strict=True):  # even where their lengths are those expected
+        entries[key] = ObjectEntry(key, len(payload), crc32c(payload))
+    with pytest.raises(CorruptStoreError, match=r"\(rows 0 to 8\): the bytes do not match their crc32c"):
+        packed.reader(entries=entries).read_all()
+
+
+def rewrite_index(written: Written, change: Callable[[NDArray[np.uint64]], None]) -> None:
+    """Tamper with the first shard's index, and make its checksum right again."""
+    path = written.shard(0)
+    payload = path.read_bytes()
+    n = written.spec.shard // written.spec.chunk
+    index = np.frombuffer(payload[-16 * n - 4 : -4], "<u8").reshape(n, 2).copy()
+    change(index)
+    path.write_bytes(payload[: -16 * n - 4] + index.tobytes() + crc32c(index.tobytes()).to_bytes(4, "little"))
+
+
+def swap(index: NDArray[np.uint64]) -> None:
+    index[[0, 1]] = index[[1, 0]]
+
+
+def absent(index: NDArray[np.uint64]) -> None:
+    index[1] = 2**64 - 1
+
+
+def outside(index: NDArray[np.uint64]) -> None:
+    index[2, 1] = 10**6
+
+
+def wraps(index: NDArray[np.uint64]) -> None:
+    index[2] = (2**64 - 16, 32)
+
+
+def twice(index: NDArray[np.uint64]) -> None:
+    index[1] = index[0]
+
+
+@pytest.mark.parametrize("change", [swap, absent, outside, wraps, twice])
+@pytest.mark.parametrize("codec", [RAW, LZ4], ids=["raw", "lz4"])
+def test_a_tampered_index_is_told(tmp_path: Path, codec: Codec, change: Callable[[NDArray[np.uint64]], None]) -> None:
+    values = np.arange(4 * PIECE_ELEMENTS, dtype=np.uint16)
+    written = Written(tmp_path, values, "uint16", codec, PIECE_ELEMENTS, 4 * PIECE_ELEMENTS, [])
+    rewrite_index(written, change)
+    with pytest.raises(CorruptStoreError, match=r"a/c/0, bytes .* \(rows .*\): "):
+        written.reader().read_all()
+    if codec is RAW:
+        with pytest.raises(CorruptStoreError, match="uncompressed chunks do not lie end to end|outside the shard"):
+            written.reader().mapped()
+
+
+def test_checksums_of_another_array_are_told(packed: Written) -> None:
+    with pytest.raises(CorruptStoreError, match=r"a has 3 checksums, expected 9"):
+        packed.reader(checks=lambda: np.zeros(3, np.uint32)).read_all()
+
+
+def test_an_array_without_checksums_is_checked_by_its_objects(packed: Written) -> None:
+    np.testing.assert_array_equal(packed.reader(checks=None).read_all(), packed.values)
+    flip(packed.shard(1), 0)
+    with pytest.raises(CorruptStoreError, match=r"a/c/1(/0)?, bytes 0 to \d+: the bytes do not match their crc32c"):
+        packed.reader(checks=None).read_all()
+    packed.shard(1).unlink()
+    with pytest.raises(CorruptStoreError, match="the object is missing"):
+        packed.reader(checks=None).read_all()
+
+
+# -------------------------------------------------------------------------------------------------------- bombs
+
+
+def blosc_bomb(size: int) -> bytes:
+    from numcodecs import blosc
+
+    return bytes(blosc.compress(np.zeros(size, np.uint8), b"lz4", 5, blosc.SHUFFLE, 0))
+
+
+def zstd_bomb(size: int) -> bytes:
+    from numcodecs import zstd
+
+    return bytes(zstd.compress(np.zeros(size, np.uint8), 3))
+
+
+def decode(payload: bytes, spec: ArraySpec) -> None:
+    target = np.empty(spec.chunk, object if spec.dtype == "string" else spec.dtype)
+    arrays._decode_into(np.frombuffer(payload, np.uint8), spec, target)
+
+
+SIZE = 64 << 20
+
+
+@pytest.mark.parametrize(
+    ("make", "spec", "message"),
+    [
+        (blosc_bomb, ArraySpec((8,), "int64", 8, 8, LZ4), f"it declares {SIZE} bytes, expected 64"),
+        (zstd_bomb, ArraySpec((8,), "int64", 8, 8, ZSTD), f"it declares {SIZE} bytes, expected at most 64"),
+        (lambda _: b"", ArraySpec((8,), "int64", 8, 8, LZ4), "it declares 0 bytes, expected 64"),
+        (lambda _: b"", ArraySpec((8,), "int64", 8, 8, ZSTD), ""),
+        (lambda _: bytes(63), ArraySpec((8,), "int64", 8, 8, RAW), "it holds 63 bytes, expected 64"),
+        (lambda _: zstd_bomb(63), ArraySpec((8,), "int64", 8, 8, ZSTD), "it holds 63 bytes, expected 64"),
+        (lambda _: b"\xff" * 8, ArraySpec((8,), "string", 8, 8, RAW), "it holds 4294967295 strings, expected 8"),
+    ],
+    ids=["blosc", "zstd", "empty blosc", "empty zstd", "short", "short zstd", "strings"],
+)
+def test_a_chunk_of_another_size_is_refused_before_it_is_unpacked(
+    make: Callable[[int], bytes], spec: ArraySpec, message: str
+) -> None:
+    import tracemalloc
+
+    payload = make(SIZE)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=message):
+            decode(payload, spec)
+        assert tracemalloc.get_traced_memory()[1] < SIZE // 8
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_blosc_frame_that_lies_about_its_own_length_is_refused() -> None:
+    payload = blosc_bomb(64)
+    with pytest.raises(ValueError, match="its length is not the one that it declares"):
+        decode(payload + b"\0", ArraySpec((8,), "int64", 8, 8, LZ4))
