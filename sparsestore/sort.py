@@ -6,32 +6,36 @@ memory; a bucket that turns out too large for that is dealt out again. What fits
 
 from __future__ import annotations
 
-import errno
-import json
-import resource
-import shutil
-import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BufferedReader, BufferedWriter
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from sparsestore.buckets import (
+    COLUMN,
+    Arrays,
+    BucketFiles,
+    batched,
+    chained,
+    drained,
+    filled,
+    joined,
+    nbytes,
+    number_of_files,
+    power_below,
+    scratch_folder,
+)
 from sparsestore.csr import Rows, index_dtype
-from sparsestore.errors import ResourceError
 from sparsestore.plan import shuffle
 from sparsestore.sources.base import Block, Triples
-from sparsestore.storage import free_disk_bytes
 
 __all__ = ["KEY_ROWS", "KEY_STREAM", "Duplicates", "shuffled_blocks", "sorted_rows"]
 
 Array = NDArray[Any]
-Arrays = dict[str, Array]
 Duplicates = Literal["sum", "last", "error"]
 
 KEY_STREAM = shuffle.CONVERSION
@@ -39,16 +43,12 @@ KEY_STREAM = shuffle.CONVERSION
 KEY_ROWS = 65_536
 """Rows that share one draw of keys. Part of the order that a seed stands for: it can not change."""
 
-MAX_FILES = 256  # more would make the pieces written to each small and meet the limit of open files
-UNKNOWN_FILES = 64  # where the input doesn't tell its size
 MAX_BLOCK_ROWS = 1 << 20
 BLOCK_ENTRIES = 1 << 19
 
 # names of the arrays that rows travel as
-COLUMN = "column."  # sets columns apart from the arrays of the matrix
 MASKED = " (masked)"
 ENTRIES = ("indices", "data")  # arrays with an element an entry, not a row
-TEXT, TEXT_BYTES = "text.", "text-bytes."  # a column of strings travels as lengths (-1: missing) and utf-8
 
 
 # ------------------------------------------------------------------------------------------------- triples into rows
@@ -104,17 +104,17 @@ def sorted_rows(
     """
     if duplicates not in ("sum", "last", "error"):
         raise ValueError(f"duplicates must be 'sum', 'last' or 'error', found {duplicates!r}")
-    block_rows = _power_below(max(1, min(MAX_BLOCK_ROWS, max_bytes // 64)))
+    block_rows = power_below(max(1, min(MAX_BLOCK_ROWS, max_bytes // 64)))
     sorter = _TripleSort(n_rows, n_features, duplicates, block_rows, max_bytes // 4, max_bytes // 2)
     stream = sorter.checked(triples, dtype)
-    held, n_bytes, position = _filled(stream, sorter.hold_bytes)
+    held, n_bytes, position = filled(stream, sorter.hold_bytes)
     if n_bytes <= sorter.hold_bytes:
-        yield from sorter.emit(_joined(held) if held else sorter.nothing(dtype), 0, n_rows)
+        yield from sorter.emit(joined(held) if held else sorter.nothing(dtype), 0, n_rows)
         return
     estimate = n_bytes * size // position if size and position else None
-    with _scratch_folder(scratch, estimate) as folder:
+    with scratch_folder(scratch, estimate) as folder:
         rest = (arrays for arrays, _ in stream)
-        yield from sorter.spilled(_chained(held, rest), folder, 0, n_rows, estimate)
+        yield from sorter.spilled(chained(held, rest), folder, 0, n_rows, estimate)
 
 
 @dataclass(frozen=True)
@@ -166,12 +166,12 @@ class _TripleSort:
         self, stream: Iterable[Arrays], folder: Path, start: int, stop: int, estimate: int | None
     ) -> Iterator[Rows]:
         """Rows start to stop, by way of a file for each band of rows."""
-        n_files = _number_of_files(estimate, self.band_bytes // 3)  # in memory a band takes up to 3 times its bytes
+        n_files = number_of_files(estimate, self.band_bytes // 3)  # in memory a band takes up to 3 times its bytes
         shift = max(0, (stop - start - 1).bit_length() - (n_files.bit_length() - 1))
         n_bands = ((stop - start - 1) >> shift) + 1
-        files = _BucketFiles(folder, n_bands)
+        files = BucketFiles(folder, n_bands)
         with files.writing():
-            for held in _batched(stream, self.hold_bytes):
+            for held in batched(stream, self.hold_bytes):
                 for band, arrays in _scattered(held, start, shift, n_bands):
                     files.append(band, arrays)
                     del arrays
@@ -184,7 +184,7 @@ class _TripleSort:
                 yield from self.spilled(files.frames(band), inner, first, last, files.n_bytes(band))
             files.remove(band)
 
-    def entry_bytes(self, files: _BucketFiles) -> int:
+    def entry_bytes(self, files: BucketFiles) -> int:
         """Most bytes that an entry of a band takes in pass 2."""
         feature, value = files.dtypes["feature"].itemsize, files.dtypes["value"].itemsize
         record = self.row_dtype.itemsize + feature + value
@@ -195,7 +195,7 @@ class _TripleSort:
         """Rows start to stop of entries in memory, in blocks of at most `block_rows`; empties `arrays`."""
         # placing entries in blocks that the processor's cache holds is 3 times faster than placing all at once
         parts = len(arrays["row"]) // BLOCK_ENTRIES + 1
-        block_rows = max(1, min(self.block_rows, _power_below(max(1, stop - start)) // parts))
+        block_rows = max(1, min(self.block_rows, power_below(max(1, stop - start)) // parts))
         if stop - start <= block_rows:
             if stop > start:
                 yield self.rows(arrays, start, stop)
@@ -264,7 +264,7 @@ def _scattered(
     bounds = np.concatenate([[0], np.cumsum(counts)])
     cursors = bounds[:-1].astype(np.uint64)
     out = {name: np.empty(int(bounds[-1]), array.dtype) for name, array in pieces[0].items()}
-    for piece in _drained(pieces):
+    for piece in drained(pieces):
         bucket.scatter(
             piece["row"],
             piece["feature"],
@@ -383,15 +383,15 @@ def shuffled_blocks(
     """
     shuffler = _RowShuffle(max_bytes // 4, max_bytes // 2, max(1, max_bytes // 8))
     stream = shuffler.keyed(blocks, seed, first_row_id)
-    held, n_bytes, position = _filled(stream, shuffler.hold_bytes)
+    held, n_bytes, position = filled(stream, shuffler.hold_bytes)
     if n_bytes <= shuffler.hold_bytes:
         if held:
-            yield from shuffler.emit(_joined(held))
+            yield from shuffler.emit(joined(held))
         return
     estimate = n_bytes * size // position if size and position else None
-    with _scratch_folder(scratch, estimate) as folder:
+    with scratch_folder(scratch, estimate) as folder:
         rest = (arrays for arrays, _ in stream)
-        yield from shuffler.spilled(_chained(held, rest), folder, 0, estimate)
+        yield from shuffler.spilled(chained(held, rest), folder, 0, estimate)
 
 
 class _RowShuffle:
@@ -449,10 +449,10 @@ class _RowShuffle:
 
     def spilled(self, stream: Iterable[Arrays], folder: Path, used: int, estimate: int | None) -> Iterator[Block]:
         """Rows in order of key, by way of a file for each value of the key's bits after the first `used`."""
-        bits = min(_number_of_files(estimate, self.bucket_bytes).bit_length() - 1, 64 - used)
-        files = _BucketFiles(folder, 1 << bits)
+        bits = min(number_of_files(estimate, self.bucket_bytes).bit_length() - 1, 64 - used)
+        files = BucketFiles(folder, 1 << bits)
         with files.writing():
-            for held in _batched(stream, self.hold_bytes):
+            for held in batched(stream, self.hold_bytes):
                 self.deal(held, files, used, bits)
         for bucket in range(1 << bits):
             n_rows = files.n_entries(bucket)
@@ -465,9 +465,9 @@ class _RowShuffle:
                 yield from self.spilled(files.frames(bucket), inner, used + bits, files.n_bytes(bucket))
             files.remove(bucket)
 
-    def deal(self, held: deque[Arrays], files: _BucketFiles, used: int, bits: int) -> None:
+    def deal(self, held: deque[Arrays], files: BucketFiles, used: int, bits: int) -> None:
         """Append the rows held to the files of their buckets, in their order; empties `held`."""
-        arrays = _joined(held)
+        arrays = joined(held)
         buckets = ((arrays["key"] << np.uint64(used)) >> np.uint64(64 - bits)).astype(np.uint16)
         bounds = np.concatenate([[0], np.cumsum(np.bincount(buckets, minlength=1 << bits))])
         dealt = self.taken(arrays, np.argsort(buckets, kind="stable"))  # a radix sort on 16 bits
@@ -496,7 +496,7 @@ class _RowShuffle:
         x = Rows(indptr, arrays["indices"], arrays["data"], self.n_features)
         columns = {name.removeprefix(COLUMN): array for name, array in arrays.items() if name.startswith(COLUMN)}
         masks = {name: columns.pop(name + MASKED) for name in list(columns) if name + MASKED in columns}
-        n_bytes = _nbytes(arrays) // len(order) + 1
+        n_bytes = nbytes(arrays) // len(order) + 1
         step = max(1, self.block_bytes // n_bytes)
         for start in range(0, len(order), step):
             rows = order[start : start + step]
@@ -522,256 +522,4 @@ def _movable(columns: Mapping[str, Array]) -> Arrays:
             out[COLUMN + name + MASKED] = np.ma.getmaskarray(values)
             values = values.data
         out[COLUMN + name] = values.astype(object) if values.dtype.kind == "T" else values
-    return out
-
-
-# ------------------------------------------------------------------------------------------------ dicts of arrays
-
-
-def _nbytes(arrays: Arrays) -> int:
-    """Bytes of memory; a string counts with its characters and what Python adds to it."""
-    total = 0
-    for array in arrays.values():
-        total += array.nbytes
-        if array.dtype.kind == "O":
-            total += sum(57 + len(text) for text in array.ravel() if isinstance(text, str))
-    return total
-
-
-def _joined(pieces: deque[Arrays]) -> Arrays:
-    """One dict of the concatenated arrays; empties `pieces`, an array at a time to save memory."""
-    parts = list(pieces)
-    pieces.clear()
-    if len(parts) == 1:
-        return parts[0]
-    return {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
-
-
-def _filled(stream: Iterator[tuple[Arrays, int]], max_bytes: int) -> tuple[deque[Arrays], int, int]:
-    """Items until they take more than `max_bytes` or the stream ends, their bytes, and the position after them."""
-    held: deque[Arrays] = deque()
-    n_bytes, position = 0, 0
-    for arrays, position in stream:  # noqa: B007
-        held.append(arrays)
-        n_bytes += _nbytes(arrays)
-        if n_bytes > max_bytes:
-            break
-    return held, n_bytes, position
-
-
-def _drained(held: deque[Arrays]) -> Iterator[Arrays]:
-    """Give up one item after the other, so that each can be freed when it has been used."""
-    while held:
-        yield held.popleft()
-
-
-def _chained(held: deque[Arrays], rest: Iterable[Arrays]) -> Iterator[Arrays]:
-    yield from _drained(held)
-    yield from rest
-
-
-def _batched(stream: Iterable[Arrays], max_bytes: int) -> Iterator[deque[Arrays]]:
-    """Items in batches of more than `max_bytes`, the last one of less; the taker empties each to free its memory."""
-    batch: deque[Arrays] = deque()
-    n_bytes = 0
-    for arrays in stream:
-        batch.append(arrays)
-        n_bytes += _nbytes(arrays)
-        del arrays
-        if n_bytes > max_bytes:
-            yield batch
-            batch, n_bytes = deque(), 0
-    if batch:
-        yield batch
-
-
-# ------------------------------------------------------------------------------------------------------ bucket files
-
-
-@contextmanager
-def _scratch_folder(scratch: Path, n_bytes: int | None) -> Iterator[Path]:
-    """Give a fresh folder inside `scratch`, removed with all it holds; about `n_bytes` will be written to it."""
-    made = not scratch.exists()
-    scratch.mkdir(parents=True, exist_ok=True)
-    try:
-        if n_bytes is not None:
-            free = free_disk_bytes(scratch)
-            if free < n_bytes:
-                raise ResourceError(
-                    f"{scratch} has {free} bytes free, its bucket files will take about {n_bytes}: "
-                    "free some, or pass a max_bytes that all fits in"
-                )
-        with tempfile.TemporaryDirectory(prefix="sort-", dir=scratch) as folder:
-            yield Path(folder)
-    finally:
-        if made:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _number_of_files(n_bytes: int | None, bucket_bytes: int) -> int:
-    """Power of two from 2 to 256: enough that buckets come out at half of `bucket_bytes`."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    spare = MAX_FILES if soft == resource.RLIM_INFINITY else soft // 2  # the other half is the caller's
-    wanted = UNKNOWN_FILES if n_bytes is None else 2 * n_bytes // max(1, bucket_bytes) + 1
-    return max(2, min(1 << (wanted - 1).bit_length(), MAX_FILES, _power_below(max(2, spare))))
-
-
-def _power_below(n: int) -> int:
-    """Largest power of two that is at most n."""
-    return 1 << (n.bit_length() - 1)
-
-
-class _BucketFiles:
-    """Files of frames, one a bucket. A frame is a dict of arrays: a line of JSON (names, dtypes, shapes), bytes."""
-
-    def __init__(self, folder: Path, n_buckets: int) -> None:
-        self.folder = folder
-        self.dtypes: dict[str, np.dtype[Any]] = {}
-        self._files: dict[int, BufferedWriter] = {}
-        self._lengths: list[dict[str, int]] = [{} for _ in range(n_buckets)]
-        self._bytes = [0] * n_buckets
-        folder.mkdir(exist_ok=True)
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """The time in which frames are appended; closes the files."""
-        try:
-            yield
-            for file in self._files.values():
-                with _named_disk_errors(self.folder):
-                    file.flush()
-        finally:
-            for file in self._files.values():
-                file.close()
-            self._files.clear()
-
-    def append(self, bucket: int, arrays: Arrays) -> None:
-        """Append one frame to a bucket."""
-        self._bytes[bucket] += _nbytes(arrays)
-        encoded = _encoded(arrays)
-        lengths = self._lengths[bucket]
-        for name, array in encoded.items():
-            known = self.dtypes.get(name, array.dtype)
-            self.dtypes[name] = np.promote_types(known, array.dtype)
-            lengths[name] = lengths.get(name, 0) + len(array)
-        head = json.dumps([[name, array.dtype.str, array.shape] for name, array in encoded.items()]).encode()
-        frame = b"".join([head, b"\n", *(array.tobytes() for array in encoded.values())])
-        with _named_disk_errors(self.folder):
-            if bucket not in self._files:
-                self._files[bucket] = self._path(bucket).open("wb")
-            self._files[bucket].write(frame)
-
-    def n_entries(self, bucket: int) -> int:
-        """Length of a bucket's first array."""
-        return next(iter(self._lengths[bucket].values()), 0)
-
-    def n_bytes(self, bucket: int) -> int:
-        """Bytes of memory that a bucket's arrays take."""
-        return self._bytes[bucket]
-
-    def frames(self, bucket: int) -> Iterator[Arrays]:
-        """Frames of a bucket in the order they were appended."""
-        with self._path(bucket).open("rb") as file:
-            while line := file.readline():
-                arrays = {}
-                for name, dtype, shape in json.loads(line):
-                    arrays[name] = np.empty(shape, dtype)
-                    _fill(file, arrays[name])
-                yield _decoded(arrays)
-
-    def load(self, bucket: int) -> Arrays:
-        """A bucket's arrays, each in one piece, in the dtype that all frames of all buckets fit."""
-        out: Arrays = {}
-        at: dict[str, int] = {}
-        if not self._lengths[bucket]:
-            return {name: np.zeros(0, dtype) for name, dtype in self.dtypes.items()}
-        with self._path(bucket).open("rb") as file:
-            while line := file.readline():
-                for name, dtype, shape in json.loads(line):
-                    if name not in out:
-                        out[name] = np.empty((self._lengths[bucket][name], *shape[1:]), self.dtypes[name])
-                    start = at.get(name, 0)
-                    at[name] = start + shape[0]
-                    part = out[name][start : at[name]]
-                    if part.dtype == dtype:
-                        _fill(file, part)
-                    else:
-                        piece = np.empty(shape, dtype)
-                        _fill(file, piece)
-                        part[...] = piece
-        return _decoded(out)
-
-    def remove(self, bucket: int) -> None:
-        """Give a bucket's disk space back."""
-        self._path(bucket).unlink(missing_ok=True)
-
-    def _path(self, bucket: int) -> Path:
-        return self.folder / f"{bucket}.bin"
-
-
-def _fill(file: BufferedReader, array: Array) -> None:
-    """Read exactly the array's bytes into it."""
-    if not array.size:
-        return
-    found = file.readinto(array.reshape(-1).view(np.uint8).data)
-    if found != array.nbytes:
-        raise OSError(errno.EIO, f"bucket file cut short: {found} of {array.nbytes} bytes", file.name)
-
-
-@contextmanager
-def _named_disk_errors(folder: Path) -> Iterator[None]:
-    """Make a full disk an error that names the folder."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = free_disk_bytes(folder)
-            raise ResourceError(f"no space left for bucket files in {folder} ({free} bytes free)") from error
-        raise
-
-
-def _encoded(arrays: Arrays) -> Arrays:
-    """Arrays with those of strings replaced by two of numbers."""
-    out: Arrays = {}
-    for name, array in arrays.items():
-        if array.dtype.kind != "O":
-            out[name] = array
-            continue
-        if array.ndim != 1:
-            raise ValueError(
-                f"column {name.removeprefix(COLUMN)!r} of strings has shape {array.shape}, expected one a row"
-            )
-        texts: list[bytes] = []
-        lengths = np.empty(len(array), np.int64)
-        for i, text in enumerate(array):
-            if isinstance(text, str):
-                texts.append(text.encode("utf-8", "surrogatepass"))
-                lengths[i] = len(texts[-1])
-            elif text is None or text != text:  # NaN is how pandas marks a missing string
-                lengths[i] = -1
-            else:
-                raise ValueError(f"column {name.removeprefix(COLUMN)!r} holds {text!r}, expected strings")
-        out[TEXT + name] = lengths
-        out[TEXT_BYTES + name] = np.frombuffer(b"".join(texts), np.uint8)
-    return out
-
-
-def _decoded(arrays: Arrays) -> Arrays:
-    """The opposite of `_encoded`; missing strings are None."""
-    out: Arrays = {}
-    for name, array in arrays.items():
-        if name.startswith(TEXT_BYTES):
-            continue
-        if not name.startswith(TEXT):
-            out[name] = array
-            continue
-        name = name.removeprefix(TEXT)
-        buffer = arrays[TEXT_BYTES + name].tobytes()
-        texts = np.empty(len(array), object)
-        at = 0
-        for i, length in enumerate(array.tolist()):
-            if length >= 0:
-                texts[i] = buffer[at : at + length].decode("utf-8", "surrogatepass")
-                at += length
-        out[name] = texts
     return out

@@ -55,7 +55,8 @@ TABLE: dict[str, set[str]] = {
     "sources": SHARED,
     "sources.npz": {*SHARED, "sources.npy"},
     "sources.registry": {"errors", "sources"},
-    "sort": {"csr", "kernels", "plan", "storage", "errors", "sources.base"},
+    "buckets": {"errors", "storage"},
+    "sort": {"buckets", "csr", "kernels", "plan", "errors", "sources.base"},
     "convert": {"sources.base", "sources.registry", "csr", "plan", "sort", "layout", "writer", "errors"}
     | {"manifest", "reader", "storage"},  # the hint at sorted rows; the folder of the buckets
     "integrity": {"csr", "format", "manifest", "reader", "checksum", "errors"},
