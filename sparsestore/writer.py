@@ -39,7 +39,6 @@ from sparsestore.format import (
     seal,
 )
 from sparsestore.layout import (
-    CHUNK,
     COLUMN_CHUNK,
     PROFILES,
     SHARD,
@@ -126,7 +125,9 @@ def create(
     existing = storage.list("")
     is_store = bool(versions(storage))
     if is_store and not overwrite:
-        raise StoreExistsError(f"{storage.name}: a store is there already: append to it, or pass overwrite=True (--overwrite)")
+        raise StoreExistsError(
+            f"{storage.name}: a store is there already: append to it, or pass overwrite=True (--overwrite)"
+        )
     no_folder = storage.exists("") and not storage.root.is_dir()
     # what else may be there is what an unfinished writer left
     if not is_store and (no_folder or set(existing) - set(_FOLDERS) or is_foreign(storage)):
@@ -221,12 +222,10 @@ def _exactly(name: str, values: Array, schema: ColumnSchema) -> Array:
     if schema.dtype == "string":
         if values.dtype.kind in "UT":
             return values.astype(object)
-        bad = next((v for v in values.reshape(-1) if not isinstance(v, str)), None)
-        if values.dtype.kind != "O" or bad is not None:
-            raise ValueError(
-                f"column {name!r} has values of {type(bad).__name__ if bad is not None else values.dtype}, expected str"
-            )
-        return values
+        bad = {type(value).__name__ for value in values.reshape(-1) if not isinstance(value, str)}
+        if bad:
+            raise ValueError(f"column {name!r} has values of {', '.join(sorted(bad))}, expected str")
+        return values.astype(object, copy=False)
     if values.dtype == schema.dtype:
         return values
     if values.dtype.kind not in "biuf":
@@ -625,23 +624,28 @@ class _SegmentWriter:
         self._constant = constant
         self._schema = schema
         self._shuffled = shuffled
-        self._matrix = codec_for("matrix", profile)
-        self._indptr = ArrayWriter(storage, f"{self._prefix}/X/indptr", "int64", codec=codec_for("indptr", profile))
-        self._indices = ArrayWriter(storage, f"{self._prefix}/X/indices", indices, codec=self._matrix)
-        self._data = (
-            ArrayWriter(storage, f"{self._prefix}/X/data", data, codec=self._matrix) if constant is None else None
-        )
+        self._writers: list[ArrayWriter] = []
+        matrix = codec_for("matrix", profile)
+        self._indptr = self._array("X/indptr", "int64", codec=codec_for("indptr", profile))
+        self._indices = self._array("X/indices", indices, codec=matrix)
+        self._data = self._array("X/data", data, codec=matrix) if constant is None else None
         self._columns: dict[str, ArrayWriter] = {}
         self._labels = {
             name: LabelAccumulator(column.dtype, column.shape)
             for name, column in schema.items()
-            if name not in ("sample_weight", "nnz")  # stats/nnz are the row counts
+            if name != "sample_weight"
         }
         self._counts = RowCounts()
         self._indptr.append(np.zeros(1, np.int64))
         self._objects: list[ObjectEntry] = []
         self.rows = 0
         self.nnz = 0
+
+    def _array(self, name: str, dtype: str, tail: tuple[int, ...] = (), **options: Any) -> ArrayWriter:
+        """A new array of the segment; `discard` lets go of its file."""
+        writer = ArrayWriter(self._storage, f"{self._prefix}/{name}", dtype, tail, **options)
+        self._writers.append(writer)
+        return writer
 
     @property
     def has_row_ids(self) -> bool:
@@ -687,14 +691,9 @@ class _SegmentWriter:
             schema = self._schema[name]
         role = "string" if schema.dtype == "string" else "column"
         fill: Any = "" if schema.dtype == "string" else (False if schema.dtype == "bool" else 0)
-        return ArrayWriter(
-            self._storage,
-            f"{self._prefix}/columns/{name}",
-            schema.dtype,
-            schema.shape,
-            codec_for(role, self._profile),
-            chunk=COLUMN_CHUNK,
-            fill_value=fill,
+        codec = codec_for(role, self._profile)
+        return self._array(
+            f"columns/{name}", schema.dtype, schema.shape, codec=codec, chunk=COLUMN_CHUNK, fill_value=fill
         )
 
     def _put(self, key: str, payload: bytes) -> None:
@@ -706,7 +705,7 @@ class _SegmentWriter:
         writer.finish(attributes)
         name = writer.prefix[len(self._prefix) + 1 :]
         if not name.startswith(("stats/", "checksums/")):
-            checks = ArrayWriter(self._storage, f"{self._prefix}/checksums/{name}", "uint32", codec=Codec())
+            checks = self._array(f"checksums/{name}", "uint32")
             checks.append(writer.checks)
             checks.finish()
             self._collect(checks)
@@ -757,19 +756,12 @@ class _SegmentWriter:
         return document, SegmentLine(self.id, self.rows, self.nnz, crc32c(payload), self._shuffled)
 
     def _statistics(self, name: str, values: Array, attributes: dict[str, Any]) -> None:
-        writer = ArrayWriter(
-            self._storage,
-            f"{self._prefix}/stats/{name}",
-            values.dtype.name,
-            values.shape[1:],
-            codec_for("column", "raw"),
-            CHUNK,
-        )
+        codec = codec_for("column", "raw")
+        writer = self._array(f"stats/{name}", values.dtype.name, values.shape[1:], codec=codec)
         writer.append(values)
         self._finish(writer, attributes)
 
     def discard(self) -> None:
         """Let go of open files."""
-        for writer in (self._indptr, self._indices, self._data, *self._columns.values()):
-            if writer is not None:
-                writer.discard()
+        for writer in self._writers:
+            writer.discard()

@@ -12,6 +12,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
 from sparsestore import arrays
 from sparsestore.arrays import ArrayReader, ArrayWriter
 from sparsestore.checksum import PIECE, crc32c

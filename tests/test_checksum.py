@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sparsestore.checksum import PIECE, crc32c, extend_crc32c, piece_crc32c
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from sparsestore.checksum import crc32c
 from sparsestore.errors import FormatError
 from sparsestore.format import (

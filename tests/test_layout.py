@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
+
 from sparsestore.layout import CHUNK, SHARD, ValueRange, chunk_and_shard, codec_for, indices_dtype, parse_bytes
 
 Array = NDArray[Any]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from sparsestore.checksum import crc32c
 from sparsestore.errors import CorruptStoreError, FormatError, MissingStoreError
 from sparsestore.format import Manifest, ObjectEntry, PageEntry, SegmentLine, dump, manifest_key, root_document, seal

@@ -337,7 +337,7 @@ def test_refuses_fractions_that_make_no_sense(parts: dict[str, float], message: 
 
 def test_fractions_that_add_up_to_one_but_for_rounding_lose_no_row() -> None:
     parts = {"a": 0.7, "b": 0.2, "c": 0.1}
-    assert sum(parts.values()) < 1
+    assert np.cumsum(list(parts.values()))[-1] < 1  # Python 3.12 sums floats more exactly than that
     assert sum(map(len, cut([1000], True, parts, 0).values())) == 1000
 
 

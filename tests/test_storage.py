@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from sparsestore.checksum import crc32c
 from sparsestore.errors import CorruptStoreError
 from sparsestore.storage import LocalStorage, open_storage

@@ -1,0 +1,186 @@
+"""Row offsets in a byte a row, and arithmetic beyond 32 bits, without files of that size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from sparsestore.errors import CorruptStoreError
+from sparsestore.reader import Located, _Offsets, _Part, _runs
+from sparsestore.storage import LocalStorage
+
+Array = NDArray[Any]
+
+
+class FakeIndptr:
+    """An array reader over memory that records which chunks are decoded."""
+
+    def __init__(self, indptr: Array, chunk: int) -> None:
+        self.indptr = indptr
+        self.spec = SimpleNamespace(chunk=chunk, n_chunks=-(-len(indptr) // chunk))
+        self.storage = SimpleNamespace(name="store")
+        self.prefix = "segments/s/X/indptr"
+        self.decoded: list[int] = []
+
+    def chunks(self, numbers: NDArray[np.int64]) -> Array:
+        self.decoded += numbers.tolist()
+        chunk = self.spec.chunk
+        padded = np.concatenate([self.indptr, np.zeros(-len(self.indptr) % chunk, self.indptr.dtype)])
+        return np.concatenate([padded[number * chunk : (number + 1) * chunk] for number in numbers.tolist()])
+
+
+def offsets_of(lengths: Array, chunk: int = 4096) -> tuple[_Offsets, Array]:
+    indptr = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    fake: Any = FakeIndptr(indptr, chunk)
+    return _Offsets(fake, len(lengths), int(lengths.max(initial=0)), int(indptr[-1])), indptr
+
+
+def check(offsets: _Offsets, indptr: Array, rows: Array) -> None:
+    starts, lengths = offsets.locate(rows)
+    assert starts.dtype == np.uint64
+    np.testing.assert_array_equal(starts, indptr[rows].astype(np.uint64))
+    np.testing.assert_array_equal(lengths, np.diff(indptr)[rows])
+
+
+WIDTHS = {"uint8": 255, "uint16": 65_535, "uint32": 2**32 - 1, "uint64": 2**40}
+
+
+@pytest.mark.parametrize(("dtype", "longest"), WIDTHS.items(), ids=WIDTHS)
+def test_lengths_are_held_in_the_narrowest_dtype(dtype: str, longest: int) -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(0, longest, 5000, endpoint=True)
+    lengths[[0, 1023, 1024, 4999]] = longest
+    offsets, indptr = offsets_of(lengths)
+    for rows in (np.arange(5000), rng.permutation(5000), rng.integers(0, 5000, 300), np.array([4999])):
+        check(offsets, indptr, rows)
+    assert offsets.lengths.dtype == dtype
+
+
+def test_entry_numbers_beyond_two_to_the_33rd_are_exact() -> None:
+    lengths = np.full(200_000, 50_000)  # 10**10 entries
+    offsets, indptr = offsets_of(lengths, chunk=65_536)
+    assert indptr[-1] > 2**33
+    rows = np.concatenate([np.arange(171_790, 171_810), [0, 199_999, 42_949, 42_950, 85_899, 85_900]])
+    check(offsets, indptr, rows)
+    starts, _ = offsets.locate(np.array([199_999]))
+    assert int(starts[0]) == 9_999_950_000
+
+
+def test_a_row_costs_about_a_byte() -> None:
+    offsets, indptr = offsets_of(np.arange(100_000) % 200)
+    check(offsets, indptr, np.arange(100_000))
+    assert offsets.lengths.nbytes + offsets.anchors.nbytes < 1.01 * 100_000
+
+
+@given(
+    lengths=st.lists(st.sampled_from([0, 0, 1, 3, 300]), min_size=1, max_size=40),
+    chunk=st.sampled_from([1024, 2048]),
+    repeats=st.sampled_from([1, 60, 110]),
+    data=st.data(),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_rows_in_any_order_are_found(lengths: list[int], chunk: int, repeats: int, data: st.DataObject) -> None:
+    offsets, indptr = offsets_of(np.array(lengths * repeats), chunk)
+    n = len(lengths) * repeats
+    near = [row for row in (0, 1023, 1024, 2047, 2048, n - 1) if row < n]
+    for _ in range(3):
+        rows = data.draw(st.lists(st.sampled_from(near) | st.integers(0, n - 1), max_size=12))
+        check(offsets, indptr, np.array(rows, np.int64))
+
+
+def test_each_chunk_is_decoded_when_first_needed_and_kept() -> None:
+    offsets, indptr = offsets_of(np.arange(10_000) % 7, chunk=1024)
+    fake: Any = offsets._indptr
+    check(offsets, indptr, np.array([2000]))
+    assert fake.decoded == [1, 2]  # the next one tells where the last row ends
+    check(offsets, indptr, np.array([1500, 2047]))
+    assert fake.decoded == [1, 2]
+    check(offsets, indptr, np.arange(10_000))
+    fake.decoded.clear()
+    check(offsets, indptr, np.arange(10_000))
+    assert fake.decoded == []
+
+
+def test_rows_that_fill_their_last_chunk_end_where_the_next_one_says() -> None:
+    for n in (1023, 1024, 1025, 2047, 2048):
+        offsets, indptr = offsets_of(np.arange(n) % 5, chunk=1024)
+        check(offsets, indptr, np.array([n - 1]))
+        check(offsets, indptr, np.arange(n))
+
+
+SOUND = np.cumsum(np.concatenate([[0], np.ones(5000, np.int64)]))
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [(0, 1), (5000, 4999), (2500, 2400), (2500, 2600), (2048, -5), (2500, 2**62), (2500, -(2**63)), (3000, 5001)],
+)
+def test_offsets_that_are_no_ascending_sequence_are_damage(at: int, value: int) -> None:
+    indptr = SOUND.copy()
+    indptr[at] = value
+    fake: Any = FakeIndptr(indptr, 1024)
+    offsets = _Offsets(fake, 5000, 1, 5000)
+    with pytest.raises(
+        CorruptStoreError,
+        match="segments/s/X/indptr, elements .*: the offsets are no ascending sequence from 0 to 5000",
+    ):
+        offsets.locate(np.arange(5000))
+
+
+def test_differences_that_wrap_around_are_damage() -> None:
+    indptr = np.array([0, 2**63 - 1, -(2**63), 0], np.int64)  # each step but the first looks like +1
+    fake: Any = FakeIndptr(indptr, 1024)
+    with pytest.raises(CorruptStoreError, match="no ascending sequence"):
+        _Offsets(fake, 3, 2**63 - 1, 0).locate(np.arange(3))
+
+
+def test_a_later_chunk_may_not_start_below_zero_or_past_the_end() -> None:
+    for shift in (-(2**40), 2**40):
+        indptr = SOUND.copy()
+        indptr[1024:4096] += shift
+        fake: Any = FakeIndptr(indptr, 1024)
+        with pytest.raises(CorruptStoreError, match="no ascending sequence"):
+            _Offsets(fake, 5000, 1, 5000).locate(np.array([2000]))
+
+
+@given(
+    st.lists(st.sampled_from([0, 0, 1, 2, 5]), min_size=1, max_size=12).flatmap(
+        lambda lengths: st.tuples(st.just(lengths), st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=15))
+    )
+)
+@settings(deadline=None)
+def test_runs_cover_just_the_entries_of_the_rows(case: tuple[list[int], list[int]]) -> None:
+    lengths, rows = np.array(case[0]), np.array(case[1])
+    begin = (np.cumsum(lengths) - lengths)[rows]
+    first, last = _runs(begin, begin + lengths[rows])
+    expected = {entry for b, n in zip(begin, lengths[rows], strict=True) for entry in range(b, b + n)}
+    assert {entry for f, e in zip(first, last, strict=True) for entry in range(f, e)} == expected
+    assert (last > first).all()
+    assert (np.diff(first) >= 0).all()
+
+
+def test_entries_beyond_two_to_the_32nd_are_copied_from_a_map(tmp_path: Path) -> None:
+    """A file of 8 GiB and a few kB on disk: all but three pages of it are a hole."""
+    storage = LocalStorage(tmp_path)
+    n = (1 << 32) + 1000
+    starts = np.array([5, (1 << 31) - 2, (1 << 32) + 3], np.uint64)
+    with (tmp_path / "indices").open("wb") as file:
+        file.truncate(n * 2)
+        for i, start in enumerate(starts.tolist()):
+            file.seek(start * 2)
+            file.write(np.array([i + 1, 40_000 + i, 65_000 + i], "<u2").tobytes())
+    if (tmp_path / "indices").stat().st_blocks * 512 > 1 << 20:
+        pytest.skip("the file system has no holes")
+    indices = storage.map([("indices", n * 2)]).view("<u2")
+    lengths = np.full(3, 3)
+    located = Located([_Part(indices, None, 7)], None, starts, lengths, 65_536, "store")
+    rows = located.take(np.array([2, 0, 1]))
+    assert rows.indices.tolist() == [3, 40_002, 65_002, 1, 40_000, 65_000, 2, 40_001, 65_001]
+    assert rows.data.tolist() == [7.0] * 9

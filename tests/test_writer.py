@@ -1,0 +1,897 @@
+"""What is appended comes back exactly, in the smallest dtypes; what fails leaves nothing behind; writers do not lose rows."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from sparsestore import layout, writer
+from sparsestore.csr import Rows
+from sparsestore.errors import FormatError, StoreExistsError
+from sparsestore.integrity import verify
+from sparsestore.manifest import read_manifest, versions
+from sparsestore.reader import Reader
+from sparsestore.storage import LocalStorage, open_storage
+from sparsestore.writer import Writer, append_to, create
+
+Array = NDArray[Any]
+
+
+def open_reader(path: Path, version: int | None = None, **options: Any) -> Reader:
+    storage = open_storage(path)
+    return Reader(storage, read_manifest(storage, version), **options)
+
+
+def everything(path: Path, **options: Any) -> Rows:
+    reader = open_reader(path, **options)
+    return reader.read(0, reader.shape[0])
+
+
+def documents(path: Path) -> list[Any]:
+    reader = open_reader(path)
+    return [reader.segment(i).document for i in range(len(reader.lines))]
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.zarr"
+
+
+@pytest.fixture
+def store(path: Path) -> Path:
+    """Three rows, one column."""
+    with create(path, n_features=4) as w:
+        w.append(np.eye(3, 4, dtype=np.float32), y=np.array([0, 1, 2]))
+    return path
+
+
+# -------------------------------------------------------------------------------------------------- round trips
+
+BLOCK_DTYPES = ["bool", "uint8", "int8", "int32", "int64", "float32", "float64"]
+
+
+@st.composite
+def blocks(draw: st.DrawFn) -> list[sp.csr_array]:
+    m = draw(st.sampled_from([1, 5, 70_000]))
+    made = []
+    for _ in range(draw(st.integers(0, 5))):
+        n, dtype = draw(st.integers(0, 6)), draw(st.sampled_from(BLOCK_DTYPES))
+        rng = np.random.default_rng(draw(st.integers(0, 99)))
+        high = draw(st.sampled_from([2, 100, 300, 70_000]))
+        x = sp.random_array((n, m), density=min(1.0, 3 / m), rng=rng, format="csr")
+        x.data = rng.integers(
+            1, 2 if dtype == "bool" else min(high, np.iinfo("int8").max if dtype == "int8" else high), x.nnz
+        )
+        x = x.astype(dtype)
+        if dtype.startswith("float") and draw(st.booleans()) and x.nnz:
+            x.data[0] = draw(st.sampled_from([0.5, np.nan, np.inf, -0.0, -3.0]))
+        made.append(x)
+    return made
+
+
+@given(
+    made=blocks(),
+    profile=st.sampled_from(["raw", "compact"]),
+    max_bytes=st.sampled_from([2, 200, 10**6]),
+    mmap=st.booleans(),
+)
+@settings(max_examples=30, deadline=None)
+def test_whatever_is_appended_is_what_scipy_stacks(
+    tmp_path_factory: pytest.TempPathFactory, made: list[sp.csr_array], profile: str, max_bytes: int, mmap: bool
+) -> None:
+    path = tmp_path_factory.mktemp("store") / "s"
+    with create(path, profile=profile, max_bytes=max_bytes, n_features=made[0].shape[1] if made else 0) as w:
+        for block in made:
+            w.append(block)
+    found = everything(path, mmap=mmap)
+    full = [block for block in made if block.shape[0]]
+    if not full:
+        assert len(found) == 0
+        return
+    expected = sp.vstack(full).tocsr()
+    assert found.data.dtype == expected.dtype
+    np.testing.assert_array_equal(found.indptr, expected.indptr)
+    np.testing.assert_array_equal(found.indices, expected.indices)
+    np.testing.assert_array_equal(found.data, expected.data)
+    np.testing.assert_array_equal(np.signbit(found.data), np.signbit(expected.data))
+    reader = open_reader(path, mmap=mmap)
+    order = np.random.default_rng(0).integers(0, len(found), 15)
+    np.testing.assert_array_equal(reader.locate(order).take(dtype="float64").to_dense(), expected.toarray()[order])
+    assert verify(reader) == []
+
+
+def test_anndata_and_zarr_read_a_segment(path: Path) -> None:
+    from anndata.io import sparse_dataset
+
+    zarr = pytest.importorskip("zarr")
+    x = sp.random_array((50, 30), density=0.2, rng=np.random.default_rng(0), format="csr")
+    with create(path) as w:
+        w.append(x, y=np.arange(50), name=np.array([f"row {i}" for i in range(50)]))
+    segment = zarr.open_group(path, mode="r")[f"segments/{open_reader(path).lines[0].id}"]
+    np.testing.assert_array_equal(sparse_dataset(segment["X"]).to_memory().toarray(), x.toarray())
+    assert segment["columns/y"][:].tolist() == list(range(50))
+    assert segment["columns/name"][7] == "row 7"
+
+
+def test_an_array_of_several_shards_comes_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer.ArrayWriter.__init__, "__defaults__", ((), None, 1 << 14, 1 << 15, 0))
+    dense = np.random.default_rng(0).integers(1, 60_000, (130, 1000)).astype(np.uint16)
+    dense[5:100:7] = 0
+    with create(path, max_bytes=2) as w:
+        for start in range(0, 130, 33):
+            w.append(dense[start : start + 33])
+    assert open_reader(path).segment(0).indices.spec.n_shards > 2
+    for mmap in (True, False):
+        np.testing.assert_array_equal(everything(path, mmap=mmap).to_dense(), dense)
+        reader = open_reader(path, mmap=mmap)
+        rows = np.random.default_rng(1).integers(0, 130, 50)
+        np.testing.assert_array_equal(reader.locate(rows).take(dtype="uint16").to_dense(), dense[rows])
+        assert reader.locate(np.array([5, 12])).take().nnz == 0  # empty rows alone
+
+
+@pytest.mark.parametrize(
+    "values", [[1, 1], [True, True], [0.25, 0.25], [2**53 + 1] * 2, [0.0, 0.0], [-7.0, -7.0]], ids=str
+)
+def test_equal_values_become_a_fill_value_and_no_chunk(path: Path, values: list[Any]) -> None:
+    data = np.array(values)
+    with create(path, n_features=3) as w:
+        w.append(Rows(np.array([0, 1, 2]), np.array([0, 2], np.int32), data, 3))
+    assert documents(path)[0].constant
+    assert not [name for name in files(path) if "X/data/c" in name]
+    found = everything(path)
+    assert found.data.dtype == data.dtype
+    assert found.data.tolist() == values
+
+
+@pytest.mark.parametrize(
+    ("values", "stored"),
+    [
+        (np.array([1, 2], np.int64), "uint8"),
+        (np.array([-1, 300], np.int64), "int16"),
+        (np.array([1.0, 70_000.0]), "uint32"),
+        (np.array([1.0, 0.5], np.float32), "float32"),
+        (np.array([0.0, -0.0], np.float32), "float32"),
+        (np.array([0.5, 1.5], np.float16), "float32"),
+        (np.array([1.0, np.nan]), "float64"),
+        (np.array([True, False]), "uint8"),
+        (np.array([0, 2**64 - 1], np.uint64), "uint64"),
+    ],
+    ids=str,
+)
+def test_values_are_stored_as_narrow_as_is_exact(path: Path, values: Array, stored: str) -> None:
+    with create(path, n_features=3) as w:
+        w.append(Rows(np.array([0, 2]), np.array([0, 2], np.int32), values, 3))
+    assert documents(path)[0].data_dtype == stored
+    for mmap in (True, False):
+        found = everything(path, mmap=mmap)
+        assert found.data.dtype == values.dtype
+        np.testing.assert_array_equal(found.data, values)
+        np.testing.assert_array_equal(np.signbit(found.data), np.signbit(values))
+
+
+def test_indices_are_as_narrow_as_the_width_allows(tmp_path: Path) -> None:
+    for n_features, dtype in ((65_536, "uint16"), (65_537, "int32"), (2**31 + 1, "int64")):
+        path = tmp_path / f"{n_features}"
+        with create(path, n_features=n_features) as w:
+            w.append(sp.csr_array(([5.0], ([0], [n_features - 1])), shape=(1, n_features)))
+        assert documents(path)[0].indices_dtype == dtype
+        assert everything(path).indices.tolist() == [n_features - 1]
+
+
+def one_value(value: Any, dtype: str, width: int = 4) -> Rows:
+    return Rows(np.array([0, 1]), np.array([width - 1], np.int32), np.array([value], dtype), width)
+
+
+def test_a_wider_value_closes_the_segment_and_nothing_narrows_again(path: Path) -> None:
+    with create(path, max_bytes=2) as w:
+        for value, dtype in (
+            (1, "int64"),
+            (1, "uint8"),
+            (200, "int64"),
+            (3, "int8"),
+            (-1, "int64"),
+            (0.5, "float32"),
+            (1, "int8"),
+        ):
+            w.append(one_value(value, dtype))
+    assert [(d.rows, d.data_dtype, d.constant) for d in documents(path)] == [
+        (2, "uint8", True),
+        (2, "uint8", False),
+        (1, "int16", False),
+        (2, "float64", False),
+    ]
+    assert everything(path).data.tolist() == [1, 1, 200, 3, -1, 0.5, 1]
+    assert open_reader(path).dtype == np.float64
+
+
+def test_a_wider_row_closes_the_segment(path: Path) -> None:
+    with create(path, max_bytes=2) as w:
+        for width in (10, 70_000, 10):
+            w.append(one_value(2.0, "float32", width))
+    assert [(d.rows, d.indices_dtype, d.n_features) for d in documents(path)] == [
+        (1, "uint16", 10),
+        (2, "int32", 70_000),
+    ]
+    assert open_reader(path).shape == (3, 70_000)
+    assert everything(path).indices.tolist() == [9, 69_999, 9]
+
+
+def test_values_looked_at_together_share_a_segment(path: Path) -> None:
+    with create(path) as w:
+        for value in (1, 300, 0.5):
+            w.append(one_value(value, "float32"))
+    assert [d.data_dtype for d in documents(path)] == ["float32"]
+
+
+def test_no_more_is_held_than_was_allowed(path: Path) -> None:
+    import tracemalloc
+
+    x = np.full((1000, 50), 0.5, np.float32) * np.arange(1, 51)
+    with create(path, max_bytes="1MiB") as w:
+        w.append(x)
+        w.append(x)
+        tracemalloc.start()
+        held = []
+        for _ in range(20):
+            w.append(x)
+            held.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        # no chunk of any array is longer than 64k elements of 8 bytes
+        assert max(held) < 4 << 20
+    assert open_reader(path).shape == (22_000, 50)
+
+
+@pytest.mark.parametrize("max_bytes", [2, "1GiB"])
+def test_a_block_may_change_after_it_was_appended(path: Path, max_bytes: int | str) -> None:
+    x = sp.csr_array(np.eye(3, dtype=np.float32) * 7)
+    y = np.arange(3)
+    with create(path, max_bytes=max_bytes) as w:
+        w.append(x, y=y)
+        x.data[:] = 0
+        y[:] = 0
+    assert everything(path).data.tolist() == [7, 7, 7]
+    assert open_reader(path).column("y").tolist() == [0, 1, 2]
+
+
+# ------------------------------------------------------------------------------------------------- logical dtype
+
+
+def test_the_logical_dtype_is_numpys_common_one(path: Path) -> None:
+    with create(path, n_features=4) as w:
+        w.append(one_value(1, "int8"))
+        w.append(one_value(1, "float32"))
+    assert open_reader(path).dtype == np.float32
+    with append_to(path) as w:
+        w.append(one_value(1, "int64"))
+    assert open_reader(path).dtype == np.float64
+
+
+def test_a_declared_dtype_is_kept(path: Path) -> None:
+    with create(path, dtype="float32", n_features=4) as w:
+        w.append(one_value(0.1, "float64"))
+    assert open_reader(path).dtype == np.float32
+    assert everything(path).data.tolist() == [np.float32(0.1)]
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "longdouble", "U3", object])
+def test_a_dtype_that_can_not_be_stored_is_refused(path: Path, dtype: Any) -> None:
+    with pytest.raises(ValueError, match="expected bool, integers or floats of up to 64 bits"):
+        create(path, dtype=dtype)
+    assert not path.exists()
+
+
+# ------------------------------------------------------------------------------------------------------- columns
+
+COLUMNS: dict[str, Array] = {
+    "ints": np.array([1, -5, 2**62]),
+    "big": np.array([0, 1, 2**64 - 1], np.uint64),
+    "floats": np.array([0.5, np.nan, -np.inf]),
+    "half": np.array([0.5, 1, 2], np.float16),
+    "flags": np.array([True, False, True]),
+    "many": np.arange(6.0).reshape(3, 2),
+    "text": np.array(["a", "", "größe"]),
+    "objects": np.array(["x", "yy", "z"], object),
+    "nnz": np.array([1, 2, 3]),
+    "user id": np.array([7, 8, 9], np.uint32),
+}
+
+
+@pytest.mark.parametrize("profile", ["raw", "compact"])
+def test_columns_of_every_kind_come_back(path: Path, profile: str) -> None:
+    with create(path, profile=profile) as w:
+        w.append(np.eye(3), **COLUMNS)
+        w.append(np.eye(3), **COLUMNS)
+    reader = open_reader(path)
+    assert verify(reader) == []
+    rows = np.array([5, 0, 1])
+    for name, values in COLUMNS.items():
+        twice = np.concatenate([values, values])
+        found = reader.column(name)
+        assert found.tolist() == twice.tolist() or name == "floats"
+        np.testing.assert_array_equal(found, twice)
+        np.testing.assert_array_equal(reader.column(name, rows), twice[rows])
+        assert not isinstance(found, np.ma.MaskedArray)
+        if values.dtype.kind not in "UO":
+            assert found.dtype == values.dtype
+
+
+def test_masked_values_come_back_masked(path: Path) -> None:
+    numbers = np.ma.MaskedArray([1.0, 2.0, 3.0], [False, True, False])
+    words = np.ma.MaskedArray(np.array(["a", "b", "c"], object), [True, False, False])
+    with create(path) as w:
+        w.append(np.eye(3), y=np.arange(3.0), name=np.array(["d", "e", "f"], object))
+        w.append(np.eye(3), y=numbers, name=words)
+        w.append(np.eye(3), y=np.arange(3.0), name=np.array(["d", "e", "f"], object))
+    with append_to(path) as w:
+        w.append(np.eye(3), y=np.arange(3.0), name=np.array(["d", "e", "f"], object))
+    y, name = open_reader(path).column("y"), open_reader(path).column("name")
+    assert y.tolist() == [0, 1, 2, 1, None, 3, 0, 1, 2, 0, 1, 2]
+    assert name.tolist() == ["d", "e", "f", None, "b", "c", *"defdef"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({}, r"columns are \[\], expected \['y', 'z'\]: 'y' is missing; 'z' is missing"),
+        ({"y": np.arange(3), "z": np.arange(3), "w": np.arange(3)}, "'w' is unknown"),
+        ({"y": np.arange(2), "z": np.arange(3)}, r"column 'y' has shape \(2,\), expected \(3,\)"),
+        ({"y": np.ones((3, 2)), "z": np.arange(3)}, r"column 'y' has shape \(3, 2\), expected \(3,\)"),
+        ({"y": 5, "z": np.arange(3)}, r"column 'y' has shape \(\), expected \(3,\)"),
+        (
+            {"y": np.array([0, 1.5, 2]), "z": np.arange(3)},
+            "column 'y' has the value 1.5, which its dtype int64 can not hold",
+        ),
+        ({"y": np.array([0, 1, np.nan]), "z": np.arange(3)}, "column 'y' has the value nan"),
+        ({"y": np.array([0, 1, 2**63], np.uint64), "z": np.arange(3)}, "column 'y' has the value 9223372036854775808"),
+        ({"y": np.array(list("abc")), "z": np.arange(3)}, "column 'y' has dtype <U1, expected int64"),
+        (
+            {"y": np.arange(3), "z": np.array([0, 1e300, 0])},
+            "column 'z' has the value 1e.300, which its dtype float32 can not",
+        ),
+        ({"y": np.arange(3), "z": np.array([0, 2**53 + 1, 0])}, "column 'z' has the value 9007199254740993"),
+        (
+            {"y": np.arange(3), "z": np.arange(3), "row_id": np.arange(3)},
+            "'row_id' must come with every block of a writer",
+        ),
+    ],
+    ids=[
+        "none",
+        "unknown",
+        "short",
+        "2-D",
+        "scalar",
+        "fraction",
+        "nan",
+        "unsigned",
+        "text",
+        "overflow",
+        "inexact",
+        "row ids",
+    ],
+)
+def test_columns_that_do_not_match_are_refused_and_nothing_is_published(
+    path: Path, columns: dict[str, Any], message: str
+) -> None:
+    with (
+        pytest.raises(ValueError, match=message),
+        create(path, n_features=3, columns={"y": "int64", "z": "float32"}, max_bytes=2) as w,
+    ):
+        w.append(np.eye(3), y=np.arange(3), z=np.arange(3))
+        w.append(np.eye(3), **columns)
+    assert not path.exists()
+
+
+def test_a_block_that_was_refused_may_be_left_out(path: Path) -> None:
+    with create(path, n_features=3) as w:
+        w.append(np.eye(3), y=np.arange(3))
+        with pytest.raises(ValueError, match="column 'y' has shape"):
+            w.append(np.eye(3), y=np.arange(2))
+        w.append(np.eye(3), y=np.arange(3))
+    assert open_reader(path).shape == (6, 3)
+    assert verify(open_reader(path)) == []
+
+
+def test_floats_are_rounded_to_the_precision_declared(path: Path) -> None:
+    with create(path, columns={"y": "float32"}) as w:
+        w.append(np.eye(1), y=np.array([0.1]))
+    assert open_reader(path).column("y").tolist() == [np.float32(0.1)]
+
+
+def test_integers_that_a_column_holds_exactly_are_taken(path: Path) -> None:
+    with create(path, columns={"y": "uint8", "f": "bool", "z": ("float64", 2)}) as w:
+        w.append(np.eye(2), y=np.array([0.0, 255.0]), f=np.array([0, 1]), z=np.array([[1, 2], [3, 2**53]]))
+    assert open_reader(path).column("z").tolist() == [[1, 2], [3, 2**53]]
+    assert open_reader(path).column("f").tolist() == [False, True]
+
+
+@pytest.mark.parametrize("values", [np.array(["a", None], object), np.array([b"a", b"b"]), np.array([1, 2])], ids=str)
+def test_a_text_column_takes_text_alone(path: Path, values: Array) -> None:
+    with (
+        pytest.raises(ValueError, match="column 'y' has values of .*, expected str"),
+        create(path, columns={"y": "string"}) as w,
+    ):
+        w.append(np.eye(2), y=values)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"a/b": "int64"}, "column name 'a/b' can not be stored"),
+        ({"y.mask": "bool"}, "not end with '.mask'"),
+        ({"y": "complex64"}, "column 'y' has dtype complex64, expected bool, integers"),
+        ({"y": "datetime64[s]"}, "column 'y' has dtype datetime64"),
+        ({"y": ("int64", 0)}, r"column 'y' has shape \(0,\) a row, expected \(\) or \(k,\) with k >= 1"),
+        ({"y": ("int64", 2, 2)}, r"column 'y' has shape \(2, 2\) a row"),
+    ],
+)
+def test_a_schema_that_can_not_be_stored_is_refused(path: Path, columns: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        create(path, columns=columns)
+    assert not path.exists()
+
+
+# ---------------------------------------------------------------------------------------- rows that are refused
+
+
+def test_a_flag_that_lies_about_the_order_lets_nothing_through(path: Path) -> None:
+    x = sp.csr_array((np.ones(2), np.array([3, 1]), np.array([0, 2])), shape=(1, 5))
+    x.has_sorted_indices = True
+    x.has_canonical_format = True
+    with (
+        pytest.raises(ValueError, match="row 0: feature number 1 follows 3, expected strictly ascending"),
+        create(path) as w,
+    ):
+        w.append(x)
+    assert not path.exists()
+
+
+def test_rows_given_as_rows_are_checked(path: Path) -> None:
+    with pytest.raises(ValueError, match="feature number 9, expected 0 to 3"), create(path) as w:
+        w.append(Rows(np.array([0, 1]), np.array([9], np.int32), np.ones(1), 4))
+
+
+def test_another_width_is_refused_with_the_hint(store: Path) -> None:
+    with (
+        pytest.raises(ValueError, match="x has 6 features, expected the store's 4; pass grow_features=True"),
+        append_to(store) as w,
+    ):
+        w.append(np.eye(6), y=np.arange(6))
+    with pytest.raises(ValueError, match="x has 3 features, expected the store's 4"), append_to(store) as w:
+        w.append(np.eye(3), y=np.arange(3))
+    assert open_reader(store).version == 1
+
+
+def test_a_store_grows_wider_when_told(store: Path) -> None:
+    with append_to(store, grow_features=True) as w:
+        w.append(np.eye(6, dtype=np.float32), y=np.arange(6))
+        w.append(np.eye(2, dtype=np.float32), y=np.arange(2))
+    assert open_reader(store).shape == (11, 6)
+    assert open_reader(store, 1).shape == (3, 4)
+    np.testing.assert_array_equal(everything(store).to_dense()[:3], np.eye(3, 6))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"profile": "fast"}, "profile is 'fast', expected one of raw, compact"),
+        ({"n_features": -1}, "n_features is -1, expected an integer from 0"),
+        ({"n_features": True}, "n_features is True"),
+        ({"max_bytes": "lots"}, "max_bytes is 'lots', expected bytes"),
+    ],
+)
+def test_bad_options_are_refused_and_leave_nothing(path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        create(path, **options)
+    assert not path.exists()
+
+
+# --------------------------------------------------------------------------------------------- nothing published
+
+
+class Boom(Exception):
+    """Raised inside the block of a writer."""
+
+
+@pytest.mark.parametrize("error", [Boom, KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("max_bytes", [2, "1GiB"], ids=["written", "held"])
+def test_a_block_that_raises_leaves_no_file_and_no_folder(
+    path: Path, error: type[BaseException], max_bytes: Any
+) -> None:
+    with pytest.raises(error), create(path, max_bytes=max_bytes) as w:
+        w.append(np.eye(3), y=np.arange(3), s=np.array(list("abc")))
+        w.append(np.eye(3) / 2, y=np.arange(3), s=np.array(list("abc")))
+        raise error
+    assert not path.exists()
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_folder_that_was_there_stays_and_is_empty(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(Boom), create(path, max_bytes=2) as w:
+        w.append(np.eye(3))
+        raise Boom
+    assert list(path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "start", [append_to, lambda path, **options: create(path, overwrite=True, **options)], ids=["append", "overwrite"]
+)
+def test_a_failed_new_version_leaves_the_store_as_it_was(store: Path, start: Any) -> None:
+    before = files(store)
+    with pytest.raises(Boom), start(store, max_bytes=2) as w:
+        w.append(np.eye(3, 4), y=np.arange(3))
+        raise Boom
+    assert files(store) == before
+    assert open_reader(store).version == 1
+
+
+def test_a_segment_torn_by_an_error_is_never_published(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = writer.ArrayWriter.append
+
+    def full_disk(self: Any, values: Array) -> None:
+        if self.prefix.endswith("columns/y") and self.length:
+            raise OSError(28, "No space left on device")
+        real(self, values)
+
+    monkeypatch.setattr(writer.ArrayWriter, "append", full_disk)
+    with (
+        pytest.raises(ValueError, match="an earlier append failed half-way: nothing can be published"),
+        create(path, max_bytes=2) as w,
+    ):
+        w.append(np.eye(3), y=np.arange(3))
+        with pytest.raises(OSError, match="No space left"):
+            w.append(np.eye(3), y=np.arange(3))
+    assert not path.exists()
+
+
+def test_an_error_while_publishing_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: LocalStorage, key: str, payload: bytes) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(LocalStorage, "publish", broken)
+    with pytest.raises(OSError, match="Input/output"), create(path) as w:
+        w.append(np.eye(3))
+    assert not path.exists()
+
+
+def test_every_call_that_fails_leaves_the_previous_version(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail at the k-th write, then the (k + 1)-th, until an append goes through, as SQLite's tests do."""
+    real, count = os.write, [0]
+
+    def limited(descriptor: int, payload: Any) -> int:
+        count[0] -= 1
+        if count[0] < 0:
+            raise OSError(28, "No space left on device")
+        return real(descriptor, payload)
+
+    before = files(store)
+    monkeypatch.setattr(os, "write", limited)
+    for allowed in range(200):
+        count[0] = allowed
+        try:
+            with append_to(store, max_bytes=2) as w:
+                w.append(np.eye(3, 4), y=np.arange(3))
+        except OSError:
+            assert files(store) == before, allowed
+            assert versions(LocalStorage(store)) == [1]
+        else:
+            break
+    assert allowed > 15
+    assert open_reader(store).shape == (6, 4)
+
+
+def test_a_closed_writer_says_so(path: Path) -> None:
+    w = create(path)
+    w.append(np.eye(2))
+    assert w.publish() == 1
+    for call in (w.publish, lambda: w.append(np.eye(2))):
+        with pytest.raises(ValueError, match="the writer is closed"):
+            call()
+    w.abort()  # nothing is left to drop
+    assert open_reader(path).shape == (2, 2)
+
+
+def test_an_aborted_writer_publishes_nothing(path: Path) -> None:
+    with create(path) as w:
+        w.append(np.eye(2))
+        w.abort()
+    assert not path.exists()
+
+
+def test_a_published_store_holds_no_trace_of_its_writer(store: Path) -> None:
+    assert not [name for name in files(store) if name.startswith("writers/") or "tmp" in name]
+
+
+# ---------------------------------------------------------------------------------------- what is there already
+
+
+def test_an_existing_store_is_refused(store: Path) -> None:
+    with pytest.raises(FileExistsError, match="a store is there already: append to it, or pass overwrite=True"):
+        create(store)
+    assert open_reader(store).shape == (3, 4)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["notes.txt"], ["zarr.json"], ["zarr.json", "segments/x"], ["c/0"]],
+    ids=["file", "group", "groups", "array"],
+)
+def test_a_foreign_folder_is_refused_even_with_overwrite(path: Path, names: list[str]) -> None:
+    for name in names:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
+    for overwrite in (False, True):
+        with pytest.raises(StoreExistsError, match="exists and is no sparsestore: choose another path or remove it"):
+            create(path, overwrite=overwrite)
+    assert files(path) == sorted(names)
+
+
+def test_a_file_is_refused(path: Path) -> None:
+    path.write_text("mine")
+    with pytest.raises(FileExistsError, match="is no sparsestore"):
+        create(path, overwrite=True)
+    assert path.read_text() == "mine"
+
+
+def test_what_a_killed_writer_left_is_no_obstacle(path: Path) -> None:
+    program = (
+        "import sys, os, numpy as np; from sparsestore.writer import create\n"
+        "w = create(sys.argv[1], max_bytes=2); w.append(np.eye(3)); os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(path)], check=False).returncode == -9
+    assert files(path)
+    with create(path) as w:
+        w.append(np.eye(2))
+    assert open_reader(path).shape == (2, 2)
+
+
+def test_overwriting_keeps_the_old_version_readable(store: Path) -> None:
+    old = open_reader(store)
+    with create(store, overwrite=True, n_features=7) as w:
+        w.append(np.eye(5, 7), label=np.arange(5.0))
+    assert open_reader(store).shape == (5, 7)
+    assert list(open_reader(store).columns) == ["label"]
+    assert open_reader(store).manifest.parent == 1
+    for reader in (old, open_reader(store, 1)):
+        np.testing.assert_array_equal(reader.read(0, 3).to_dense(), np.eye(3, 4))
+        assert reader.column("y").tolist() == [0, 1, 2]
+
+
+def test_a_store_without_rows_is_one(path: Path) -> None:
+    with create(path, n_features=7, columns={"y": "int64"}, attrs={"source": "none"}):
+        pass
+    reader = open_reader(path)
+    assert (reader.shape, reader.nnz, reader.lines, reader.version) == ((0, 7), 0, [], 1)
+    assert reader.column("y").shape == (0,)
+    assert len(reader.read(0, 0)) == 0
+    assert reader.manifest.attrs == {"source": "none"}
+    with append_to(path) as w:
+        w.append(np.eye(7), y=np.arange(7))
+    assert open_reader(path).shape == (7, 7)
+
+
+def test_rows_without_entries_are_rows(path: Path) -> None:
+    with create(path) as w:
+        w.append(sp.csr_array((5, 3), dtype=np.float32))
+    for mmap in (True, False):
+        assert everything(path, mmap=mmap).shape == (5, 3)
+    assert verify(open_reader(path)) == []
+
+
+def test_appending_to_nothing_is_file_not_found(path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        append_to(path)
+    assert not path.exists()
+
+
+# -------------------------------------------------------------------------------------------------- several writers
+
+
+def check_rows(path: Path, appended: int) -> None:
+    """Every row once: row i of each append has y = its own number, and row ids do not overlap."""
+    reader = open_reader(path)
+    assert reader.shape[0] == 3 + appended
+    ids = reader.column("row_id")
+    assert ids.tolist() == list(range(3 + appended))
+    assert sorted(reader.column("y").tolist()[3:]) == sorted(range(100, 100 + appended))
+    x = reader.read(0, reader.shape[0]).to_dense()
+    np.testing.assert_array_equal(x.sum(axis=1)[3:], reader.column("y")[3:])
+    assert verify(reader) == []
+
+
+def row_of(number: int) -> dict[str, Any]:
+    return {"x": np.array([[0, number, 0, 0]], np.float32), "y": np.array([number])}
+
+
+def test_an_appender_that_loses_the_race_takes_up_the_new_version(store: Path) -> None:
+    with append_to(store) as slow, append_to(store) as fast:
+        slow.append(**row_of(100))
+        fast.append(**row_of(101))
+        assert fast.publish() == 2
+    assert open_reader(store).version == 3
+    assert open_reader(store).column("y").tolist() == [0, 1, 2, 101, 100]
+    check_rows(store, 2)
+
+
+def test_appenders_in_threads_lose_no_row(store: Path) -> None:
+    barrier, errors = threading.Barrier(4), []
+
+    def work(number: int) -> None:
+        try:
+            barrier.wait()
+            for i in range(3):
+                with append_to(store) as w:
+                    w.append(**row_of(100 + 3 * number + i))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    check_rows(store, 12)
+    assert versions(LocalStorage(store)) == list(range(1, 14))
+
+
+def test_appenders_in_processes_lose_no_row(store: Path) -> None:
+    program = (
+        "import sys, numpy as np; from sparsestore.writer import append_to\n"
+        "sys.stdin.readline()\n"
+        "for number in range(int(sys.argv[2]), int(sys.argv[2]) + 4):\n"
+        "    with append_to(sys.argv[1]) as w:\n"
+        "        w.append(np.array([[0, number, 0, 0]], np.float32), y=np.array([number]))\n"
+    )
+    running = [
+        subprocess.Popen([sys.executable, "-c", program, str(store), str(first)], stdin=subprocess.PIPE)
+        for first in (100, 104, 108)
+    ]
+    for process in running:
+        process.communicate(b"\n")
+    assert [process.returncode for process in running] == [0, 0, 0]
+    check_rows(store, 12)
+
+
+def test_appended_rows_with_their_own_numbers_are_counted_from_the_rows_before(store: Path) -> None:
+    with append_to(store) as w, append_to(store) as other:
+        w.append(np.zeros((3, 4), np.float32), y=np.arange(3), row_id=np.array([2, 0, 1]))
+        other.append(np.zeros((2, 4), np.float32), y=np.arange(2))
+        other.publish()
+    assert open_reader(store).column("row_id").tolist() == [0, 1, 2, 3, 4, 7, 5, 6]
+
+
+def test_an_appender_refuses_columns_that_changed_meanwhile(store: Path) -> None:
+    with (
+        pytest.raises(ValueError, match=r"columns changed while rows were appended: found \['z'\], expected \['y'\]"),
+        append_to(store) as w,
+    ):
+        w.append(**row_of(100))
+        with create(store, overwrite=True) as other:
+            other.append(np.eye(4), z=np.arange(4))
+    assert open_reader(store).version == 2
+
+
+def test_of_two_that_make_the_same_store_the_second_loses(path: Path) -> None:
+    with (
+        pytest.raises(FileExistsError, match="another process made a store here meanwhile: append to it"),
+        create(path) as second,
+    ):
+        second.append(np.eye(2))
+        with create(path) as first:
+            first.append(np.eye(3))
+    assert open_reader(path).shape == (3, 3)
+    assert len([name for name in files(path) if name.endswith("segment.json")]) == 1
+    assert verify(open_reader(path)) == []
+
+
+def test_a_writer_that_gives_up_leaves_another_ones_store_alone(path: Path) -> None:
+    with create(path, max_bytes=2) as second:
+        second.append(np.eye(2))
+        with pytest.raises(Boom), create(path) as first:
+            first.append(np.eye(3))
+            raise Boom
+    assert open_reader(path).shape == (2, 2)
+
+
+# ----------------------------------------------------------------------------------------------------------- pages
+
+
+def test_many_segments_go_through_pages(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "INLINE_SEGMENTS", 4)
+    for number in range(10):
+        with append_to(store) as w:
+            w.append(**row_of(100 + number))
+    reader = open_reader(store)
+    assert [page.segments for page in reader.manifest.pages] == [4, 4]
+    assert len(reader.manifest.segments) == 3
+    check_rows(store, 10)
+    assert reader.column("y").tolist()[3:] == list(range(100, 110))
+    assert open_reader(store, 5).shape[0] == 7  # versions from before the pages too
+
+
+def test_a_page_is_written_when_more_than_256_segments_are_published_at_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    with create(path, max_bytes=2) as w:
+        for number in range(258):
+            w.append(one_value(number, "int64"))
+            w._close_segment()
+    manifest = open_reader(path).manifest
+    assert ([page.segments for page in manifest.pages], len(manifest.segments)) == ([256], 2)
+    assert everything(path).data.tolist() == list(range(258))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_readers_and_writers_hold_no_files(store: Path) -> None:
+    for number in range(10):
+        with append_to(store) as w:
+            w.append(**row_of(100 + number))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    reader = open_reader(store)
+    kept = reader.locate(np.arange(13))
+    reader.column("y")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    reader.close()
+    assert kept.take().shape == (13, 4)  # what was found stays valid
+
+
+def test_what_is_read_stays_valid_when_the_store_is_gone(store: Path) -> None:
+    reader = open_reader(store)
+    found, rows = reader.locate(np.arange(3)), reader.read(0, 3)
+    reader.close()
+    open_storage(store).remove("")
+    np.testing.assert_array_equal(found.take().to_dense(), np.eye(3, 4))
+    np.testing.assert_array_equal(rows.to_dense(), np.eye(3, 4))
+
+
+def test_attributes_may_change_until_publication(store: Path) -> None:
+    with append_to(store, attrs={"source": "b"}) as w:
+        w.append(**row_of(100))
+        w.attrs["rows"] = w.n_rows
+    assert open_reader(store).manifest.attrs == {"source": "b", "rows": 1}
+
+
+def test_a_writer_shows_what_it_has(path: Path) -> None:
+    w = create(path)
+    w.append(np.eye(3))
+    assert repr(w) == f"<Writer of {str(path)!r}: 3 rows, 3 entries, open>"
+    assert (w.n_rows, w.nnz) == (3, 3)
+    w.abort()
+    assert repr(w).endswith("closed>")
+
+
+def test_values_too_wide_for_the_format_are_refused(path: Path) -> None:
+    with pytest.raises(ValueError, match="up to 64 bits"), create(path) as w:
+        w.append(np.eye(2, dtype=np.longdouble))
+
+
+def test_a_column_of_another_shape_than_the_manifest_says_is_told(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sparsestore.format import ColumnSchema
+
+    reader = open_reader(store)
+    reader.manifest.columns["y"] = ColumnSchema("int64", (2,))
+    with pytest.raises(FormatError, match=r"column 'y' is int64 \(3,\) in segment .*, expected int64 \(3, 2\)"):
+        reader.column("y")
+
+
+def test_the_default_bound_is_that_of_the_documentation() -> None:
+    assert writer.HOLD_BYTES == 64 << 20
+    assert layout.SHARD == 16 << 20
+    assert isinstance(Writer, type)
