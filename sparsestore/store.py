@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +37,9 @@ __all__ = ["Column", "Store", "View", "convert", "create", "open"]
 
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
+
+log = logging.getLogger("sparsestore")
+_advised: set[tuple[str, int]] = set()  # versions whose order this process has said something about
 
 
 def open(path: str | os.PathLike[str], *, version: int | None = None, check: str = "first", mmap: bool = True) -> Store:
@@ -446,6 +450,12 @@ class View:
             window_rows = quality.default_window_rows(
                 batch_size, self._bytes_a_row(), window_bytes=parse_bytes(window_bytes, "window_bytes")
             )
+        needed, free = int(min(window_rows, len(self)) * self._bytes_a_row()) * 2, memory.free_bytes()
+        if free is not None and needed > free:
+            raise ResourceError(
+                f"two windows of {window_rows} rows take about {needed:,} bytes and {free:,} are free: "
+                f"take a smaller window_rows or batch_size"
+            )
         rows = self._selection.segment_rows
         if not shuffle:
             return Plan(rows, batch_size, window_rows, window_rows, False, seed, drop_remainder), None
@@ -489,23 +499,33 @@ class View:
         plan, found = self._plan(
             batch_size, shuffle, seed, drop_remainder, window_rows, block_rows, window_bytes, chosen
         )
-        selected = max(len(self) / max(self._reader.shape[0], 1), 1e-12)
+        return self._report(plan, found, chosen, layout, n_partitions)
+
+    def _report(
+        self,
+        plan: Plan,
+        found: quality.ShuffleQuality | None,
+        columns: tuple[str, ...],
+        layout: str = "sparse",
+        n_partitions: int = 1,
+    ) -> PlanReport:
+        stored_rows = max(self._reader.shape[0], 1)
         return PlanReport(
             n_rows=plan.n_rows,
             n_features=self.shape[1],
             batch_size=plan.batch_size,
             n_batches=n_batches(plan, n_partitions),
-            shuffle=shuffle,
-            seed=plan.seed if shuffle else None,
+            shuffle=plan.shuffle,
+            seed=plan.seed if plan.shuffle else None,
             block_rows=plan.block_rows,
             window_rows=plan.window_rows,
             n_windows=plan.n_windows,
-            bytes_a_row=self._reader.nnz * self._reader.stored_itemsize / max(self._reader.shape[0], 1),
+            bytes_a_row=self._reader.nnz * self._reader.stored_itemsize / stored_rows,
             window_bytes=int(plan.window_rows * self._bytes_a_row()),
             dense_batch_bytes=plan.batch_size * self.shape[1] * 4 if layout == "dense" else 0,
-            contiguous=selected > 0.999 or self._selection.is_contiguous,
+            contiguous=self._selection.is_contiguous,
             compact=self._reader.manifest.profile == "compact",
-            label=next((name for name in chosen if name != "sample_weight"), None),
+            label=next((name for name in columns if name not in ("sample_weight", ROW_ID)), None),
             quality=found,
         )
 
@@ -567,14 +587,12 @@ class View:
         plan, found = self._plan(
             batch_size, shuffle, seed, drop_remainder, window_rows, block_rows, window_bytes, chosen
         )
-        needed, free = int(min(plan.window_rows, plan.n_rows) * self._bytes_a_row()) * 2, memory.free_bytes()
-        if free is not None and needed > free:
-            raise ResourceError(
-                f"two windows of {plan.window_rows} rows take about {needed:,} bytes and {free:,} are free: "
-                f"take a smaller window_rows or batch_size"
-            )
         if found is not None:
             _judge(found, plan, allow_poor_shuffle)
+        if block_rows == "auto" and (self.path, self.version) not in _advised:
+            _advised.add((self.path, self.version))
+            if advice := self._report(plan, found, chosen).advice:
+                log.warning("%s: %s", self.path, advice)
         return Loader(
             self._reader,
             self._selection,

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
+from peak import peak_of
 from scipy import sparse
 
 from sparsestore import csr
@@ -103,44 +101,18 @@ def _check_part(source: Source, part: Any, max_bytes: int) -> None:
     assert size <= max(max_bytes, 200_000) + longest
 
 
-def peak_of(code: str, *arguments: object) -> int:
-    """Bytes of anonymous memory by which reading exceeds what was there before, in a process of its own.
+def peak_of_reading(code: str, *arguments: object) -> int:
+    """Peak anonymous memory of reading a source in a process of its own: see `peak.peak_of`.
 
-    `code` sets `source` and `max_bytes`; `arguments` are its ``sys.argv[1:]``. A first pass over a small source,
-    `warm`, loads what is loaded once.
+    `code` sets `source`, a small one of the same kind, `warm`, and `max_bytes`.
     """
-    if not sys.platform.startswith("linux"):
-        pytest.skip("needs /proc/self/status")
-    script = textwrap.dedent(code) + textwrap.dedent("""
-        import threading
+    return peak_of(textwrap.dedent(code) + READ, *arguments)
 
-        def anonymous():
-            with open("/proc/self/status") as status:
-                return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) * 1024
 
-        for part in warm.blocks(max_bytes):
-            pass
-        del part
-        peak, done = 0, threading.Event()
+READ = """
+def work(source=None):
+    for part in (source or globals()["source"]).blocks(max_bytes):
+        pass
 
-        def watch():
-            global peak
-            while not done.wait(0.002):
-                peak = max(peak, anonymous())
-
-        before = anonymous()
-        thread = threading.Thread(target=watch)
-        thread.start()
-        try:
-            for part in source.blocks(max_bytes):
-                peak = max(peak, anonymous())
-        finally:
-            done.set()
-            thread.join()
-        print(peak - before)
-    """)
-    result = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=300
-    )
-    assert result.returncode == 0, result.stderr
-    return int(result.stdout.split()[-1])
+work(warm)
+"""

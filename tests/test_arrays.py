@@ -433,7 +433,7 @@ def test_a_tampered_index_is_told(tmp_path: Path, codec: Codec, change: Callable
     with pytest.raises(CorruptStoreError, match=r"a/c/0, bytes .* \(rows .*\): "):
         written.reader().read_all()
     if codec is RAW:
-        with pytest.raises(CorruptStoreError, match="uncompressed chunks do not lie end to end|outside the shard"):
+        with pytest.raises(CorruptStoreError, match=r"uncompressed chunks do not lie end to end|outside the shard"):
             written.reader().mapped()
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sparsestore.csr import Rows
+from sparsestore.errors import CorruptStoreError
 from sparsestore.integrity import verify
 from sparsestore.manifest import read_manifest
 from sparsestore.reader import Reader
@@ -72,3 +73,27 @@ def test_a_store_of_that_size_is_sound(path: Path) -> None:
     storage = open_storage(path)
     assert verify(Reader(storage, read_manifest(storage))) == []
     assert storage.size("") < 5 * 10**9
+
+
+@pytest.mark.large
+def test_a_flipped_bit_past_two_to_the_32nd_bytes_is_told_with_its_rows(path: Path) -> None:
+    storage = open_storage(path)
+    reader = Reader(storage, read_manifest(storage))
+    at = (N_ROWS - 2) * PER_ROW * 2
+    entry = reader.segment(0).indices
+    shard_bytes = entry.spec.shard * 2
+    file = storage.path(f"{entry.prefix}/{entry.spec.shard_key(at // shard_bytes)}")
+    with file.open("r+b") as damaged:
+        damaged.seek(at % shard_bytes)
+        byte = damaged.read(1)[0]
+        damaged.seek(at % shard_bytes)
+        damaged.write(bytes([byte ^ 1]))
+    try:
+        reader.read(N_ROWS - 10, N_ROWS - 3)
+        with pytest.raises(CorruptStoreError, match=rf"rows {N_ROWS - 2} to {N_ROWS - 1}\): the bytes do not match"):
+            reader.read(N_ROWS - 2, N_ROWS - 1)
+        assert len(verify(reader)) == 1
+    finally:
+        with file.open("r+b") as damaged:
+            damaged.seek(at % shard_bytes)
+            damaged.write(bytes([byte]))

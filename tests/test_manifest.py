@@ -80,7 +80,7 @@ def test_every_flipped_byte_of_a_manifest_is_told_with_the_last_good_version(sto
     for at in range(len(whole)):
         flip(storage, key, at)
         with pytest.raises(
-            CorruptStoreError, match="00000003.json, bytes 0 to .* can be read is 2: open it with version=2"
+            CorruptStoreError, match=r"00000003\.json, bytes 0 to .* can be read is 2: open it with version=2"
         ):
             read_manifest(storage)
         storage.path(key).write_bytes(whole)

@@ -129,7 +129,7 @@ def test_offsets_that_are_no_ascending_sequence_are_damage(at: int, value: int) 
     offsets = _Offsets(fake, 5000, 1, 5000)
     with pytest.raises(
         CorruptStoreError,
-        match="segments/s/X/indptr, elements .*: the offsets are no ascending sequence from 0 to 5000",
+        match=r"segments/s/X/indptr, elements .*: the offsets are no ascending sequence from 0 to 5000",
     ):
         offsets.locate(np.arange(5000))
 

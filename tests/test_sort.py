@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peak import peak_of
 
 from sparsestore import csr, sort
 from sparsestore.errors import ResourceError
@@ -438,16 +437,13 @@ def test_every_position_is_equally_likely(tmp_path: Path) -> None:
 
 
 MEMORY = """
-import threading, time
+import sys
 import numpy as np
 from pathlib import Path
 from sparsestore import sort, csr
 from sparsestore.sources.base import Block, Triples
 
-def anonymous():
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) * 1024
+scratch, which, budget = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 
 def blocks(n, step=20_000):
     rng = np.random.default_rng(0)
@@ -463,36 +459,23 @@ def triples(n, n_rows, step=200_000):
         rows, features = rng.integers(0, n_rows, step), rng.integers(0, 100_000, step)
         yield Triples(rows, features, np.ones(step, np.float32), start + step)
 
-def run(n_rows, max_bytes):
-    limits = {"max_bytes": max_bytes, "scratch": Path(SCRATCH)}
-    if WHICH == "shuffle":
-        return sum(len(block.x) for block in sort.shuffled_blocks(blocks(n_rows), seed=0, **limits))
-    source = triples(20 * n_rows, n_rows)
-    return sum(len(rows) for rows in sort.sorted_rows(source, n_rows, 100_000, dtype=None, **limits))
+def work(n_rows=1_000_000, max_bytes=budget):
+    limits = {"max_bytes": max_bytes, "scratch": scratch}
+    if which == "shuffle":
+        n = sum(len(block.x) for block in sort.shuffled_blocks(blocks(n_rows), seed=0, **limits))
+    else:
+        parts = sort.sorted_rows(triples(20 * n_rows, n_rows), n_rows, 100_000, dtype=None, **limits)
+        n = sum(len(rows) for rows in parts)
+    assert n == n_rows
 
-run(20_000, 1 << 20)  # compile
-before, peak, stop = anonymous(), 0, False
-def watch():
-    global peak
-    while not stop:
-        peak = max(peak, anonymous())
-        time.sleep(0.002)
-thread = threading.Thread(target=watch)
-thread.start()
-assert run(1_000_000, BUDGET) == 1_000_000
-stop = True
-thread.join()
-print(peak - before)
+work(20_000, 1 << 20)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 @pytest.mark.parametrize("which", ["shuffle", "sort"])
 def test_memory_stays_within_the_budget(tmp_path: Path, which: str) -> None:
     budget = 64 << 20
-    script = f"SCRATCH, WHICH, BUDGET = {str(tmp_path)!r}, {which!r}, {budget}\n{MEMORY}"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300)
-    assert int(done.stdout) <= budget + (2 << 20)
+    assert peak_of(MEMORY, tmp_path, which, budget) <= budget + (2 << 20)
 
 
 def test_few_open_files_are_enough(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import gzip
 
 import numpy as np
 import pytest
-from check_source import DATA, check_source, peak_of, read
+from check_source import DATA, check_source, peak_of_reading, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -175,7 +175,7 @@ def test_memory_stays_within_the_bound(tmp_path):
     (tmp_path / "small.mtx").write_text("%%MatrixMarket matrix coordinate pattern symmetric\n9 9 1\n2 1\n")
     with (tmp_path / "big.mtx").open("w") as file:
         file.write(f"%%MatrixMarket matrix coordinate pattern symmetric\n9 9 {n}\n" + "2 1\n" * n)
-    peak = peak_of(
+    peak = peak_of_reading(
         """
         import sys
         from sparsestore.sources.registry import open_source

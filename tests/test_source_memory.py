@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from check_source import check_source, peak_of, read
+from check_source import check_source, peak_of_reading, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -176,5 +176,5 @@ del x
     ids=["coo_mostly_empty", "coo", "csr", "csc_mostly_empty", "csc", "bsr"],
 )
 def test_memory_stays_within_the_bound(layout, n_rows, nnz, bound):
-    peak = peak_of(MAKE.format(layout=layout, n_rows=n_rows, nnz=nnz, warm=layout))
+    peak = peak_of_reading(MAKE.format(layout=layout, n_rows=n_rows, nnz=nnz, warm=layout))
     assert peak <= (32 << 20) + bound + (8 << 20)

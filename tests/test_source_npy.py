@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from check_source import check_source, peak_of, read
+from check_source import check_source, peak_of_reading, read
 
 from sparsestore.errors import SourceError
 from sparsestore.sources.registry import open_source
@@ -67,7 +67,7 @@ def test_memory_stays_within_the_bound(tmp_path, order):
     max_bytes = 16 << 20
     np.save(tmp_path / "big.npy", np.ones((100_000, 100), np.float32, order))
     np.save(tmp_path / "small.npy", np.ones((5, 5), np.float32, order))
-    peak = peak_of(
+    peak = peak_of_reading(
         """
         import sys
         from sparsestore.sources.registry import open_source

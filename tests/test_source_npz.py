@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from check_source import DATA, check_source, peak_of, read
+from check_source import DATA, check_source, peak_of_reading, read
 from scipy import sparse
 
 from sparsestore.errors import SourceError
@@ -176,7 +176,7 @@ def test_memory_stays_within_the_bound(tmp_path, layout, compressed):
     x = sparse.csr_array((np.ones(n), rng.integers(0, 1000, n, np.int32), np.arange(0, n + 1, 3)), shape=(n // 3, 1000))
     sparse.save_npz(tmp_path / "big.npz", x.asformat(layout), compressed=compressed)
     sparse.save_npz(tmp_path / "small.npz", x[:5].asformat(layout), compressed=compressed)
-    peak = peak_of(
+    peak = peak_of_reading(
         """
         import sys
         from sparsestore.sources.registry import open_source

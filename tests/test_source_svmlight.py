@@ -10,7 +10,7 @@ import lzma
 import numpy as np
 import pytest
 import zstandard
-from check_source import DATA, assert_same, check_source, peak_of, read
+from check_source import DATA, assert_same, check_source, peak_of_reading, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -317,7 +317,7 @@ def test_memory_stays_within_the_bound(tmp_path, shape):
     path.write_bytes(text)
     (tmp_path / "small.svm").write_bytes(b"1 1:1\n")
     (tmp_path / "small.svm.zst").write_bytes(zstandard.ZstdCompressor().compress(b"1 1:1\n"))
-    peak = peak_of(
+    peak = peak_of_reading(
         """
         import sys
         from sparsestore.sources.registry import open_source

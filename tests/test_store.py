@@ -284,7 +284,9 @@ def sorted_store(path: Path) -> ss.Store:
     return ss.convert(x, path, columns={"y": y})
 
 
-def test_auto_blocks_keep_the_drift_low_and_a_bad_size_is_refused(tmp_path: Path) -> None:
+def test_auto_blocks_keep_the_drift_low_and_a_bad_size_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store = sorted_store(tmp_path / "s.zarr")
     report = store.plan(256, seed=0)
     assert report.quality is not None
@@ -297,6 +299,11 @@ def test_auto_blocks_keep_the_drift_low_and_a_bad_size_is_refused(tmp_path: Path
         store.loader(256, shuffle=True, block_rows=1024, allow_poor_shuffle=True)
     with pytest.warns(UserWarning, match="drift S = 5.7"):
         store.loader(256, shuffle=True, block_rows=8)
+    caplog.clear()
+    for _ in range(2):
+        store.loader(256, shuffle=True)
+    (record,) = caplog.records
+    assert "only 2 of them are read together" in record.message
     once = ss.convert(store[:], tmp_path / "t.zarr", columns={"y": store.column("y")[:]}, shuffle=True, seed=0)
     report = once.plan(256, seed=0)
     assert report.block_rows >= 1024

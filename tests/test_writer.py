@@ -1,4 +1,4 @@
-"""What is appended comes back exactly, in the smallest dtypes; what fails leaves nothing behind; writers do not lose rows."""
+"""What is appended comes back exactly, what fails leaves nothing behind, and of several writers none loses rows."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sparsestore import layout, writer
+from sparsestore import layout, maintain, writer
 from sparsestore.csr import Rows
 from sparsestore.errors import FormatError, StoreExistsError
 from sparsestore.integrity import verify
@@ -41,6 +42,21 @@ def everything(path: Path, **options: Any) -> Rows:
 def documents(path: Path) -> list[Any]:
     reader = open_reader(path)
     return [reader.segment(i).document for i in range(len(reader.lines))]
+
+
+def write(w: Writer, *blocks: tuple[Any, dict[str, Any]], then: Callable[[], object] = lambda: None) -> None:
+    """Append blocks of x and columns inside a writer's with statement, then do something else there."""
+    with w:
+        for x, columns in blocks:
+            w.append(x, **columns)
+        then()
+
+
+def raiser(error: type[BaseException]) -> Callable[[], None]:
+    def fail() -> None:
+        raise error
+
+    return fail
 
 
 def files(folder: Path) -> list[str]:
@@ -387,12 +403,9 @@ def test_masked_values_come_back_masked(path: Path) -> None:
 def test_columns_that_do_not_match_are_refused_and_nothing_is_published(
     path: Path, columns: dict[str, Any], message: str
 ) -> None:
-    with (
-        pytest.raises(ValueError, match=message),
-        create(path, n_features=3, columns={"y": "int64", "z": "float32"}, max_bytes=2) as w,
-    ):
-        w.append(np.eye(3), y=np.arange(3), z=np.arange(3))
-        w.append(np.eye(3), **columns)
+    w = create(path, n_features=3, columns={"y": "int64", "z": "float32"}, max_bytes=2)
+    with pytest.raises(ValueError, match=message):
+        write(w, (np.eye(3), {"y": np.arange(3), "z": np.arange(3)}), (np.eye(3), columns))
     assert not path.exists()
 
 
@@ -422,7 +435,7 @@ def test_integers_that_a_column_holds_exactly_are_taken(path: Path) -> None:
 @pytest.mark.parametrize("values", [np.array(["a", None], object), np.array([b"a", b"b"]), np.array([1, 2])], ids=str)
 def test_a_text_column_takes_text_alone(path: Path, values: Array) -> None:
     with (
-        pytest.raises(ValueError, match="column 'y' has values of .*, expected str"),
+        pytest.raises(ValueError, match=r"column 'y' has values of .*, expected str"),
         create(path, columns={"y": "string"}) as w,
     ):
         w.append(np.eye(2), y=values)
@@ -503,28 +516,24 @@ def test_bad_options_are_refused_and_leave_nothing(path: Path, options: dict[str
 # --------------------------------------------------------------------------------------------- nothing published
 
 
-class Boom(Exception):
-    """Raised inside the block of a writer."""
-
-
-@pytest.mark.parametrize("error", [Boom, KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt, MemoryError])
 @pytest.mark.parametrize("max_bytes", [2, "1GiB"], ids=["written", "held"])
 def test_a_block_that_raises_leaves_no_file_and_no_folder(
     path: Path, error: type[BaseException], max_bytes: Any
 ) -> None:
-    with pytest.raises(error), create(path, max_bytes=max_bytes) as w:
-        w.append(np.eye(3), y=np.arange(3), s=np.array(list("abc")))
-        w.append(np.eye(3) / 2, y=np.arange(3), s=np.array(list("abc")))
-        raise error
+    columns = {"y": np.arange(3), "s": np.array(list("abc"))}
+    w = create(path, max_bytes=max_bytes)
+    with pytest.raises(error):
+        write(w, (np.eye(3), columns), (np.eye(3) / 2, columns), then=raiser(error))
     assert not path.exists()
     assert list(path.parent.iterdir()) == []
 
 
 def test_a_folder_that_was_there_stays_and_is_empty(path: Path) -> None:
     path.mkdir()
-    with pytest.raises(Boom), create(path, max_bytes=2) as w:
-        w.append(np.eye(3))
-        raise Boom
+    w = create(path, max_bytes=2)
+    with pytest.raises(ZeroDivisionError):
+        write(w, (np.eye(3), {}), then=raiser(ZeroDivisionError))
     assert list(path.iterdir()) == []
 
 
@@ -533,9 +542,9 @@ def test_a_folder_that_was_there_stays_and_is_empty(path: Path) -> None:
 )
 def test_a_failed_new_version_leaves_the_store_as_it_was(store: Path, start: Any) -> None:
     before = files(store)
-    with pytest.raises(Boom), start(store, max_bytes=2) as w:
-        w.append(np.eye(3, 4), y=np.arange(3))
-        raise Boom
+    w = start(store, max_bytes=2)
+    with pytest.raises(ZeroDivisionError):
+        write(w, (np.eye(3, 4), {"y": np.arange(3)}), then=raiser(ZeroDivisionError))
     assert files(store) == before
     assert open_reader(store).version == 1
 
@@ -549,13 +558,12 @@ def test_a_segment_torn_by_an_error_is_never_published(path: Path, monkeypatch: 
         real(self, values)
 
     monkeypatch.setattr(writer.ArrayWriter, "append", full_disk)
-    with (
-        pytest.raises(ValueError, match="an earlier append failed half-way: nothing can be published"),
-        create(path, max_bytes=2) as w,
-    ):
+    w = create(path, max_bytes=2)
+    w.append(np.eye(3), y=np.arange(3))
+    with pytest.raises(OSError, match="No space left"):
         w.append(np.eye(3), y=np.arange(3))
-        with pytest.raises(OSError, match="No space left"):
-            w.append(np.eye(3), y=np.arange(3))
+    with pytest.raises(ValueError, match="an earlier append failed half-way: nothing can be published"):
+        write(w)
     assert not path.exists()
 
 
@@ -777,24 +785,20 @@ def test_appended_rows_with_their_own_numbers_are_counted_from_the_rows_before(s
 
 
 def test_an_appender_refuses_columns_that_changed_meanwhile(store: Path) -> None:
-    with (
-        pytest.raises(ValueError, match=r"columns changed while rows were appended: found \['z'\], expected \['y'\]"),
-        append_to(store) as w,
-    ):
-        w.append(**row_of(100))
-        with create(store, overwrite=True) as other:
-            other.append(np.eye(4), z=np.arange(4))
+    w = append_to(store)
+    w.append(**row_of(100))
+    write(create(store, overwrite=True), (np.eye(4), {"z": np.arange(4)}))
+    with pytest.raises(ValueError, match=r"columns changed while rows were appended: found \['z'\], expected \['y'\]"):
+        write(w)
     assert open_reader(store).version == 2
 
 
 def test_of_two_that_make_the_same_store_the_second_loses(path: Path) -> None:
-    with (
-        pytest.raises(FileExistsError, match="another process made a store here meanwhile: append to it"),
-        create(path) as second,
-    ):
-        second.append(np.eye(2))
-        with create(path) as first:
-            first.append(np.eye(3))
+    second = create(path)
+    second.append(np.eye(2))
+    write(create(path), (np.eye(3), {}))
+    with pytest.raises(FileExistsError, match="another process made a store here meanwhile: append to it"):
+        write(second)
     assert open_reader(path).shape == (3, 3)
     assert len([name for name in files(path) if name.endswith("segment.json")]) == 1
     assert verify(open_reader(path)) == []
@@ -803,10 +807,60 @@ def test_of_two_that_make_the_same_store_the_second_loses(path: Path) -> None:
 def test_a_writer_that_gives_up_leaves_another_ones_store_alone(path: Path) -> None:
     with create(path, max_bytes=2) as second:
         second.append(np.eye(2))
-        with pytest.raises(Boom), create(path) as first:
-            first.append(np.eye(3))
-            raise Boom
+        first = create(path)
+        with pytest.raises(ZeroDivisionError):
+            write(first, (np.eye(3), {}), then=raiser(ZeroDivisionError))
     assert open_reader(path).shape == (2, 2)
+
+
+def test_gc_spares_what_is_published_while_it_looks(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    w = append_to(store, max_bytes=2)
+    w.append(**row_of(100))
+    real = maintain._living_writers
+
+    def slow(*arguments: Any, **options: Any) -> bool:
+        w.publish()  # just before gc asks who is still writing
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(maintain, "_living_writers", slow)
+    maintain.gc(store, older_than="0s")
+    check_rows(store, 1)
+
+
+def test_gc_spares_what_a_new_writer_makes_while_it_looks(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Writer] = []
+    real = maintain._living_writers
+
+    def slow(*arguments: Any, **options: Any) -> bool:
+        living = real(*arguments, **options)
+        started.append(append_to(store, max_bytes=2))  # just after
+        started[0].append(**row_of(100))
+        return living
+
+    monkeypatch.setattr(maintain, "_living_writers", slow)
+    maintain.gc(store, older_than="0s")
+    started[0].publish()
+    check_rows(store, 1)
+
+
+def test_a_writer_whose_journal_gc_looked_at_takes_another(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    real, taken = fcntl.flock, []
+
+    def contended(descriptor: int, operation: int) -> None:
+        if not taken:
+            taken.append(descriptor)
+            raise BlockingIOError
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", contended)
+    w = append_to(store, max_bytes=2)
+    monkeypatch.undo()
+    w.append(**row_of(100))
+    maintain.gc(store, older_than="0s")
+    w.publish()
+    check_rows(store, 1)
 
 
 # ----------------------------------------------------------------------------------------------------------- pages
@@ -828,7 +882,7 @@ def test_many_segments_go_through_pages(store: Path, monkeypatch: pytest.MonkeyP
 def test_a_page_is_written_when_more_than_256_segments_are_published_at_once(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
     with create(path, max_bytes=2) as w:
         for number in range(258):
             w.append(one_value(number, "int64"))

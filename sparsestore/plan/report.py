@@ -83,12 +83,17 @@ class PlanReport:
         """What to change, where something should be."""
         if not self.shuffle or self.quality is None:
             return None
-        if self.block_bytes < SMALL_READ and self.block_rows < min(4096, self.n_rows) and self.quality.rho:
-            return (
-                f"rows that lie together have similar labels, so only {self.block_rows} are read together "
-                f"({self.block_bytes:,.0f} bytes a read): convert once with shuffle=True (--shuffle) to read more"
-            )
-        return None
+        if self.block_bytes >= SMALL_READ or self.block_rows >= min(4096, self.n_rows):
+            return None
+        reason = "rows that lie together have similar labels"
+        if self.quality.verdict == "unknown":
+            reason = "no label tells how the rows are ordered"
+        elif self.quality.rho <= 0:
+            return None
+        return (
+            f"{reason}, so only {self.block_rows} of them are read together ({self.block_bytes:,.0f} bytes a read): "
+            f"convert once with shuffle=True (--shuffle) to read more"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """All fields and what follows from them."""

@@ -1,0 +1,72 @@
+"""Bounded memory is a promise: what reading a store may hold, measured as the peak of anonymous memory in a process."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from peak import peak_of
+
+from sparsestore import memory
+
+STORE = """
+import sys
+import numpy as np
+import scipy.sparse as sp
+import sparsestore as ss
+
+path, batch_size, window_rows = sys.argv[1], 512, 16_384
+rng = np.random.default_rng(0)
+n, a_row = 1_000_000, 20
+indices = (np.arange(a_row, dtype=np.int32) * 1000 + rng.integers(0, 1000, (n, a_row), np.int32)).reshape(-1)
+x = sp.csr_array((rng.random(n * a_row, np.float32), indices, np.arange(0, n * a_row + 1, a_row)), shape=(n, 20_000))
+ss.convert(x, path, columns={"y": rng.integers(0, 2, n)}, profile=sys.argv[2])
+"""
+
+READ = """
+import sys
+import sparsestore as ss
+
+def work(stop=None):
+    store = ss.open(sys.argv[1])
+    for i, batch in enumerate(store.loader(512, shuffle=True, seed=0, window_rows=16_384)):
+        if i == stop:
+            break
+
+work(3)
+"""
+
+VERIFY = """
+import sys
+import sparsestore as ss
+
+def work():
+    assert ss.open(sys.argv[1]).verify() == []
+
+ss.open(sys.argv[1])[:10]
+"""
+
+
+@pytest.fixture(scope="module", params=["raw", "compact"])
+def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("memory") / "s.zarr"
+    subprocess.run([sys.executable, "-c", STORE, str(path), request.param], check=True)
+    return path
+
+
+def test_a_shuffled_epoch_holds_three_windows_and_about_a_byte_a_row(path: Path) -> None:
+    n_rows, a_row, window_rows = 1_000_000, 20, 16_384
+    window = window_rows * (a_row * 8 + 16 + 8)  # entries; offset and row number; label
+    slack = 12 << 20  # what allocators keep
+    assert peak_of(READ, path) <= 3 * window + 1.2 * n_rows + slack
+
+
+def test_verify_holds_one_block_of_rows(path: Path) -> None:
+    assert peak_of(VERIFY, path) <= (128 << 20)
+
+
+def test_free_memory_is_what_the_kernel_says() -> None:
+    free = memory.free_bytes()
+    if free is None:
+        pytest.skip("the system does not tell")
+    assert 1 << 20 < free < 1 << 50
