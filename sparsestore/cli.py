@@ -15,8 +15,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any, ParamSpec
 
@@ -241,7 +240,10 @@ def _show_log() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logging.addLevelName(logging.WARNING, "warning")
-    logging.getLogger("sparsestore").addHandler(handler)
+    logging.addLevelName(logging.INFO, "info")
+    logger = logging.getLogger("sparsestore")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
 
 
 def _reported(command: Callable[P, None]) -> Callable[P, None]:
@@ -266,25 +268,6 @@ def _reported(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(1) from None
 
     return run
-
-
-@contextmanager
-def _progress(what: str, quiet: bool) -> Iterator[Callable[[int, int | None, str], None] | None]:
-    """A progress bar on standard error where that is a terminal, as the callback that conversions take."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-
-        def move(position: int, size: int | None, _unit: str) -> None:
-            bar.update(task, completed=position, total=size)
-
-        yield move
 
 
 # ---- commands
@@ -377,21 +360,20 @@ def convert(
         sort=sort,
     )
     start = time.perf_counter()
-    with _progress("converting", as_json) as progress:
-        convert_source(
-            src,
-            dst,
-            format=format,
-            shuffle=shuffle,
-            seed=seed,
-            profile=profile.value,
-            columns=_columns(column),
-            max_bytes=max_bytes,
-            overwrite=overwrite,
-            duplicates=duplicates.value,
-            progress=progress,
-            **options,
-        )
+    convert_source(
+        src,
+        dst,
+        format=format,
+        shuffle=shuffle,
+        seed=seed,
+        profile=profile.value,
+        columns=_columns(column),
+        max_bytes=max_bytes,
+        overwrite=overwrite,
+        duplicates=duplicates.value,
+        progress=False if as_json else None,
+        **options,
+    )
     seconds = time.perf_counter() - start
     _print_store({**_facts(dst), "seconds": round(seconds, 3)}, as_json)
 
@@ -431,20 +413,19 @@ def append(
         sort=sort,
     )
     start = time.perf_counter()
-    with _progress("appending", as_json) as progress:
-        append_source(
-            src,
-            dst,
-            format=format,
-            shuffle=shuffle,
-            seed=seed,
-            columns=_columns(column),
-            max_bytes=max_bytes,
-            grow_features=grow_features,
-            duplicates=duplicates.value,
-            progress=progress,
-            **options,
-        )
+    append_source(
+        src,
+        dst,
+        format=format,
+        shuffle=shuffle,
+        seed=seed,
+        columns=_columns(column),
+        max_bytes=max_bytes,
+        grow_features=grow_features,
+        duplicates=duplicates.value,
+        progress=False if as_json else None,
+        **options,
+    )
     seconds = time.perf_counter() - start
     _print_store({**_facts(dst), "seconds": round(seconds, 3)}, as_json)
 

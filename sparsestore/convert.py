@@ -7,7 +7,7 @@ import logging
 import operator
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,16 +20,15 @@ from sparsestore.errors import ResourceError
 from sparsestore.layout import parse_bytes
 from sparsestore.manifest import read_manifest
 from sparsestore.plan.shuffle import check_seed
+from sparsestore.progress import Progress, shown
 from sparsestore.sort import Duplicates, shuffled_blocks, sorted_rows
 from sparsestore.sources.base import Block, Source
 from sparsestore.storage import open_storage, scratch_folder
 from sparsestore.writer import Writer, append_to, create
 
-__all__ = ["MIN_BYTES", "Progress", "append_source", "convert"]
+__all__ = ["MIN_BYTES", "append_source", "convert"]
 
 Array = NDArray[Any]
-Progress = Callable[[int, int | None, str], None]
-"""Called with how far a pass has come, its total where known, and the unit, "bytes" or "rows"."""
 
 MIN_BYTES = 24 << 20
 """The smallest `max_bytes`: less would make reads and writes so small that nothing but overhead is left."""
@@ -54,7 +53,7 @@ def convert(
     max_bytes: int | str = "1GiB",
     overwrite: bool = False,
     duplicates: Duplicates = "sum",
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **options: Any,
 ) -> int:
     """Convert a file or a matrix in memory into a store, and give the number of the version published.
@@ -89,8 +88,9 @@ def convert(
         Publish a new version with only these rows where `dst` is a store already.
     duplicates : {"sum", "last", "error"}
         For sources of triples: what several entries at one place become.
-    progress : callable, optional
+    progress : callable, bool or None
         Called as ``progress(position, total, unit)`` from time to time; a shuffle or sort starts from 0 a second time.
+        None shows a bar on a terminal and logs lines elsewhere, False shows nothing: see `sparsestore.progress`.
     **options
         Options of the source: `n_features`, `zero_based`, `label`, `weight`, `dtype`, ...
 
@@ -103,7 +103,7 @@ def convert(
     ResourceError
         Where `max_bytes` is too little to work with, or the disk is full.
     """
-    plan = _Conversion.prepare(source, format, columns, shuffle, seed, max_bytes, duplicates, progress, options)
+    plan = _Conversion.prepare(source, format, columns, shuffle, seed, max_bytes, duplicates, options)
     with _without_new_parents(open_storage(dst).root):
         writer = create(
             dst,
@@ -116,8 +116,8 @@ def convert(
             shuffled=plan.shuffled(),
             max_bytes=plan.writer_bytes,
         )
-        with writer:
-            plan.copy(writer, dst)
+        with writer, shown("converting", progress) as report:
+            plan.copy(writer, dst, report)
             version = writer.publish()
     if not shuffle:
         _hint_at_sorted_rows(dst, version)
@@ -135,7 +135,7 @@ def append_source(
     max_bytes: int | str = "1GiB",
     grow_features: bool = False,
     duplicates: Duplicates = "sum",
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **options: Any,
 ) -> int:
     """Append a file or a matrix in memory to a store, and give the number of the version published.
@@ -160,7 +160,7 @@ def append_source(
     ValueError, ResourceError
         As in `convert`.
     """
-    plan = _Conversion.prepare(source, format, columns, shuffle, seed, max_bytes, duplicates, progress, options)
+    plan = _Conversion.prepare(source, format, columns, shuffle, seed, max_bytes, duplicates, options)
     writer = append_to(
         dst,
         grow_features=grow_features,
@@ -168,8 +168,8 @@ def append_source(
         shuffled=plan.shuffled(),
         max_bytes=plan.writer_bytes,
     )
-    with writer:
-        plan.copy(writer, dst)
+    with writer, shown("appending", progress) as report:
+        plan.copy(writer, dst, report)
         return writer.publish()
 
 
@@ -182,7 +182,6 @@ class _Conversion:
     seed: int | None  # None: keep the order
     duplicates: Duplicates
     max_bytes: int
-    progress: Progress | None
 
     @classmethod
     def prepare(
@@ -194,7 +193,6 @@ class _Conversion:
         seed: int | None,
         max_bytes: int | str,
         duplicates: Duplicates,
-        progress: Progress | None,
         options: dict[str, Any],
     ) -> _Conversion:
         from sparsestore.sources.registry import open_source
@@ -214,7 +212,7 @@ class _Conversion:
         twice = sorted(set(given) & set(opened.columns))
         if twice:
             raise ValueError(f"columns {twice} are given and are in {opened.name} too: leave them out or rename them")
-        plan = cls(opened, given, seed, duplicates, limit, progress)
+        plan = cls(opened, given, seed, duplicates, limit)
         if opened.n_rows is not None:
             plan.check_length(opened.n_rows)
         return plan
@@ -241,17 +239,18 @@ class _Conversion:
             if len(array) != n_rows:
                 raise ValueError(f"column {name!r} has {len(array)} values, expected one for each of the {n_rows} rows")
 
-    def copy(self, writer: Writer, dst: str | os.PathLike[str]) -> None:
+    def copy(self, writer: Writer, dst: str | os.PathLike[str], report: Progress) -> None:
         """Read everything, put it in order, and write it."""
         left = self.max_bytes - self.writer_bytes
         n_passes = int(not self.source.sorted_rows) + int(self.seed is not None)
         with ExitStack() as stack:
             if n_passes == 0:
-                blocks = self.read(min(BLOCK_BYTES, left // 4))
+                blocks = self.read(min(BLOCK_BYTES, left // 4), report)
             else:
                 scratch = stack.enter_context(scratch_folder(open_storage(dst).root))
                 share = left // n_passes
-                blocks = self.read(share // 8) if self.source.sorted_rows else self.sorted(share, scratch)
+                rows = self.source.sorted_rows
+                blocks = self.read(share // 8, report) if rows else self.sorted(share, scratch, report)
             blocks = self.joined(blocks)
             if self.seed is not None:
                 size = self.source.size if self.source.sorted_rows else self.source.n_rows
@@ -261,21 +260,21 @@ class _Conversion:
             for block in blocks:
                 writer.write(block.x, block.columns)
                 if n_passes:
-                    self.report(writer.n_rows, self.source.n_rows, "rows")
+                    report(writer.n_rows, self.source.n_rows, "rows")
 
-    def read(self, max_bytes: int) -> Iterator[Any]:
+    def read(self, max_bytes: int, report: Progress) -> Iterator[Any]:
         """The source's blocks, or triples, with reports of how far it is."""
         for block in self.source.blocks(max_bytes):
             yield block
-            self.report(block.position, self.source.size, self.source.unit)
+            report(block.position, self.source.size, self.source.unit)
 
-    def sorted(self, max_bytes: int, scratch: Path) -> Iterator[Block]:
+    def sorted(self, max_bytes: int, scratch: Path, report: Progress) -> Iterator[Block]:
         """The rows of a source of triples."""
         n_rows, n_features = self.source.n_rows, self.source.n_features
         if n_rows is None or n_features is None:
             raise ValueError(f"{self.source.name}: triples need a shape, found {n_rows} rows and {n_features} features")
         rows = sorted_rows(
-            self.read(max_bytes // 8),
+            self.read(max_bytes // 8, report),
             n_rows,
             n_features,
             dtype=self.source.dtype,
@@ -302,10 +301,6 @@ class _Conversion:
             given = {name: array[start:stop] for name, array in self.columns.items()}
             yield replace(block, columns={**block.columns, **given})
         self.check_length(stop)
-
-    def report(self, position: int, total: int | None, unit: str) -> None:
-        if self.progress is not None:
-            self.progress(position, total, unit)
 
 
 def _column(name: str, values: Any) -> Array:

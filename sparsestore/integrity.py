@@ -10,7 +10,7 @@ from sparsestore.reader import Reader, check_rows
 
 __all__ = ["verify"]
 
-_STEP_BYTES = 32 << 20
+_STEP_BYTES = 16 << 20
 
 
 def verify(reader: Reader, *, deep: bool = True) -> list[str]:
@@ -25,7 +25,7 @@ def verify(reader: Reader, *, deep: bool = True) -> list[str]:
 
     Notes
     -----
-    Memory: one block of rows of at most 32 MiB, and one object at a time where it is small.
+    Memory: at most 64 MiB (a block of rows as stored, decoded and copied out), and about a byte a row for the offsets.
     """
     problems: list[str] = []
     storage = reader.storage

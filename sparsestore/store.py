@@ -111,8 +111,9 @@ def convert(
         Memory that the conversion may use beyond the source's own arrays.
     overwrite : bool
         Allow `dst` to be a store: its rows are replaced in a new version.
-    progress : callable or None
-        Called with how far a pass has come, its total where known, and the unit, "bytes" or "rows".
+    progress : callable, bool or None
+        None shows a bar on a terminal and logs lines elsewhere, False shows nothing; a callable is called with how far a
+        pass has come, its total where known, and the unit, "bytes" or "rows".
     **options
         Of the source: `n_features`, `dtype`, `zero_based`, `multilabel`, `qid`, `sort`, as the format has them; and
         `duplicates` ("sum", "last" or "error") where entries come in any order.

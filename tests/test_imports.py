@@ -28,6 +28,7 @@ TABLE: dict[str, set[str]] = {
     "checksum": set(),
     "prefetch": set(),
     "memory": set(),
+    "progress": set(),
     "indexing": set(),
     "csr": {"errors", "kernels"},
     "statistics": {"errors"},
@@ -57,7 +58,7 @@ TABLE: dict[str, set[str]] = {
     "sources.registry": {"errors", "sources"},
     "buckets": {"errors", "storage"},
     "sort": {"buckets", "csr", "kernels", "plan", "errors", "sources.base"},
-    "convert": {"sources.base", "sources.registry", "csr", "plan", "sort", "layout", "writer", "errors"}
+    "convert": {"progress", "sources.base", "sources.registry", "csr", "plan", "sort", "layout", "writer", "errors"}
     | {"manifest", "reader", "storage"},  # the hint at sorted rows; the folder of the buckets
     "integrity": {"csr", "format", "manifest", "reader", "checksum", "errors"},
     "maintain": {"reader", "writer", "format", "manifest", "storage", "errors"},

@@ -62,7 +62,7 @@ def test_a_shuffled_epoch_holds_three_windows_and_about_a_byte_a_row(path: Path)
 
 
 def test_verify_holds_one_block_of_rows(path: Path) -> None:
-    assert peak_of(VERIFY, path) <= (128 << 20)
+    assert peak_of(VERIFY, path) <= (64 << 20) + 1.2 * 1_000_000
 
 
 def test_free_memory_is_what_the_kernel_says() -> None:
