@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsestore.checksum import PIECE, crc32c, piece_crc32c
+from sparsestore.documents import dump
 from sparsestore.errors import CorruptStoreError
-from sparsestore.format import ArraySpec, Codec, ObjectEntry, dump
+from sparsestore.format import ObjectEntry
 from sparsestore.layout import CHUNK, SHARD, chunk_and_shard
 from sparsestore.storage import LocalStorage, ObjectWriter
+from sparsestore.zarr_format import ArraySpec, Codec
 
 __all__ = ["ArrayReader", "ArrayWriter"]
 

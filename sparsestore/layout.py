@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsestore.format import Codec
+from sparsestore.zarr_format import Codec
 
 __all__ = [
     "CHUNK",

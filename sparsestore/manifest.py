@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from sparsestore.checksum import crc32c
+from sparsestore.documents import parse_json, unseal
 from sparsestore.errors import CorruptStoreError, FormatError, MissingStoreError, SparsestoreError
-from sparsestore.format import FORMAT, Manifest, SegmentLine, manifest_key, parse_json, unseal
+from sparsestore.format import FORMAT, Manifest, SegmentLine, manifest_key
 from sparsestore.storage import LocalStorage
 
 __all__ = ["is_foreign", "latest_version", "read_manifest", "segment_lines", "versions"]

@@ -7,7 +7,6 @@ chunk, each once a call. Nothing here depends on the order in which rows are ask
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +14,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from sparsestore import csr
-from sparsestore.arrays import ArrayReader
-from sparsestore.checksum import PIECE, crc32c
 from sparsestore.csr import Rows, empty_aligned, index_dtype
 from sparsestore.errors import CorruptStoreError, FormatError
-from sparsestore.format import ArraySpec, ColumnSchema, Manifest, ObjectEntry, SegmentDocument, SegmentLine, parse_json
+from sparsestore.format import ROW_ID, ColumnSchema, Manifest, ObjectEntry
 from sparsestore.manifest import segment_lines
+from sparsestore.segment import Segment
 from sparsestore.statistics import LabelStatistics, merge
 from sparsestore.storage import LocalStorage
 
@@ -30,251 +28,6 @@ Array = NDArray[Any]
 Ints = NDArray[np.int64]
 
 CHECKS = ("first", "always", "never")
-ROW_ID = "row_id"
-_ANCHOR = 1024
-
-
-class _Offsets:
-    """Where rows start in `indices`, at about one byte a row.
-
-    Row lengths in the smallest dtype that holds the longest, and an absolute offset every 1,024 rows. Filled a chunk of
-    indptr at a time, when rows of it are first asked for.
-    """
-
-    def __init__(self, indptr: ArrayReader, rows: int, longest: int, nnz: int) -> None:
-        self._indptr = indptr
-        self._rows = rows
-        self._nnz = nnz
-        self._longest = longest
-        dtype = next((d for d in (np.uint8, np.uint16, np.uint32) if longest <= np.iinfo(d).max), np.uint64)
-        self.lengths: Array = np.zeros(rows, dtype)
-        self.anchors = np.zeros(-(-rows // _ANCHOR), np.int64)
-        self._loaded = np.zeros(-(-rows // indptr.spec.chunk), bool)
-        self._lock = threading.Lock()
-
-    def load(self, rows: Ints) -> None:
-        """Make sure of the lengths and anchors of these rows."""
-        chunk = self._indptr.spec.chunk
-        if self._loaded.all():
-            return
-        with self._lock:
-            touched = np.zeros(len(self._loaded), bool)
-            touched[rows // chunk] = True
-            wanted = np.flatnonzero(touched & ~self._loaded)
-            # runs of neighbours, not too long: decoding is 8 bytes a row
-            for run in np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1):
-                for start in range(0, len(run), 16):
-                    self._load(int(run[start]), int(run[min(start + 16, len(run)) - 1]) + 1)
-
-    def _load(self, first: int, last: int) -> None:
-        """Chunks first to last; one more chunk tells where the last row of them ends."""
-        spec = self._indptr.spec
-        start, stop = first * spec.chunk, min(last * spec.chunk, self._rows)
-        numbers = np.arange(first, min(last + 1, spec.n_chunks))
-        indptr = self._indptr.chunks(numbers)[: stop - start + 1]
-        steps = np.diff(indptr)
-        bad = (start == 0 and indptr[0] != 0) or (stop == self._rows and indptr[-1] != self._nnz)
-        bad |= int(indptr.min()) < 0 or int(indptr.max()) > self._nnz  # or a difference could wrap around
-        if bad or (len(steps) and (steps.min() < 0 or steps.max() > self._longest)):
-            raise CorruptStoreError(
-                f"{self._indptr.storage.name}: {self._indptr.prefix}, elements {start} to {stop + 1}: the offsets are "
-                f"no ascending sequence from 0 to {self._nnz} in steps of at most {self._longest}"
-            )
-        self.lengths[start:stop] = steps
-        self.anchors[-(-start // _ANCHOR) : -(-stop // _ANCHOR)] = indptr[-start % _ANCHOR : stop - start : _ANCHOR]
-        self._loaded[first:last] = True
-
-    def locate(self, rows: Ints) -> tuple[NDArray[np.uint64], Ints]:
-        """Start and length of each row."""
-        from sparsestore.kernels import gather
-
-        self.load(rows)
-        starts, lengths = np.empty(len(rows), np.uint64), np.empty(len(rows), np.int64)
-        gather.locate(rows, self.lengths, self.anchors, starts, lengths)
-        return starts, lengths
-
-
-class _Segment:
-    """One immutable segment, opened when it is first used."""
-
-    def __init__(self, reader: Reader, line: SegmentLine, start: int, *, check_lengths: bool = True) -> None:
-        self.id = line.id
-        self.start = start
-        self.prefix = f"segments/{line.id}"
-        self._reader = reader
-        self._storage = reader.storage
-        self._lock = threading.RLock()
-        self._arrays: dict[str, ArrayReader] = {}
-        key = f"{self.prefix}/segment.json"
-        payload = self._read(key)
-        if crc32c(payload) != line.crc32c:
-            raise self._damaged(key, 0, len(payload), "the bytes do not match their crc32c in the manifest")
-        name = f"{self._storage.name}: {key}"
-        self.document = SegmentDocument.from_document(parse_json(payload, name), name)
-        if (self.document.rows, self.document.nnz) != (line.rows, line.nnz):
-            raise self._damaged(key, 0, len(payload), f"rows and nnz are not the manifest's {(line.rows, line.nnz)}")
-        self.rows, self.nnz = line.rows, line.nnz
-        self.entries: Mapping[str, ObjectEntry] = {
-            f"{self.prefix}/{entry.key}": ObjectEntry(f"{self.prefix}/{entry.key}", entry.length, entry.crc32c)
-            for entry in self.document.objects
-        }
-        if check_lengths and reader.check != "never":
-            self._check_lengths()
-        self.offsets = _Offsets(self.array("X/indptr"), self.rows, self.document.longest_row, self.nnz)
-        self.indices = self.array("X/indices")
-        data = self.spec("X/data")
-        if self.document.constant:
-            self.data: ArrayReader | None = None
-            self.constant = data.fill_value
-        else:
-            self.data, self.constant = self.array("X/data"), None
-        expected = {"X/indptr": self.rows + 1, "X/indices": self.nnz, "X/data": self.nnz}
-        for path, n in expected.items():
-            if self.spec(path).shape != (n,):
-                raise self._damaged(f"{self.prefix}/{path}/zarr.json", 0, 0, f"the shape is not ({n},)")
-        self.mapped = self.document.profile == "raw" and reader.mmap
-
-    def _read(self, key: str) -> bytes:
-        try:
-            return self._storage.read(key)
-        except FileNotFoundError:
-            raise self._damaged(key, 0, 0, "the object is missing") from None
-
-    def _damaged(self, key: str, start: int, stop: int, reason: str) -> CorruptStoreError:
-        rows = f"rows {self.start} to {self.start + getattr(self, 'rows', 0)}"
-        return CorruptStoreError(
-            f"{self._storage.name}: version {self._reader.version}, {key}, bytes {start} to {stop} ({rows}): {reason}"
-        )
-
-    def _check_lengths(self) -> None:
-        for entry in self.entries.values():
-            try:
-                found = self._storage.length(entry.key)
-            except FileNotFoundError:
-                raise self._damaged(entry.key, 0, entry.length, "the object is missing") from None
-            if found != entry.length:
-                raise self._damaged(entry.key, 0, found, f"it has {found} bytes, expected {entry.length}")
-
-    def has(self, path: str) -> bool:
-        """Whether the segment has an array."""
-        return f"{self.prefix}/{path}/zarr.json" in self.entries
-
-    def _document_of(self, path: str) -> dict[str, Any]:
-        key = f"{self.prefix}/{path}/zarr.json"
-        entry = self.entries.get(key)
-        if entry is None:
-            raise self._damaged(key, 0, 0, "segment.json does not name it")
-        payload = self._read(key)
-        if self._reader.check != "never" and crc32c(payload) != entry.crc32c:
-            raise self._damaged(key, 0, len(payload), "the bytes do not match their crc32c")
-        return parse_json(payload, f"{self._storage.name}: {key}")
-
-    def spec(self, path: str) -> ArraySpec:
-        """Description of an array."""
-        with self._lock:
-            if path in self._arrays:
-                return self._arrays[path].spec
-        return ArraySpec.from_document(self._document_of(path), f"{self._storage.name}: {self.prefix}/{path}/zarr.json")
-
-    def array(self, path: str) -> ArrayReader:
-        """Reader of an array, made once."""
-        with self._lock:
-            if path not in self._arrays:
-                whole = path.startswith(("stats/", "checksums/"))
-                self._arrays[path] = ArrayReader(
-                    self._storage,
-                    f"{self.prefix}/{path}",
-                    self.spec(path),
-                    self.entries,
-                    None if whole else (lambda: np.asarray(self.array(f"checksums/{path}").read_all())),
-                    self._reader.check,
-                    lambda first, last: self._rows_of(path, first, last),
-                )
-            return self._arrays[path]
-
-    def _rows_of(self, path: str, first: int, last: int) -> str:
-        """Which rows of the store elements of an array belong to, for messages: as narrow as undamaged offsets tell."""
-        if path in ("X/indices", "X/data"):
-            try:
-                self.offsets.load(np.arange(0, self.rows, self.offsets._indptr.spec.chunk))
-                ends = np.cumsum(self.offsets.lengths, dtype=np.int64)
-                first, last = (int(np.searchsorted(ends, at, side="right")) for at in (first, max(first, last - 1)))
-                last += 1
-            except CorruptStoreError:
-                first, last = 0, self.rows
-        elif not path.startswith(("columns/", "X/indptr")):
-            first, last = 0, self.rows
-        first, last = min(first, self.rows), min(last, self.rows)
-        return f"version {self._reader.version}, rows {self.start + first} to {self.start + last}"
-
-    def parts(self, starts: NDArray[np.uint64], lengths: Ints) -> tuple[Array, Array | None, NDArray[np.uint64]]:
-        """Arrays that hold these entries, checked, and where each row starts in them.
-
-        Returns (indices, data or None where constant, starts).
-        """
-        if self.nnz == 0 or not len(starts):
-            return np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(len(starts), np.uint64)
-        begin = starts.astype(np.int64)
-        first, last = _runs(begin, begin + lengths)
-        arrays = [self.indices] if self.data is None else [self.indices, self.data]
-        if int(last.max(initial=0)) > self.nnz:
-            raise self._damaged(f"{self.prefix}/X/indptr", 0, 0, f"rows end at entry {int(last.max())} of {self.nnz}")
-        if self.mapped:
-            for array in arrays:
-                array.verify(first, last)
-            data = self.data.elements() if self.data is not None else None
-            return self.indices.elements(), data, starts
-        found = [_loaded(array, first, last, begin) for array in arrays]
-        if any(not np.array_equal(found[0][1], other[1]) for other in found[1:]):
-            # indices and data were read in units of different lengths: bring both to the rows' own order
-            found = [(_compact(values, at, lengths), _own_starts(lengths)) for values, at in found]
-        return found[0][0], found[1][0] if len(found) > 1 else None, found[0][1].astype(np.uint64)
-
-
-def _own_starts(lengths: Ints) -> Ints:
-    return np.cumsum(lengths) - lengths
-
-
-def _compact(values: Array, starts: Ints, lengths: Ints) -> Array:
-    from sparsestore.kernels import gather
-
-    out = np.empty(int(lengths.sum()), values.dtype)
-    gather.gather_indices(values, starts.astype(np.uint64), lengths, _own_starts(lengths), out)
-    return out
-
-
-def _runs(begin: Ints, end: Ints) -> tuple[Ints, Ints]:
-    """Merge the entries of rows that follow each other; ascending by their start."""
-    if len(begin) > 1 and not bool((begin[1:] >= begin[:-1]).all()):
-        order = np.argsort(begin, kind="stable")
-        begin, end = begin[order], end[order]
-    new = np.flatnonzero(begin[1:] != end[:-1]) + 1
-    first = begin[np.concatenate([np.zeros(1, np.int64), new])]
-    last = end[np.concatenate([new - 1, np.array([len(end) - 1])])]
-    keep = last > first
-    return first[keep], last[keep]
-
-
-def _loaded(array: ArrayReader, first: Ints, last: Ints, begin: Ints) -> tuple[Array, Ints]:
-    """Read the units that hold entries first[i] to last[i] into memory; where entries `begin` stand in that."""
-    spec = array.spec
-    raw = spec.codec.name == "none"
-    unit = max(PIECE // spec.itemsize, 1) if raw else spec.chunk
-    low, high = first // unit, -(-last // unit)
-    low[1:] = np.maximum(low[1:], high[:-1])
-    counts = np.maximum(high - low, 0)
-    ends = np.cumsum(counts)
-    total = int(ends[-1]) if len(ends) else 0
-    units = np.arange(total, dtype=np.int64) + np.repeat(low - (ends - counts), counts)
-    if raw:
-        values: Array = array.pieces(units).view(spec.dtype)
-    else:
-        values = array.chunks(units)
-    if not total:
-        return values, np.zeros(len(begin), np.int64)
-    # an empty row may start in a unit that was not read: any place will do for it
-    slot = np.minimum(np.searchsorted(units, begin // unit), total - 1)
-    return values, np.maximum(slot * unit + begin % unit, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,7 +151,7 @@ class Reader:
         self.segment_rows = np.array([line.rows for line in self.lines], np.int64)
         self.segment_starts = np.cumsum(self.segment_rows) - self.segment_rows
         self.shuffled = np.array([line.shuffled for line in self.lines], bool)
-        self._segments: dict[int, _Segment] = {}
+        self._segments: dict[int, Segment] = {}
         self._lock = threading.Lock()
 
     @property
@@ -427,12 +180,23 @@ class Reader:
         extra = {ROW_ID: ColumnSchema("int64")} if self.shuffled.any() else {}
         return {**self.manifest.columns, **extra}
 
-    def segment(self, number: int) -> _Segment:
+    def segment(self, number: int) -> Segment:
         """A segment, opened when it is first asked for."""
         with self._lock:
             if number not in self._segments:
-                self._segments[number] = _Segment(self, self.lines[number], int(self.segment_starts[number]))
+                self._segments[number] = self._open(number)
             return self._segments[number]
+
+    def _open(self, number: int, *, check_lengths: bool = True) -> Segment:
+        return Segment(
+            self.storage,
+            self.lines[number],
+            int(self.segment_starts[number]),
+            version=self.version,
+            check=self.check,
+            mmap=self.mmap,
+            check_lengths=check_lengths,
+        )
 
     def _by_segment(self, rows: Ints) -> list[tuple[int, Ints | slice]]:
         """Which of the given rows lie in which segment."""
@@ -448,7 +212,7 @@ class Reader:
         return [(int(of[group[0]]), group) for group in np.split(order, cuts) if len(group)]
 
     def locate(self, rows: Ints) -> Located:
-        """Find rows by number, check their bytes, and ask the kernel for them; copies nothing that can be mapped.
+        """Find rows by number and check their bytes; copies nothing that can be mapped.
 
         Parameters
         ----------
@@ -552,7 +316,7 @@ class Reader:
         """All objects of a segment with keys in the storage, segment.json included."""
         line = self.lines[number]
         key = f"segments/{line.id}/segment.json"
-        segment = _Segment(self, line, int(self.segment_starts[number]), check_lengths=False)
+        segment = self._open(number, check_lengths=False)
         return [ObjectEntry(key, self.storage.length(key), line.crc32c), *segment.entries.values()]
 
     def row_counts(self, number: int) -> NDArray[np.uint64]:

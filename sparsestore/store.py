@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from sparsestore import integrity, maintain, memory
 from sparsestore.convert import convert as convert_source
 from sparsestore.errors import ResourceError
-from sparsestore.format import ColumnSchema
+from sparsestore.format import ROW_ID, ColumnSchema
 from sparsestore.indexing import row_numbers
 from sparsestore.layout import parse_bytes
 from sparsestore.loader import Loader
@@ -26,7 +26,7 @@ from sparsestore.plan.partition import n_batches
 from sparsestore.plan.report import PlanReport
 from sparsestore.plan.selection import Selection, split
 from sparsestore.plan.window import Plan
-from sparsestore.reader import ROW_ID, Reader
+from sparsestore.reader import Reader
 from sparsestore.storage import open_storage
 from sparsestore.writer import append_to, create
 
@@ -112,8 +112,8 @@ def convert(
     overwrite : bool
         Allow `dst` to be a store: its rows are replaced in a new version.
     progress : callable, bool or None
-        None shows a bar on a terminal and logs lines elsewhere, False shows nothing; a callable is called with how far a
-        pass has come, its total where known, and the unit, "bytes" or "rows".
+        None shows a bar on a terminal and logs lines elsewhere, False shows nothing; a callable is called with how far
+        a pass has come, its total where known, and the unit, "bytes" or "rows".
     **options
         Of the source: `n_features`, `dtype`, `zero_based`, `multilabel`, `qid`, `sort`, as the format has them; and
         `duplicates` ("sum", "last" or "error") where entries come in any order.

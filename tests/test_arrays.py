@@ -17,8 +17,9 @@ from sparsestore import arrays
 from sparsestore.arrays import ArrayReader, ArrayWriter
 from sparsestore.checksum import PIECE, crc32c
 from sparsestore.errors import CorruptStoreError
-from sparsestore.format import ArraySpec, Codec, ObjectEntry
+from sparsestore.format import ObjectEntry
 from sparsestore.storage import LocalStorage
+from sparsestore.zarr_format import ArraySpec, Codec
 
 Array = NDArray[Any]
 RAW = Codec()

@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsestore.checksum import crc32c
+from sparsestore.documents import dump, key_problem, parse_json, seal, unseal
 from sparsestore.errors import FormatError
 from sparsestore.format import (
-    ArraySpec,
-    Codec,
     ColumnSchema,
     Manifest,
     ObjectEntry,
@@ -23,13 +22,9 @@ from sparsestore.format import (
     SegmentDocument,
     SegmentLine,
     column_problem,
-    dump,
-    key_problem,
     manifest_key,
-    parse_json,
-    seal,
-    unseal,
 )
+from sparsestore.zarr_format import ArraySpec, Codec
 
 INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 DTYPES = ["bool", *INTEGERS, "float16", "float32", "float64"]

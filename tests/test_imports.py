@@ -18,7 +18,18 @@ PACKAGE = ROOT / "sparsestore"
 
 # What a module may import inside the package. A folder's name means every module in it. Folders: same-folder imports
 # are allowed where the table says so. The store may import all but cli; cli all but the bridges.
-DISK = {"csr", "format", "layout", "storage", "checksum", "errors", "arrays", "manifest", "statistics"}
+DISK = {
+    "arrays",
+    "checksum",
+    "csr",
+    "documents",
+    "errors",
+    "format",
+    "manifest",
+    "statistics",
+    "storage",
+    "zarr_format",
+}
 SHARED = {"csr", "errors", "kernels", "sources.base", "sources.layouts", "sources.options", "sources.text"}
 TABLE: dict[str, set[str]] = {
     "__init__": {"errors", "store"},
@@ -32,24 +43,17 @@ TABLE: dict[str, set[str]] = {
     "indexing": set(),
     "csr": {"errors", "kernels"},
     "statistics": {"errors"},
-    "format": {"errors"},
-    "layout": {"errors", "format"},
+    "documents": {"errors"},
+    "zarr_format": {"documents"},
+    "format": {"documents", "errors", "zarr_format"},
+    "layout": {"errors", "zarr_format"},
     "storage": {"errors", "checksum"},
-    "arrays": {"errors", "format", "layout", "checksum", "storage"},
-    "manifest": {"errors", "format", "checksum", "storage"},
-    "writer": {"csr", "format", "layout", "storage", "checksum", "errors", "arrays", "manifest", "statistics"},
-    "reader": {
-        "csr",
-        "format",
-        "layout",
-        "storage",
-        "checksum",
-        "errors",
-        "arrays",
-        "manifest",
-        "statistics",
-        "kernels",
-    },
+    "arrays": {"checksum", "documents", "errors", "format", "layout", "storage", "zarr_format"},
+    "manifest": {"checksum", "documents", "errors", "format", "storage"},
+    "segment_writer": {*DISK, "layout"},
+    "writer": {*DISK, "layout", "segment_writer"},
+    "segment": {*DISK, "kernels"},
+    "reader": {*DISK, "kernels", "segment"},
     "plan": {"errors", "plan"},
     "batch": {"csr", "errors"},
     "loader": {"batch", "plan", "csr", "reader", "prefetch", "errors"},

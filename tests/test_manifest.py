@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from sparsestore.checksum import crc32c
+from sparsestore.documents import dump, seal
 from sparsestore.errors import CorruptStoreError, FormatError, MissingStoreError
-from sparsestore.format import Manifest, ObjectEntry, PageEntry, SegmentLine, dump, manifest_key, root_document, seal
+from sparsestore.format import Manifest, ObjectEntry, PageEntry, SegmentLine, manifest_key, root_document
 from sparsestore.manifest import is_foreign, latest_version, read_manifest, segment_lines, versions
 from sparsestore.storage import LocalStorage
 

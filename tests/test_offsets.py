@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sparsestore.errors import CorruptStoreError
-from sparsestore.reader import Located, _Offsets, _Part, _runs
+from sparsestore.reader import Located, _Part
+from sparsestore.segment import RowOffsets, runs
 from sparsestore.storage import LocalStorage
 
 Array = NDArray[Any]
@@ -36,13 +37,13 @@ class FakeIndptr:
         return np.concatenate([padded[number * chunk : (number + 1) * chunk] for number in numbers.tolist()])
 
 
-def offsets_of(lengths: Array, chunk: int = 4096) -> tuple[_Offsets, Array]:
+def offsets_of(lengths: Array, chunk: int = 4096) -> tuple[RowOffsets, Array]:
     indptr = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     fake: Any = FakeIndptr(indptr, chunk)
-    return _Offsets(fake, len(lengths), int(lengths.max(initial=0)), int(indptr[-1])), indptr
+    return RowOffsets(fake, len(lengths), int(lengths.max(initial=0)), int(indptr[-1])), indptr
 
 
-def check(offsets: _Offsets, indptr: Array, rows: Array) -> None:
+def check(offsets: RowOffsets, indptr: Array, rows: Array) -> None:
     starts, lengths = offsets.locate(rows)
     assert starts.dtype == np.uint64
     np.testing.assert_array_equal(starts, indptr[rows].astype(np.uint64))
@@ -126,7 +127,7 @@ def test_offsets_that_are_no_ascending_sequence_are_damage(at: int, value: int) 
     indptr = SOUND.copy()
     indptr[at] = value
     fake: Any = FakeIndptr(indptr, 1024)
-    offsets = _Offsets(fake, 5000, 1, 5000)
+    offsets = RowOffsets(fake, 5000, 1, 5000)
     with pytest.raises(
         CorruptStoreError,
         match=r"segments/s/X/indptr, elements .*: the offsets are no ascending sequence from 0 to 5000",
@@ -138,7 +139,7 @@ def test_differences_that_wrap_around_are_damage() -> None:
     indptr = np.array([0, 2**63 - 1, -(2**63), 0], np.int64)  # each step but the first looks like +1
     fake: Any = FakeIndptr(indptr, 1024)
     with pytest.raises(CorruptStoreError, match="no ascending sequence"):
-        _Offsets(fake, 3, 2**63 - 1, 0).locate(np.arange(3))
+        RowOffsets(fake, 3, 2**63 - 1, 0).locate(np.arange(3))
 
 
 def test_a_later_chunk_may_not_start_below_zero_or_past_the_end() -> None:
@@ -147,7 +148,7 @@ def test_a_later_chunk_may_not_start_below_zero_or_past_the_end() -> None:
         indptr[1024:4096] += shift
         fake: Any = FakeIndptr(indptr, 1024)
         with pytest.raises(CorruptStoreError, match="no ascending sequence"):
-            _Offsets(fake, 5000, 1, 5000).locate(np.array([2000]))
+            RowOffsets(fake, 5000, 1, 5000).locate(np.array([2000]))
 
 
 @given(
@@ -159,7 +160,7 @@ def test_a_later_chunk_may_not_start_below_zero_or_past_the_end() -> None:
 def test_runs_cover_just_the_entries_of_the_rows(case: tuple[list[int], list[int]]) -> None:
     lengths, rows = np.array(case[0]), np.array(case[1])
     begin = (np.cumsum(lengths) - lengths)[rows]
-    first, last = _runs(begin, begin + lengths[rows])
+    first, last = runs(begin, begin + lengths[rows])
     expected = {entry for b, n in zip(begin, lengths[rows], strict=True) for entry in range(b, b + n)}
     assert {entry for f, e in zip(first, last, strict=True) for entry in range(f, e)} == expected
     assert (last > first).all()

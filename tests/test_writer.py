@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sparsestore import layout, maintain, writer
+from sparsestore import layout, maintain, segment_writer, writer
 from sparsestore.csr import Rows
 from sparsestore.errors import FormatError, StoreExistsError
 from sparsestore.integrity import verify
@@ -145,7 +145,7 @@ def test_anndata_and_zarr_read_a_segment(path: Path) -> None:
 
 
 def test_an_array_of_several_shards_comes_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer.ArrayWriter.__init__, "__defaults__", ((), None, 1 << 14, 1 << 15, 0))
+    monkeypatch.setattr(segment_writer.ArrayWriter.__init__, "__defaults__", ((), None, 1 << 14, 1 << 15, 0))
     dense = np.random.default_rng(0).integers(1, 60_000, (130, 1000)).astype(np.uint16)
     dense[5:100:7] = 0
     with create(path, max_bytes=2) as w:
@@ -550,14 +550,14 @@ def test_a_failed_new_version_leaves_the_store_as_it_was(store: Path, start: Any
 
 
 def test_a_segment_torn_by_an_error_is_never_published(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = writer.ArrayWriter.append
+    real = segment_writer.ArrayWriter.append
 
     def full_disk(self: Any, values: Array) -> None:
         if self.prefix.endswith("columns/y") and self.length:
             raise OSError(28, "No space left on device")
         real(self, values)
 
-    monkeypatch.setattr(writer.ArrayWriter, "append", full_disk)
+    monkeypatch.setattr(segment_writer.ArrayWriter, "append", full_disk)
     w = create(path, max_bytes=2)
     w.append(np.eye(3), y=np.arange(3))
     with pytest.raises(OSError, match="No space left"):
