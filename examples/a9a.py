@@ -35,7 +35,7 @@ def main() -> None:
     model = keras.Sequential([keras.Input((FEATURES,), sparse=True), keras.layers.Dense(1, "sigmoid")])
     metrics = ["accuracy", keras.metrics.AUC(num_thresholds=1000, name="auc")]
     model.compile(keras.optimizers.Adam(0.01), "binary_crossentropy", metrics=metrics)
-    model.fit(batches(train, 128, shuffle=True, seed=0), epochs=5, verbose=2, shuffle=False)
+    model.fit(batches(train, 128, shuffle=True, seed=0), epochs=5, verbose=2)
     found = model.evaluate(batches(test, 4096), verbose=0, return_dict=True)
     print(f"accuracy {found['accuracy']:.4f}, area under the curve {found['auc']:.4f}, on rows not trained on")
     if found["accuracy"] < ACCURACY or found["auc"] < AUC:

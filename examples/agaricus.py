@@ -24,8 +24,7 @@ def accuracy(layout: str, train: ss.Store, test: ss.Store) -> float:
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((FEATURES,), sparse=layout == "sparse"), keras.layers.Dense(1, "sigmoid")])
     model.compile(keras.optimizers.Adam(0.05), "binary_crossentropy", metrics=["accuracy"])
-    # shuffle=False: the store does it, and Keras would warn that it can not
-    model.fit(train.to_tf(64, layout=layout, shuffle=True, seed=0), epochs=3, verbose=2, shuffle=False)
+    model.fit(train.to_tf(64, layout=layout, shuffle=True, seed=0), epochs=3, verbose=2)
     return float(model.evaluate(test.to_tf(1024, layout=layout), verbose=0, return_dict=True)["accuracy"])
 
 

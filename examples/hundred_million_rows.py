@@ -72,7 +72,7 @@ def bare(layout: str) -> None:
     x = x if layout == "sparse" else tf.sparse.to_dense(x)
     batch = tf.data.Dataset.from_tensors((x, np.zeros(BATCH_ROWS, np.uint8)))
     tell(phase="train")
-    compiled_model(layout).fit(batch.repeat(20), verbose=0, shuffle=False)
+    compiled_model(layout).fit(batch.repeat(20), verbose=0)
 
 
 def train(path: Path, layout: str) -> None:
@@ -90,7 +90,7 @@ def train(path: Path, layout: str) -> None:
     first_batch = time.perf_counter() - start
     model = compiled_model(layout)
     start = time.perf_counter()
-    loss = model.fit(batches, verbose=0, shuffle=False).history["loss"][0]
+    loss = model.fit(batches, verbose=0).history["loss"][0]
     seconds = time.perf_counter() - start
     kernel = np.asarray(model.layers[0].kernel).ravel()
     right = int(np.sum((kernel > 0) == (np.arange(FEATURES) % 2 == 1)))

@@ -50,7 +50,7 @@ def test_readme_python_runs_as_printed(tmp_path: Path) -> None:
     assert blocks
     script = tmp_path / "readme.py"
     script.write_text("\n".join(blocks), encoding="utf-8")
-    run(str(script), cwd=tmp_path)
+    run("-W", "error::UserWarning", str(script), cwd=tmp_path)
 
 
 def test_readme_command_lines_run_as_printed(tmp_path: Path) -> None:
