@@ -18,6 +18,7 @@ from sparsestore.csr import Rows, empty_aligned, index_dtype
 from sparsestore.errors import CorruptStoreError, FormatError
 from sparsestore.format import ROW_ID, ColumnSchema, Manifest, ObjectEntry
 from sparsestore.manifest import segment_lines
+from sparsestore.parallel import over_rows
 from sparsestore.segment import Segment
 from sparsestore.statistics import LabelStatistics, merge
 from sparsestore.storage import LocalStorage
@@ -108,16 +109,25 @@ class Located:
             groups = [(int(part_of[group[0]]), group) for group in np.split(by_part, cuts) if len(group)]
         for number, group in groups:
             part = self._parts[number]
-            if not len(part.indices):
-                continue
-            if part.data is None:
-                gather.gather_indices(part.indices, starts[group], lengths[group], targets[group], indices)
-                if self._part_of is None:
-                    data.fill(part.constant)
+            from_, sizes, to = starts[group], lengths[group], targets[group]
+
+            def copy(
+                start: int,
+                stop: int,
+                part: _Part = part,
+                from_: NDArray[np.uint64] = from_,
+                sizes: Ints = sizes,
+                to: Ints = to,
+            ) -> None:
+                rows = from_[start:stop], sizes[start:stop], to[start:stop]
+                if part.data is None:
+                    gather.gather_indices(part.indices, *rows, indices)
+                    gather.fill(part.constant, *rows[1:], data)
                 else:
-                    gather.fill(part.constant, lengths[group], targets[group], data)
-            else:
-                gather.gather(part.indices, part.data, starts[group], lengths[group], targets[group], indices, data)
+                    gather.gather(part.indices, part.data, *rows, indices, data)
+
+            if len(part.indices):
+                over_rows(copy, np.cumsum(sizes))
         if total and int(indices.view(f"u{indices.dtype.itemsize}").max()) >= self._width:
             raise CorruptStoreError(
                 f"{self._where}: feature number {int(indices.max())} or a negative one, expected 0 to {self._width - 1}"

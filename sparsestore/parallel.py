@@ -1,0 +1,69 @@
+"""Work over many rows, cut for the cores of the machine. A leaf."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["n_cores", "over_rows"]
+
+LEAST_ENTRIES = 1 << 18
+"""Entries for which a thread is worth starting: they take longer to copy than the tenth of a millisecond it costs."""
+
+
+def n_cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS and Windows do not tell
+        return os.cpu_count() or 1
+
+
+def over_rows(work: Callable[[int, int], None], ends: NDArray[np.int64], n_threads: int | None = None) -> None:
+    """Call ``work(start, stop)`` on ranges of rows that together are all rows, in threads, and wait for all of them.
+
+    Parameters
+    ----------
+    work : callable
+        Releases the GIL for most of its time, and may run on several ranges at once.
+    ends : (n,) int64 array
+        Running sum of the rows' entries: ranges get equal shares of these.
+    n_threads : int, optional
+        One a core by default, and one for few entries.
+
+    Raises
+    ------
+    BaseException
+        Whatever `work` raised first.
+
+    Notes
+    -----
+    Threads live for the call alone. A pool would be lost in a forked child, and would keep the process from ending.
+    """
+    total = int(ends[-1]) if len(ends) else 0
+    wanted = min(n_threads or n_cores(), max(total // LEAST_ENTRIES, 1))
+    shares = np.arange(1, wanted) * (total / wanted)
+    cuts = [0, *np.searchsorted(ends, shares, side="right").tolist(), len(ends)]
+    errors: list[BaseException] = []
+
+    def run(start: int, stop: int) -> None:
+        try:
+            work(start, stop)
+        except BaseException as error:
+            errors.append(error)
+
+    threads: list[Any] = []
+    for start, stop in pairwise(cuts[1:]):
+        threads.append(threading.Thread(target=run, args=(start, stop), name="sparsestore-copy", daemon=True))
+        threads[-1].start()
+    run(cuts[0], cuts[1])
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]

@@ -1,0 +1,50 @@
+"""Work over rows is done once for every row, on as many threads as it is worth, and its errors come back."""
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsestore import parallel
+from sparsestore.parallel import over_rows
+
+
+@given(lengths=st.lists(st.integers(0, 9), max_size=60), n_threads=st.integers(1, 9))
+def test_every_row_is_worked_on_once(lengths: list[int], n_threads: int) -> None:
+    done = np.zeros(len(lengths), int)
+
+    def work(start: int, stop: int) -> None:
+        done[start:stop] += 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "LEAST_ENTRIES", 1)
+        over_rows(work, np.cumsum(lengths, dtype=np.int64), n_threads)
+    assert (done == 1).all()
+
+
+def test_shares_are_equal_in_entries_not_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "LEAST_ENTRIES", 1)
+    ranges: list[tuple[int, int]] = []
+    lengths = np.array([100, 1, 1, 98, 50, 50, 25, 25, 25, 25])
+    over_rows(lambda start, stop: ranges.append((start, stop)), np.cumsum(lengths), 4)
+    assert sorted(int(lengths[start:stop].sum()) for start, stop in ranges) == [100, 100, 100, 100]
+
+
+def test_few_entries_start_no_thread() -> None:
+    names = []
+    over_rows(lambda *_: names.append(threading.current_thread().name), np.arange(1000), 8)
+    assert names == [threading.current_thread().name]
+
+
+def test_an_error_in_a_thread_comes_back_after_all_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "LEAST_ENTRIES", 1)
+
+    def work(start: int, stop: int) -> None:
+        if start:
+            raise KeyError(start)
+
+    with pytest.raises(KeyError, match="50"):
+        over_rows(work, np.arange(1, 101), 2)
+    assert not [t for t in threading.enumerate() if t.name == "sparsestore-copy"]
