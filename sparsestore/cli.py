@@ -184,6 +184,7 @@ def _facts(path: str, version: int | None = None) -> dict[str, Any]:
         "segments": manifest.n_segments,
         "profile": manifest.profile,
         "shuffled": manifest.shuffled,
+        "partly_shuffled": manifest.shuffled is None and any(line.shuffled for line in manifest.segments),
         "attrs": manifest.attrs,
     }
 
@@ -199,13 +200,16 @@ def _print_store(facts: dict[str, Any], as_json: bool) -> None:
         for name, column in facts["columns"].items()
     )
     shuffled, source = facts["shuffled"], facts["attrs"].get("source", {})
+    order = "as in the source" if shuffled is None else f"shuffled once, seed {shuffled.get('seed')}"
+    if facts["partly_shuffled"]:
+        order = "some segments shuffled once, the others as in the source"
     lines = {
         "store": facts["path"],
         "version": f"{facts['version']} of {facts['created']}",
         "shape": f"{rows:,} rows x {features:,} features",
         "entries": f"{nnz:,} {facts['dtype']}: {share:.3g} of all cells, {nnz / max(rows, 1):.3g} a row",
         "columns": ", ".join(columns) or "none",
-        "order": "as in the source" if shuffled is None else f"shuffled once, seed {shuffled.get('seed')}",
+        "order": order,
         "kept as": f"{facts['segments']:,} segment{'' if facts['segments'] == 1 else 's'}, profile {facts['profile']}",
     }
     if isinstance(source, dict) and "source" in source:
@@ -466,10 +470,10 @@ def head(
     if as_json:
         _show_json(rows)
         return
-    for shown in rows:
-        beside = " ".join(f"{name}={shown[name]}" for name in columns)
+    for row, shown in enumerate(rows):
+        beside = " ".join(f"{name}={values[row]}" for name, values in columns.items())  # one may be named "data"
         pairs = " ".join(f"{at}:{value}" for at, value in zip(shown["indices"], shown["data"], strict=True))
-        sys.stdout.write(f"{shown['row']}  {beside}  {pairs}".rstrip() + "\n")
+        sys.stdout.write(f"{row}  {beside}  {pairs}".rstrip() + "\n")
 
 
 @app.command(short_help="Show what an epoch costs and how good its shuffle is.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-import operator
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -203,11 +202,14 @@ class _Conversion:
         if seed is not None and not shuffle:
             raise ValueError(f"seed is {seed} but shuffle is False: pass shuffle=True, or leave seed out")
         if shuffle:
-            seed = secrets.randbits(32) if seed is None else operator.index(seed)
+            seed = secrets.randbits(32) if seed is None else seed
             check_seed(seed)
+            seed = int(seed)
         opened = open_source(source, format=format, **options)
         if duplicates != "sum" and opened.sorted_rows:
             raise ValueError(f"duplicates={duplicates!r} is for sources of triples; {opened.name} gives whole rows")
+        if columns is not None and not isinstance(columns, Mapping):
+            raise ValueError(f"columns is a {type(columns).__name__}, expected a mapping of names: {{'y': y}}")
         given = {name: _column(name, values) for name, values in (columns or {}).items()}
         twice = sorted(set(given) & set(opened.columns))
         if twice:

@@ -12,14 +12,34 @@ from numpy.typing import DTypeLike, NDArray
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-__all__ = ["Rows", "check", "concatenate", "empty_aligned", "from_dense", "from_scipy", "index_dtype"]
+__all__ = ["Rows", "check", "concatenate", "empty_aligned", "from_dense", "from_scipy", "index_dtype", "number_dtype"]
 
 Array = NDArray[Any]
+
+_SCIPY_WIDTH = 1 << 24
+"""Features up to which scipy may pick some of them: its loop holds 8 or 16 bytes for each that there are."""
 
 
 def index_dtype(n_features: int) -> np.dtype[Any]:
     """Dtype of `indices` in memory: int32 where all feature numbers fit, as in scipy and TensorFlow, else int64."""
     return np.dtype(np.int32 if n_features <= 2**31 - 1 else np.int64)
+
+
+def number_dtype(dtype: DTypeLike, name: str = "dtype") -> np.dtype[Any]:
+    """The dtype that was asked for, in this machine's byte order; ValueError where values can not have it.
+
+    Examples
+    --------
+    >>> number_dtype(">f8")
+    dtype('float64')
+    """
+    try:
+        found = np.dtype(dtype)
+    except TypeError as error:
+        raise ValueError(f"{name} is {dtype!r}: {error}; expected a name such as 'float32'") from None
+    if found.kind not in "biuf" or found.itemsize > 8:
+        raise ValueError(f"{name} is {found}, expected bool, integers or floats of up to 64 bits")
+    return found.newbyteorder("=")
 
 
 def empty_aligned(n: int, dtype: DTypeLike) -> Array:
@@ -92,11 +112,21 @@ class Rows:
 
     def take_features(self, features: NDArray[np.int64]) -> Rows:
         """The given features of all rows, renumbered in the order given; a repeated one is repeated."""
-        chosen = self.to_scipy()[:, features]
+        x, numbers = (self, features) if self.n_features <= _SCIPY_WIDTH else self._renumbered(features)
+        chosen = x.to_scipy()[:, numbers]
         chosen.sort_indices()
         width = len(features)
         indices = np.asarray(chosen.indices).astype(index_dtype(width), copy=False)
         return Rows(np.asarray(chosen.indptr, np.int64), indices, np.asarray(chosen.data), width)
+
+    def _renumbered(self, features: NDArray[np.int64]) -> tuple[Rows, NDArray[np.int64]]:
+        """The distinct features of those given, as rows of no more width than these, and where each is in them."""
+        wanted, numbers = np.unique(features, return_inverse=True)
+        at = np.searchsorted(wanted, self.indices)
+        kept = np.flatnonzero(at < len(wanted))
+        kept = kept[wanted[at[kept]] == self.indices[kept]]
+        indptr = np.searchsorted(kept, self.indptr)
+        return Rows(indptr, at[kept].astype(index_dtype(len(wanted))), self.data[kept], len(wanted)), numbers
 
     def astype(self, dtype: DTypeLike) -> Rows:
         """Rows with the values in `dtype`; the same object where they already are."""

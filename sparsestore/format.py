@@ -167,7 +167,7 @@ class Manifest:
     features : str or None
         Folder under ``features/`` with feature names; None where there are none.
     shuffled : dict or None
-        How rows were shuffled at conversion: ``{"method": "exact", "seed": 0}``.
+        How rows were shuffled when they were stored: ``{"method": "exact", "seed": 0}``; None unless all were.
     profile : str
         Profile for segments to come.
     created : str

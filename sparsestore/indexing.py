@@ -30,6 +30,8 @@ def row_numbers(key: Any, n: int, *, axis: int = 0) -> NDArray[np.int64]:
             f"{key!r} can not pick rows: use an integer, a slice, integers or a boolean mask; "
             f"for features use select(features=...)"
         )
+    if isinstance(key, np.ndarray) and key.ndim == 0 and key.dtype.kind in "iu":
+        key = key[()]  # to numpy an integer like any other
     if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
         if not -n <= key < n:
             raise IndexError(f"index {key} is out of bounds for axis {axis} with size {n}")

@@ -35,19 +35,25 @@ def open_storage(path: str | os.PathLike[str]) -> LocalStorage:
     Raises
     ------
     ValueError
-        Where the URL has another scheme.
+        Where the URL has another scheme or names another machine, or the path is empty.
 
     Examples
     --------
     >>> open_storage("clicks.zarr").name
     'clicks.zarr'
     """
-    text = os.fspath(path)
+    text = os.fsdecode(path)
     if "://" in text:
         parts = urlsplit(text)
         if parts.scheme != "file":
             raise ValueError(f"{text}: scheme {parts.scheme!r} is not supported, expected a path or a file:// URL")
+        if parts.netloc not in ("", "localhost"):
+            raise ValueError(
+                f"{text}: names the machine {parts.netloc!r}, expected file:/// and an absolute path, or a plain path"
+            )
         text = unquote(parts.path)
+    if not text:
+        raise ValueError("the path of the store is empty: name a folder")
     return LocalStorage(Path(text))
 
 
@@ -98,7 +104,7 @@ class LocalStorage:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root = root.absolute()  # what is open stays open when the process changes its folder
         self.name = str(root)
 
     def __repr__(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,16 +16,18 @@ from numpy.typing import DTypeLike, NDArray
 
 from sparsestore import integrity, maintain, memory
 from sparsestore.convert import convert as convert_source
+from sparsestore.csr import number_dtype
 from sparsestore.errors import ResourceError
 from sparsestore.format import ROW_ID, ColumnSchema
 from sparsestore.indexing import row_numbers
 from sparsestore.layout import parse_bytes
-from sparsestore.loader import Loader
+from sparsestore.loader import LAYOUTS, Loader
 from sparsestore.manifest import read_manifest, versions
 from sparsestore.plan import quality
 from sparsestore.plan.partition import n_batches
 from sparsestore.plan.report import PlanReport
 from sparsestore.plan.selection import Selection, split
+from sparsestore.plan.shuffle import check_seed
 from sparsestore.plan.window import Plan
 from sparsestore.reader import Reader
 from sparsestore.storage import open_storage
@@ -138,7 +141,7 @@ def convert(
     array([[1., 0.],
            [0., 0.]])
     """
-    convert_source(
+    version = convert_source(
         source,
         dst,
         format=format,
@@ -151,7 +154,7 @@ def convert(
         progress=progress,
         **options,
     )
-    return open(dst)
+    return open(dst, version=version)
 
 
 class Column:
@@ -189,7 +192,7 @@ class Column:
 
     def __getitem__(self, key: Any) -> Any:
         found = self._reader.column(self.name, self._selection.rows(row_numbers(key, len(self))))
-        return found[0] if isinstance(key, (int, np.integer)) else found
+        return found[0] if isinstance(key, int) or getattr(key, "shape", None) == () else found
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
         return np.asarray(self[:], dtype)
@@ -352,7 +355,7 @@ class View:
 
     def split(
         self,
-        fractions: float | Sequence[float] | Mapping[str, float] = 0.9,
+        fractions: float | Sequence[float] | Array | Mapping[str, float] = 0.9,
         *,
         seed: int = 0,
         stratify: str | None = None,
@@ -389,7 +392,7 @@ class View:
             raise ValueError("stratify and group can not be combined: choose one")
         if isinstance(fractions, Mapping):
             named = {str(name): float(f) for name, f in fractions.items()}
-        elif isinstance(fractions, Sequence):
+        elif isinstance(fractions, (Sequence, np.ndarray)):
             named = {str(i): float(f) for i, f in enumerate(fractions)}
         else:
             if not 0 < float(fractions) < 1:
@@ -429,6 +432,14 @@ class View:
         rows, features = self._reader.shape
         return 16 + self._reader.nnz / max(rows, 1) * ((4 if features < 2**31 else 8) + 4)
 
+    def _column_bytes(self, columns: tuple[str, ...]) -> int:
+        """Bytes of a row of the chosen columns in memory; a string counts as 64."""
+        schemas = [self._reader.columns[name] for name in columns if name in self._reader.columns]
+        return sum(
+            math.prod(schema.shape) * (64 if schema.dtype == "string" else np.dtype(schema.dtype).itemsize)
+            for schema in schemas
+        )
+
     def _plan(
         self,
         batch_size: int,
@@ -439,36 +450,50 @@ class View:
         block_rows: int | str,
         window_bytes: int | str,
         columns: tuple[str, ...],
+        cell_bytes: int,
     ) -> tuple[Plan, quality.ShuffleQuality | None]:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size!r}, expected an integer of at least 1")
+        # numpy's numbers become Python's: they go into a state, which is JSON
+        batch_size, shuffle, drop_remainder = _whole("batch_size", batch_size), bool(shuffle), bool(drop_remainder)
+        window_rows = None if window_rows is None else _whole("window_rows", window_rows)
+        if isinstance(block_rows, str) and block_rows != "auto":
+            raise ValueError(f"block_rows is {block_rows!r}, expected an integer of at least 1, or 'auto'")
+        if not isinstance(block_rows, str):
+            block_rows = _whole("block_rows", block_rows, most=2**32)
         if not len(self):
             raise ValueError("the view has no rows: there is nothing to load")
-        batch_size = int(batch_size)
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1)[0]) if shuffle else 0
+        check_seed(seed)
+        seed = int(seed)
         if window_rows is None:
             window_rows = quality.default_window_rows(
                 batch_size, self._bytes_a_row(), window_bytes=parse_bytes(window_bytes, "window_bytes")
             )
-        needed, free = int(min(window_rows, len(self)) * self._bytes_a_row()) * 2, memory.free_bytes()
+        a_row = self._bytes_a_row() + self._column_bytes(columns)
+        needed, free = int(min(window_rows, len(self)) * a_row) * 2, memory.free_bytes()
         if free is not None and needed > free:
             raise ResourceError(
                 f"two windows of {window_rows} rows take about {needed:,} bytes and {free:,} are free: "
                 f"take a smaller window_rows or batch_size"
             )
+        needed = min(batch_size, len(self)) * self.shape[1] * cell_bytes
+        if free is not None and needed > free:
+            raise ResourceError(
+                f"a dense batch of {min(batch_size, len(self))} rows x {self.shape[1]} features takes {needed:,} bytes "
+                f"and {free:,} are free: take layout='sparse', a smaller batch_size or fewer features"
+            )
         rows = self._selection.segment_rows
         if not shuffle:
             return Plan(rows, batch_size, window_rows, window_rows, False, seed, drop_remainder), None
-        label = next((name for name in columns if name not in ("sample_weight", ROW_ID)), None)
-        statistics = self._reader.label_statistics(label) if label is not None else None
-        shuffled = bool(len(self._reader.shuffled) and self._reader.shuffled.all())
-        if block_rows == "auto":
-            size = quality.auto_block_rows(statistics, rows, window_rows, shuffled=shuffled)
-        elif isinstance(block_rows, (int, np.integer)) and not isinstance(block_rows, bool):
-            size = int(block_rows)
-        else:
-            raise ValueError(f"block_rows is {block_rows!r}, expected an integer of at least 1, or 'auto'")
+        label, statistics, shuffled = _label(columns), None, False
+        if self._selection.in_order:  # else nothing that is stored tells how alike neighbours in the view are
+            statistics = self._reader.label_statistics(label) if label is not None else None
+            shuffled = bool(len(self._reader.shuffled) and self._reader.shuffled.all())
+        size = (
+            block_rows
+            if not isinstance(block_rows, str)
+            else quality.auto_block_rows(statistics, rows, window_rows, shuffled=shuffled)
+        )
         plan = Plan(rows, batch_size, size, window_rows, True, seed, drop_remainder)
         found = quality.shuffle_quality(
             statistics, rows, batch_size=batch_size, block_rows=size, window_rows=window_rows, shuffled=shuffled
@@ -496,9 +521,12 @@ class View:
         batch_size, shuffle, seed, layout, columns, drop_remainder, window_rows, block_rows, window_bytes, n_partitions
             As in `loader`.
         """
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout is {layout!r}, expected one of {', '.join(map(repr, LAYOUTS))}")
         chosen = self._columns(columns)
+        cell_bytes = 4 if layout == "dense" else 0
         plan, found = self._plan(
-            batch_size, shuffle, seed, drop_remainder, window_rows, block_rows, window_bytes, chosen
+            batch_size, shuffle, seed, drop_remainder, window_rows, block_rows, window_bytes, chosen, cell_bytes
         )
         return self._report(plan, found, chosen, layout, n_partitions)
 
@@ -511,6 +539,7 @@ class View:
         n_partitions: int = 1,
     ) -> PlanReport:
         stored_rows = max(self._reader.shape[0], 1)
+        among = self.shape[0] if self._selection.in_order else min(plan.window_rows, self.shape[0])
         return PlanReport(
             n_rows=plan.n_rows,
             n_features=self.shape[1],
@@ -522,11 +551,11 @@ class View:
             window_rows=plan.window_rows,
             n_windows=plan.n_windows,
             bytes_a_row=self._reader.nnz * self._reader.stored_itemsize / stored_rows,
-            window_bytes=int(plan.window_rows * self._bytes_a_row()),
+            window_bytes=int(plan.window_rows * (self._bytes_a_row() + self._column_bytes(columns))),
             dense_batch_bytes=plan.batch_size * self.shape[1] * 4 if layout == "dense" else 0,
-            contiguous=self._selection.is_contiguous,
+            share=1.0 if self._selection.is_contiguous else min(among / stored_rows, 1.0),
             compact=self._reader.manifest.profile == "compact",
-            label=next((name for name in columns if name not in ("sample_weight", ROW_ID)), None),
+            label=_label(columns),
             quality=found,
         )
 
@@ -584,16 +613,17 @@ class View:
         ValueError
             On a bad argument, a view without rows, or a shuffle that would ruin training.
         """
-        chosen = self._columns(columns)
+        chosen, dtype = self._columns(columns), number_dtype(dtype)
+        cell_bytes = dtype.itemsize if layout == "dense" else 0
         plan, found = self._plan(
-            batch_size, shuffle, seed, drop_remainder, window_rows, block_rows, window_bytes, chosen
+            batch_size, shuffle, seed, drop_remainder, window_rows, block_rows, window_bytes, chosen, cell_bytes
         )
         if found is not None:
             _judge(found, plan, allow_poor_shuffle)
-        if block_rows == "auto" and (self.path, self.version) not in _advised:
+        advice = self._report(plan, found, chosen).advice if isinstance(block_rows, str) else None
+        if advice and (self.path, self.version) not in _advised:
             _advised.add((self.path, self.version))
-            if advice := self._report(plan, found, chosen).advice:
-                log.warning("%s: %s", self.path, advice)
+            log.warning("%s: %s", self.path, advice)
         return Loader(
             self._reader,
             self._selection,
@@ -602,8 +632,8 @@ class View:
             features=self._features,
             dtype=dtype,
             layout=layout,
-            partition=partition,
-            n_partitions=n_partitions,
+            partition=_whole("partition", partition, least=0),
+            n_partitions=_whole("n_partitions", n_partitions),
         )
 
     def to_tf(self, batch_size: int = 32, *, prefetch: int = 2, **options: Any) -> Any:
@@ -630,6 +660,20 @@ class View:
         from sparsestore.bridges import tensorflow
 
         return tensorflow.dataset(self.loader(batch_size, **options), prefetch=prefetch)
+
+
+def _whole(name: str, value: Any, *, least: int = 1, most: int | None = None) -> int:
+    """A whole number that was given, as Python's."""
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        limit = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name} is {value!r}, expected an integer {limit}")
+    return int(value)
+
+
+def _label(columns: tuple[str, ...]) -> str | None:
+    """The column by whose order a shuffle is judged: the first that is a target."""
+    return next((name for name in columns if name not in ("sample_weight", ROW_ID)), None)
 
 
 def _judge(found: quality.ShuffleQuality, plan: Plan, allow_poor_shuffle: bool) -> None:
@@ -711,9 +755,12 @@ class Store(View):
         ValueError
             Where `x` or a column does not fit, or a column is missing.
         """
-        with append_to(self.path, grow_features=grow_features) as writer:
+        storage = self._reader.storage
+        with append_to(storage.root, grow_features=grow_features) as writer:
             writer.append(x, **columns)
-        return open(self.path, check=self._reader.check, mmap=self._reader.mmap)
+            version = writer.publish()
+        manifest = read_manifest(storage, version)
+        return Store(Reader(storage, manifest, check=self._reader.check, mmap=self._reader.mmap), self.path)
 
     def verify(self, *, deep: bool = True) -> list[str]:
         """Check this version; gives all problems, each as a line, and an empty list when it is sound.
@@ -727,4 +774,5 @@ class Store(View):
 
     def gc(self, *, keep_versions: int = 1, older_than: str | float = "24h", dry_run: bool = False) -> list[str]:
         """Remove old versions and what no version needs; see `sparsestore.maintain.gc`."""
-        return maintain.gc(self.path, keep_versions=keep_versions, older_than=older_than, dry_run=dry_run)
+        root = self._reader.storage.root
+        return maintain.gc(root, keep_versions=keep_versions, older_than=older_than, dry_run=dry_run)

@@ -179,6 +179,8 @@ def append_to(
 
 
 def _schema(columns: Mapping[str, Any]) -> dict[str, ColumnSchema]:
+    if not isinstance(columns, Mapping):
+        raise ValueError(f"columns is a {type(columns).__name__}, expected a mapping: {{'y': 'int64'}}")
     schema = {}
     for name, given in columns.items():
         problem = column_problem(name)
@@ -196,7 +198,10 @@ def _schema(columns: Mapping[str, Any]) -> dict[str, ColumnSchema]:
 def _column_dtype(name: str, dtype: Any) -> str:
     if isinstance(dtype, str) and dtype in ("string", "str"):
         return "string"
-    found = np.dtype(dtype)
+    try:
+        found = np.dtype(dtype)
+    except TypeError as error:
+        raise ValueError(f"column {name!r} has dtype {dtype!r}: {error}; for k values a row give (dtype, k)") from None
     if found.kind in "UOT":
         return "string"
     if found.kind in "biuf" and found.itemsize <= 8:
@@ -261,16 +266,15 @@ class Writer:
     ) -> None:
         if profile not in PROFILES:
             raise ValueError(f"profile is {profile!r}, expected one of {', '.join(PROFILES)}")
-        if n_features is not None and (isinstance(n_features, bool) or not 0 <= int(n_features) < 2**63):
+        whole = isinstance(n_features, (int, np.integer)) and not isinstance(n_features, bool)
+        if n_features is not None and not (whole and 0 <= n_features < 2**63):
             raise ValueError(f"n_features is {n_features!r}, expected an integer from 0 to {2**63 - 1}")
         self._storage = storage
         self._mode = mode
         self._base = base
         self._n_features = None if n_features is None else int(n_features)
         self._schema = None if columns is None else _schema(columns)
-        self._dtype = None if dtype is None else np.dtype(dtype)
-        if self._dtype is not None and (self._dtype.kind not in "biuf" or self._dtype.itemsize > 8):
-            raise ValueError(f"dtype is {self._dtype}, expected bool, integers or floats of up to 64 bits")
+        self._dtype = None if dtype is None else csr.number_dtype(dtype)
         self._seen_dtype = np.dtype(base.dtype) if base is not None and mode == "append" and base.rows else None
         self._profile = profile
         self._shuffled = None if shuffled is None else dict(shuffled)
@@ -290,11 +294,15 @@ class Writer:
         self.nnz = 0
         # a running writer holds this lock, so gc knows its segments from garbage
         self._lock = contextlib.ExitStack()
-        free = False
-        while not free:  # gc may hold a new name for a moment, to see whether its writer lives
-            self._lock.close()
-            self._journal = f"writers/{uuid.uuid4().hex}"
-            free = self._lock.enter_context(storage.lock(self._journal))
+        try:
+            free = False
+            while not free:  # gc may hold a new name for a moment, to see whether its writer lives
+                self._lock.close()
+                self._journal = f"writers/{uuid.uuid4().hex}"
+                free = self._lock.enter_context(storage.lock(self._journal))
+        except BaseException:
+            self.abort()
+            raise
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
@@ -339,7 +347,8 @@ class Writer:
         else:
             rows = csr.from_dense(np.asarray(x))
         if self._n_features is not None and rows.n_features != self._n_features:
-            hint = "; pass grow_features=True to widen the store" if self._mode == "append" else ""
+            wider = rows.n_features > self._n_features
+            hint = "; pass grow_features=True to widen the store" if self._mode == "append" and wider else ""
             raise ValueError(f"x has {rows.n_features} features, expected the store's {self._n_features}{hint}")
         csr.check(rows, canonical=True)
         self.write(rows, {name: np.asanyarray(values) for name, values in columns.items()})
@@ -470,7 +479,9 @@ class Writer:
         if not self._storage.exists("zarr.json"):
             with contextlib.suppress(FileExistsError):
                 self._storage.publish("zarr.json", dump(root_document()))
-        self._storage.path("versions").mkdir(exist_ok=True)
+        if not self._storage.exists("versions"):
+            self._storage.path("versions").mkdir(exist_ok=True)
+            self._storage.sync("versions")  # or a power cut could take the folder, and the manifest with it
         version = self._publish_manifest()
         self._closed = True
         self._release()
@@ -533,7 +544,9 @@ class Writer:
         while len(inline) > INLINE_SEGMENTS:
             pages.append(self._write_page(inline[:INLINE_SEGMENTS]))
             inline = inline[INLINE_SEGMENTS:]
-        shuffled = self._shuffled if self._shuffled is not None or base is None else base.shuffled
+        shuffled = self._shuffled
+        if base is not None and base.rows:  # said of all rows or of none: each segment's line has its own word
+            shuffled = base.shuffled if shuffled is not None or not lines else None
         return Manifest(
             version=newest + 1,
             parent=self._base.version if self._base else None,

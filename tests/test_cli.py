@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,16 @@ class TestInfo:
         assert "1,000 rows x 50 features" in out
         assert "\x1b" not in out
 
+    def test_says_what_holds_for_all_rows_and_what_for_some(self, tmp_path: Path) -> None:
+        store, more = tmp_path / "s.zarr", tmp_path / "x.npy"
+        np.save(more, np.eye(9))
+        sparsestore("convert", more, store, "--shuffle", "--seed", 3)
+        sparsestore("append", more, store, "--shuffle", "--seed", 4)
+        assert "shuffled once, seed 3" in sparsestore("info", store).stdout
+        sparsestore("append", more, store)
+        assert "some segments shuffled once, the others as in the source" in sparsestore("info", store).stdout
+        assert json.loads(sparsestore("info", store, "--json").stdout)["shuffled"] is None
+
     def test_json_has_the_facts(self, path: Path) -> None:
         facts = json.loads(sparsestore("info", path, "--json").stdout)
         assert {"path", "version", "rows", "features", "nnz", "dtype", "columns"} <= facts.keys()
@@ -190,6 +201,10 @@ class TestHead:
         out = sparsestore("head", path, "-n", 2).stdout.splitlines()
         assert len(out) == 2
         assert out[1].startswith("1  y=1  ")
+
+    def test_a_column_may_have_the_name_of_an_array(self, tmp_path: Path) -> None:
+        ss.convert(np.eye(2), tmp_path / "s.zarr", columns={"data": [7, 8]})
+        assert sparsestore("head", tmp_path / "s.zarr").stdout.splitlines() == ["0  data=7  0:1.0", "1  data=8  1:1.0"]
 
     def test_json_equals_the_rows(self, path: Path) -> None:
         rows = json.loads(sparsestore("head", path, "-n", 3, "--json").stdout)
@@ -289,16 +304,13 @@ class TestEveryCommand:
             assert process.stderr.read() == ""
 
     def test_interrupt_exits_with_130_and_leaves_nothing(self, tmp_path: Path) -> None:
-        """Interrupted while it waits for its input, a pipe whose other end stays open."""
-        source = tmp_path / "x.svm"
-        os.mkfifo(source)
-        command = [sys.executable, "-m", "sparsestore", "convert", str(source), str(tmp_path / "s.zarr"), "--no-qid"]
-        with (
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
-            source.open("w") as pipe,  # waits until the conversion opens its end
-        ):
-            pipe.write(SVMLIGHT)
-            pipe.flush()
+        """Interrupted when it sorts rows into buckets and has most of its input before it."""
+        source, store = tmp_path / "x.svm", tmp_path / "s.zarr"
+        source.write_text("1 1:1 2:1 3:1\n" * 4_000_000)
+        command = [sys.executable, "-m", "sparsestore", "convert", str(source), str(store), "--shuffle"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            while not any(tmp_path.glob(".s.zarr*")) and process.poll() is None:
+                time.sleep(0.005)
             process.send_signal(signal.SIGINT)
             _, error = process.communicate(timeout=30)
         assert process.returncode == 130, error

@@ -270,3 +270,16 @@ def test_a_scipy_matrix_with_too_few_offsets_is_refused() -> None:
     x.indptr = np.array([0, 5], np.int32)
     with pytest.raises(ValueError, match="indptr has 2 elements, expected 4, one more than rows"):
         csr.from_scipy(x)
+
+
+@pytest.mark.parametrize("features", [[3, 7], [9, 0, 9, 5], [], list(range(9, -1, -1))], ids=str)
+def test_features_of_a_matrix_of_any_width_are_taken_alike(features: list[int]) -> None:
+    dense = a_dense(30, 10)
+    narrow = csr.from_dense(dense)
+    spread = 2**36  # scipy's own loop would hold 8 bytes for each of 2**40 features
+    wide = Rows(narrow.indptr, narrow.indices.astype(np.int64) * spread, narrow.data, 2**40)
+    chosen = np.array(features, np.int64)
+    for taken in (narrow.take_features(chosen), wide.take_features(chosen * spread)):
+        csr.check(taken, canonical=True)
+        np.testing.assert_array_equal(taken.to_dense(), dense[:, features])
+        assert taken.indices.dtype == np.int32

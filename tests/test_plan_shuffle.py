@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -35,6 +37,12 @@ def test_order_of_ten_is_pinned() -> None:
 def test_feistel_permutation_is_pinned() -> None:
     # who reads more than 4 million blocks depends on this one
     assert Permutation(2**22 + 5, seed=42, epoch=3)[:4].tolist() == [1064446, 461405, 3814973, 3211810]
+
+
+@pytest.mark.parametrize("seed", [1.5, 1.0, True, None, "1", -1, 2**64], ids=repr)
+def test_a_seed_that_is_no_integer_in_range_is_refused(seed: Any) -> None:
+    with pytest.raises(ValueError, match=f"seed is {seed!r}, expected "):
+        words(seed, 0, 0, 0, 1)
 
 
 def test_fewer_words_are_a_prefix_of_more() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from check_source import DATA, read
@@ -62,6 +64,12 @@ def test_missing_files_and_folders(tmp_path):
     (tmp_path / "x.npy").mkdir()
     with pytest.raises(ValueError, match=r"x\.npy: is a folder, expected a file"):
         open_source(tmp_path / "x.npy")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.svm")
+    with pytest.raises(ValueError, match=r"x\.svm: is a pipe or a device, expected a file: write what it gives to one"):
+        open_source(tmp_path / "x.svm")
 
 
 def test_binary_formats_are_not_unpacked(tmp_path):

@@ -282,6 +282,16 @@ def test_a_line_longer_than_a_piece_is_one_row(tmp_path):
     check_source(source, wanted)
 
 
+def test_a_whole_label_that_would_become_another_is_an_error(tmp_path):
+    text = "0.1 1:1\n\n16777217 1:1\n"
+    with pytest.raises(
+        SourceError, match=r"x\.svm:3: label 16777217.0 is a whole number that float32 lacks: give dtype"
+    ):
+        read(opened(tmp_path, text))
+    (block,) = opened(tmp_path, text, dtype="float64").blocks(1 << 20)
+    assert block.columns["y"].tolist() == [0.1, 16777217.0]
+
+
 def test_a_line_beyond_the_limit_is_an_error(tmp_path):
     source = opened(tmp_path, "1 1:1\n" + "x" * (3 << 20))
     with pytest.raises(SourceError, match=r"x\.svm:2: the line has at least \d+ bytes, expected at most 1048576"):
@@ -296,6 +306,9 @@ def test_an_empty_file_is_a_matrix_of_no_rows_where_its_width_is_given(tmp_path)
     ("options", "message"),
     [
         ({"n_features": 0}, "n_features=0, expected at least 1"),
+        ({"n_features": "9"}, "n_features is '9', expected an integer"),
+        ({"n_features": 9.5}, "n_features is 9.5, expected an integer"),
+        ({"dtype": "flaot"}, "dtype is 'flaot': data type 'flaot' not understood"),
         ({"dtype": "int32"}, "dtype=int32 for text, expected float32 or float64"),
         ({"multilabel": -1}, "multilabel=-1, expected a number of labels"),
     ],

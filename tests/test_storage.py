@@ -32,6 +32,30 @@ def test_a_file_url_is_a_path(tmp_path: Path) -> None:
     assert open_storage((tmp_path / "a b").as_uri()).root == tmp_path / "a b"
 
 
+def test_a_store_stays_open_when_the_process_changes_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    storage = open_storage("store")
+    storage.put("a", b"x")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert storage.read("a") == b"x"
+    assert storage.name == "store"
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("file://store.zarr", "file://store.zarr: names the machine 'store.zarr', expected file:/// and an absolute"),
+        ("", "the path of the store is empty"),
+    ],
+)
+def test_a_path_that_would_be_the_present_folder_by_mistake_is_refused(path: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        open_storage(path)
+
+
 def test_another_scheme_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r"s3://bucket/x: scheme 's3' is not supported, expected a path or a file:// URL"

@@ -1,5 +1,6 @@
 """What users hold: opening, row access as numpy and scipy know it, columns, views, versions."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +261,98 @@ def test_a_bad_batch_size_is_named(pair: tuple[ss.Store, sp.csr_array], size: An
         pair[0].loader(size)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window_rows": 0}, "window_rows is 0, expected an integer of at least 1"),
+        ({"window_rows": 4.0}, "window_rows is 4.0, expected an integer"),
+        ({"block_rows": "atuo"}, "block_rows is 'atuo', expected an integer of at least 1, or 'auto'"),
+        ({"block_rows": 10**30}, f"block_rows is {10**30}, expected an integer from 1 to"),
+        ({"seed": 1.5}, "seed is 1.5, expected an integer"),
+        ({"n_partitions": 2.0}, "n_partitions is 2.0, expected an integer"),
+        ({"partition": -1}, "partition is -1, expected an integer of at least 0"),
+        ({"dtype": "flaot32"}, "dtype is 'flaot32': data type 'flaot32' not understood"),
+        ({"dtype": "U3"}, "dtype is <U3, expected bool, integers or floats"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_bad_option_of_the_loader_is_named(
+    pair: tuple[ss.Store, sp.csr_array], options: dict[str, Any], message: str, shuffle: bool
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        pair[0].loader(4, shuffle=shuffle, **options)
+
+
+def test_numbers_of_numpy_do_not_spoil_the_state(pair: tuple[ss.Store, sp.csr_array]) -> None:
+    loader = pair[0].loader(
+        np.int32(4),
+        shuffle=np.True_,
+        seed=np.uint64(7),
+        window_rows=np.int64(8),
+        block_rows=np.int16(2),
+        drop_remainder=np.False_,
+        partition=np.int64(1),
+        n_partitions=np.int64(2),
+    )
+    next(iter(loader))
+    state = json.loads(json.dumps(loader.state_dict()))
+    loader.load_state_dict(state)
+    assert loader.state_dict() == state
+
+
+def test_a_relative_path_stays_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = ss.convert(np.eye(3), "s.zarr", columns={"y": [0, 1, 2]})
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert store[:].nnz == 3
+    assert store.append(np.eye(3), y=[3, 4, 5])[:].nnz == 6
+    assert store.verify() == []
+
+
+def test_the_version_that_append_gives_is_the_one_that_it_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ss.convert(np.eye(3), tmp_path / "s.zarr")
+    publish = ss.store.append_to.__globals__["Writer"].publish
+
+    def publish_and_be_followed(writer: Any) -> Any:
+        version = publish(writer)
+        monkeypatch.undo()
+        ss.open(tmp_path / "s.zarr").append(np.eye(3))
+        return version
+
+    monkeypatch.setattr("sparsestore.writer.Writer.publish", publish_and_be_followed)
+    assert (store.append(np.eye(3)).version, ss.open(tmp_path / "s.zarr").version) == (2, 3)
+
+
+def test_a_dense_batch_that_does_not_fit_in_memory_is_refused(tmp_path: Path) -> None:
+    x = sp.csr_array((np.ones(2), ([0, 1], [0, 2**36 - 1])), shape=(2, 2**36))
+    store = ss.convert(x, tmp_path / "wide.zarr")
+    message = r"a dense batch of 2 rows x 68719476736 features takes 549,755,813,888 bytes and [\d,]+ are free"
+    with pytest.raises(MemoryError, match=message):
+        store.loader(4, layout="dense")
+    with pytest.raises(MemoryError, match=message):
+        store.plan(4, layout="dense")
+    assert next(iter(store.loader(4))).x.nnz == 2
+
+
+def test_a_plan_of_an_unknown_layout_is_refused(pair: tuple[ss.Store, sp.csr_array]) -> None:
+    with pytest.raises(ValueError, match="layout is 'spares', expected one of 'sparse', 'dense'"):
+        pair[0].plan(4, layout="spares")
+
+
+def test_an_array_of_fractions_splits_as_a_list_does(pair: tuple[ss.Store, sp.csr_array]) -> None:
+    assert [len(view) for view in pair[0].split(np.array([0.5, 0.25]))] == [
+        len(view) for view in pair[0].split([0.5, 0.25])
+    ]
+
+
+def test_a_number_in_an_array_is_a_number(pair: tuple[ss.Store, sp.csr_array]) -> None:
+    assert pair[0][np.array(-1)].shape == (1, M)
+    assert pair[0].column("y")[np.array(7)] == 7
+    assert np.shape(pair[0].column("y")[np.array(7)]) == ()
+
+
 def test_a_view_without_rows_has_nothing_to_load(pair: tuple[ss.Store, sp.csr_array]) -> None:
     view = pair[0].select(rows=[])
     assert view[:].shape == (0, M)
@@ -308,6 +401,28 @@ def test_auto_blocks_keep_the_drift_low_and_a_bad_size_is_refused(
     report = once.plan(256, seed=0)
     assert report.block_rows >= 1024
     assert report.advice is None
+
+
+def test_rows_in_an_order_of_their_own_are_not_judged_by_their_order_on_disk(tmp_path: Path) -> None:
+    n = 200_000
+    y = np.random.default_rng(0).integers(0, 2, n)
+    x = sp.csr_array((np.ones(n, np.float32), np.arange(n) % 50, np.arange(n + 1)), shape=(n, 50))
+    store = ss.convert(x, tmp_path / "s.zarr", columns={"y": y}, shuffle=True, seed=0)
+    assert store.plan(64).block_rows == 4096
+    by_label = store.select(rows=np.argsort(store.column("y")[:], kind="stable"))
+    plan = by_label.plan(64)
+    assert plan.quality is not None
+    assert (plan.block_rows, plan.quality.verdict) == (16, "unknown")
+
+
+def test_advice_waits_for_the_first_shuffled_loader(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = sorted_store(tmp_path / "s.zarr")
+    caplog.clear()
+    store.loader(256)
+    assert not caplog.records
+    for _ in range(2):
+        store.loader(256, shuffle=True)
+    assert ["are read together" in record.message for record in caplog.records] == [True]
 
 
 def test_the_plan_is_a_pure_function_of_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

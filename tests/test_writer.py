@@ -450,6 +450,9 @@ def test_a_text_column_takes_text_alone(path: Path, values: Array) -> None:
         ({"y": "datetime64[s]"}, "column 'y' has dtype datetime64"),
         ({"y": ("int64", 0)}, r"column 'y' has shape \(0,\) a row, expected \(\) or \(k,\) with k >= 1"),
         ({"y": ("int64", 2, 2)}, r"column 'y' has shape \(2, 2\) a row"),
+        ({"y": "int46"}, "column 'y' has dtype 'int46': data type 'int46' not understood"),
+        ({"y": ["float32", 3]}, r"column 'y' has dtype \['float32', 3\]: .*; for k values a row give \(dtype, k\)"),
+        (["y"], "columns is a list, expected a mapping"),
     ],
 )
 def test_a_schema_that_can_not_be_stored_is_refused(path: Path, columns: dict[str, Any], message: str) -> None:
@@ -484,7 +487,8 @@ def test_another_width_is_refused_with_the_hint(store: Path) -> None:
         append_to(store) as w,
     ):
         w.append(np.eye(6), y=np.arange(6))
-    with pytest.raises(ValueError, match="x has 3 features, expected the store's 4"), append_to(store) as w:
+    # a row too narrow is no reason to widen the store
+    with pytest.raises(ValueError, match=r"x has 3 features, expected the store's 4$"), append_to(store) as w:
         w.append(np.eye(3), y=np.arange(3))
     assert open_reader(store).version == 1
 
@@ -504,6 +508,9 @@ def test_a_store_grows_wider_when_told(store: Path) -> None:
         ({"profile": "fast"}, "profile is 'fast', expected one of raw, compact"),
         ({"n_features": -1}, "n_features is -1, expected an integer from 0"),
         ({"n_features": True}, "n_features is True"),
+        ({"n_features": 60.5}, "n_features is 60.5, expected an integer"),
+        ({"n_features": "60"}, "n_features is '60', expected an integer"),
+        ({"dtype": "flaot"}, "dtype is 'flaot': data type 'flaot' not understood"),
         ({"max_bytes": "lots"}, "max_bytes is 'lots', expected bytes"),
     ],
 )
@@ -527,6 +534,16 @@ def test_a_block_that_raises_leaves_no_file_and_no_folder(
         write(w, (np.eye(3), columns), (np.eye(3) / 2, columns), then=raiser(error))
     assert not path.exists()
     assert list(path.parent.iterdir()) == []
+
+
+def test_an_interrupt_while_a_writer_is_made_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fcntl.flock", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        create(path)
+    assert not path.exists()
 
 
 def test_a_folder_that_was_there_stays_and_is_empty(path: Path) -> None:
@@ -626,6 +643,27 @@ def test_a_published_store_holds_no_trace_of_its_writer(store: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------- what is there already
+
+
+def test_the_name_of_every_folder_is_durable_before_the_first_version_is(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    durable: set[Path] = set()
+
+    def sync(folder: Path) -> None:
+        durable.update(folder.iterdir())
+
+    def publish(storage: LocalStorage, key: str, payload: bytes) -> None:
+        if key.startswith("versions/"):
+            folders = {storage.root, *(found for found in storage.root.rglob("*") if found.is_dir())}
+            assert folders - {storage.root / "writers"} <= durable
+        real(storage, key, payload)
+
+    real = LocalStorage.publish
+    monkeypatch.setattr(LocalStorage, "_sync_folder", staticmethod(sync))
+    monkeypatch.setattr(LocalStorage, "publish", publish)
+    with create(path) as w:
+        w.append(np.eye(3))
 
 
 def test_an_existing_store_is_refused(store: Path) -> None:

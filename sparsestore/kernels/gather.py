@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from sparsestore.kernels.native import Kernel
 
 __all__ = [
     "densify",
@@ -31,7 +32,7 @@ Array = NDArray[Any]
 ANCHOR_SHIFT = np.uint64(10)  # one absolute offset every 1,024 rows
 
 
-@njit(nogil=True, cache=True)
+@Kernel
 def gather(
     indices: Array, data: Array, starts: Array, lengths: Array, targets: Array, out_indices: Array, out_data: Array
 ) -> None:
@@ -45,7 +46,7 @@ def gather(
             out_data[target + np.uint64(j)] = data[source + np.uint64(j)]
 
 
-@njit(nogil=True, cache=True)
+@Kernel
 def gather_indices(indices: Array, starts: Array, lengths: Array, targets: Array, out_indices: Array) -> None:
     """As `gather`, for one array: where the values are constant, or absent."""
     for i in range(len(starts)):
@@ -55,7 +56,7 @@ def gather_indices(indices: Array, starts: Array, lengths: Array, targets: Array
             out_indices[target + np.uint64(j)] = indices[source + np.uint64(j)]
 
 
-@njit(nogil=True, cache=True)
+@Kernel
 def fill(value: Any, lengths: Array, targets: Array, out: Array) -> None:
     """Set entries [targets[i], targets[i] + lengths[i]) of the output to one value."""
     for i in range(len(lengths)):
@@ -64,7 +65,7 @@ def fill(value: Any, lengths: Array, targets: Array, out: Array) -> None:
             out[target + np.uint64(j)] = value
 
 
-@njit(nogil=True, cache=True)
+@Kernel
 def locate(rows: Array, lengths: Array, anchors: Array, out_starts: Array, out_lengths: Array) -> None:
     """Offset and length of each row, from row lengths and an absolute offset every 1,024 rows.
 
@@ -87,7 +88,7 @@ def locate(rows: Array, lengths: Array, anchors: Array, out_starts: Array, out_l
         previous = row
 
 
-@njit(nogil=True, cache=True)
+@Kernel
 def densify(indptr: Array, indices: Array, data: Array, out: Array) -> None:
     """Write each entry into its cell of a zeroed dense array."""
     for row in range(len(indptr) - 1):
@@ -96,7 +97,7 @@ def densify(indptr: Array, indices: Array, data: Array, out: Array) -> None:
             out[np.uint64(row), np.uint64(indices[at])] = data[at]
 
 
-@njit(nogil=True, cache=True)
+@Kernel
 def first_descent(indptr: Array, indices: Array) -> int:
     """Number of the first row whose column numbers do not ascend strictly, or -1."""
     for row in range(len(indptr) - 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sparsestore.plan.quality import ShuffleQuality
+from sparsestore.plan.quality import ShuffleQuality, drift, verdict
 
 __all__ = ["PlanReport"]
 
@@ -29,9 +29,10 @@ class PlanReport:
     bytes_a_row : float
         On disk, before compression.
     window_bytes, dense_batch_bytes : int
-        In memory.
-    contiguous : bool
-        Whether rows of the view that follow each other also do so on disk.
+        In memory; a window with its columns.
+    share : float
+        Of the rows on disk that lie among those read together, the share that is wanted: 1 where rows that follow each
+        other in the view do so on disk too.
     compact : bool
         Whether reads are of whole compressed chunks.
     label : str or None
@@ -52,7 +53,7 @@ class PlanReport:
     bytes_a_row: float
     window_bytes: int
     dense_batch_bytes: int
-    contiguous: bool
+    share: float
     compact: bool
     label: str | None
     quality: ShuffleQuality | None
@@ -64,12 +65,14 @@ class PlanReport:
 
     @property
     def read_amplification(self) -> float:
-        """Bytes read from a cold disk for each byte used, as a block lies across pages or compressed chunks."""
-        if not self.shuffle or not self.block_bytes:
+        """Bytes read from a cold disk for each byte used, as rows lie in pages or compressed chunks with others."""
+        if not self.block_bytes:
             return 1.0
         unit = _CHUNK_ELEMENTS * 4 if self.compact else _PAGE
+        # a unit is read if any of its rows is wanted
+        scattered = float(1 - (1 - self.share) ** max(unit / self.bytes_a_row, 1.0)) / self.share
         # a block that starts anywhere touches one unit more than it fills, on average
-        return 1.0 + unit / max(self.block_bytes, 1.0)
+        return scattered * (1.0 + unit * self.share / max(self.block_bytes, 1.0)) if self.shuffle else scattered
 
     @property
     def memory_bytes(self) -> int:
@@ -88,8 +91,11 @@ class PlanReport:
         reason = "rows that lie together have similar labels"
         if self.quality.verdict == "unknown":
             reason = "no label tells how the rows are ordered"
-        elif self.quality.rho <= 0:
-            return None
+        elif verdict(drift(self.quality.rho, 2 * self.block_rows, self.window_rows, self.n_rows)) in (
+            "good",
+            "unknown",
+        ):
+            return None  # blocks twice as long would do as well: it is not the labels that keep them short
         return (
             f"{reason}, so only {self.block_rows} of them are read together ({self.block_bytes:,.0f} bytes a read): "
             f"convert once with shuffle=True (--shuffle) to read more"

@@ -114,6 +114,11 @@ class Selection:
         return int(self._at[-1])
 
     @property
+    def in_order(self) -> bool:
+        """Whether rows come in the order of the store, so that what was stored of neighbours holds for the view."""
+        return self._explicit is None
+
+    @property
     def is_contiguous(self) -> bool:
         """Whether rows that follow each other in the view nearly always do so in the store: no bitmap, no order."""
         return self._bitmap is None and self._explicit is None

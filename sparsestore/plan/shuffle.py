@@ -17,7 +17,10 @@ _ROUNDS = 6  # 2 and 3 rounds fail position and neighbour-distance chi-square te
 
 
 def check_seed(seed: int) -> None:
-    """Raise ValueError unless ``0 <= seed < 2**64``."""
+    """Raise ValueError unless `seed` is an integer, ``0 <= seed < 2**64``."""
+    # a float would be cut to an integer on its way into the generator: 1.5 would give the order of 1
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise ValueError(f"seed is {seed!r}, expected an integer, 0 <= seed < 2**64")
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed is {seed}, expected 0 <= seed < 2**64")
 

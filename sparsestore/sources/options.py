@@ -9,13 +9,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["numeric", "provenance", "rounded", "text_dtype", "value_dtype", "width"]
+from sparsestore.csr import number_dtype
+
+__all__ = ["check_n_features", "numeric", "provenance", "rounded", "text_dtype", "value_dtype", "width"]
+
+
+def check_n_features(n_features: int) -> None:
+    """Raise ValueError unless it is a whole number from 0."""
+    if isinstance(n_features, bool) or not isinstance(n_features, (int, np.integer)) or n_features < 0:
+        raise ValueError(f"n_features is {n_features!r}, expected an integer of at least 0")
 
 
 def width(name: str, found: int, n_features: int | None) -> int:
     """Number of features: as found, or as asked for where that is no less (a test set may lack the last ones)."""
     if n_features is None:
         return found
+    check_n_features(n_features)
     if n_features < found:
         raise ValueError(f"{name}: has {found} features, expected at most n_features={n_features}")
     return int(n_features)
@@ -33,7 +42,7 @@ def value_dtype(name: str, found: np.dtype[Any], dtype: DTypeLike | None) -> np.
     found = numeric(name, found)
     if dtype is None:
         return found
-    wanted = numeric("dtype", np.dtype(dtype))
+    wanted = number_dtype(dtype)
     if not np.can_cast(found, wanted, "same_kind"):
         raise ValueError(f"{name}: values of dtype {found} can not become {wanted}: convert them first")
     return wanted
@@ -41,7 +50,7 @@ def value_dtype(name: str, found: np.dtype[Any], dtype: DTypeLike | None) -> np.
 
 def text_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     """Dtype of values read from text: float32 or float64."""
-    wanted = np.dtype(dtype)
+    wanted = number_dtype(dtype)
     if wanted not in (np.float32, np.float64):
         raise ValueError(
             f"dtype={wanted} for text, expected float32 or float64 (whole numbers are stored as integers anyway)"

@@ -68,6 +68,8 @@ def open_source(data: Any, *, format: str | None = None, **options: Any) -> Sour
         raise FileNotFoundError(f"{path}: no such file")
     if path.is_dir():
         raise ValueError(f"{path}: is a folder, expected a file")
+    if not path.is_file():  # read up to three times, by offset; and a read that waits for a pipe can not be interrupted
+        raise ValueError(f"{path}: is a pipe or a device, expected a file: write what it gives to one first")
     if path.suffix.lower() in COMPRESSIONS and not FORMATS[format].text:
         raise ValueError(f"{path}: a {format} file can not be read through {path.suffix}: unpack it first")
     return _made(FORMATS[format].load(), format, path, options)

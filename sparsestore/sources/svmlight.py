@@ -73,8 +73,10 @@ class SvmlightSource:
         qid: bool | None = None,
         sort: bool = False,
     ) -> None:
-        if n_features is not None and n_features < 1:
-            raise ValueError(f"n_features={n_features}, expected at least 1")
+        if n_features is not None:
+            options.check_n_features(n_features)
+            if not n_features:
+                raise ValueError("n_features=0, expected at least 1")
         if multilabel is not True and not 0 <= multilabel <= _MAX_LABELS:
             raise ValueError(f"multilabel={multilabel}, expected a number of labels up to {_MAX_LABELS}")
         self.name = str(path)
@@ -192,11 +194,16 @@ class SvmlightSource:
     def _rounded(self, piece: Piece, lines: Lines, exact: NDArray[np.float64], noun: str) -> NDArray[Any]:
         """Values, or a label a row, in the dtype."""
         values, at = options.rounded(exact, self._value_dtype)
+        wrong = "is beyond float32"
+        if at is None and noun == "label":
+            # a measured label may be rounded; a class, an id or a time in seconds would become another one
+            changed = (values != exact) & (np.rint(exact) == exact)
+            at, wrong = int(np.argmax(changed)) if changed.any() else None, "is a whole number that float32 lacks"
         if at is None:
             return values
         row = at if noun == "label" else int(np.searchsorted(lines.indptr, at, side="right")) - 1
         raise SourceError(
-            f"{self.name}:{piece.line_at(int(lines.starts[row]))}: {noun} {float(exact[at])!r} is beyond float32: "
+            f"{self.name}:{piece.line_at(int(lines.starts[row]))}: {noun} {float(exact[at])!r} {wrong}: "
             "give dtype='float64'"
         )
 

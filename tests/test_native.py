@@ -1,0 +1,325 @@
+"""Kernels are loaded from files without numba; whatever is wrong with file, machine or arguments only costs time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sparsestore.kernels import gather, native
+from sparsestore.kernels.native import Kernel, UnsuitableError
+
+ROOT = Path(__file__).parents[1]
+Array = NDArray[Any]
+INDPTR, DESCENT = np.array([0, 2, 4]), np.array([1, 2, 5, 3], np.int32)  # row 1 descends
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for object files."""
+    for name in [name for name in os.environ if name.startswith("NUMBA_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither compile nor call by way of numba."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("numba is used")
+
+    monkeypatch.setattr(Kernel, "_compile", refuse)
+    monkeypatch.setattr(Kernel, "compiled", property(refuse))
+
+
+def first_descent() -> Kernel:
+    """The kernel as a new process has it."""
+    return Kernel(gather.first_descent.function)
+
+
+def is_native(kernel: Kernel) -> bool:
+    return bool(kernel._loaded) and None not in kernel._loaded.values()
+
+
+def objects(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.o"))
+
+
+def test_a_kernel_is_compiled_once(cache: Path, request: pytest.FixtureRequest) -> None:
+    assert first_descent()(INDPTR, DESCENT) == 1
+    assert len(objects(cache)) == 1
+    request.getfixturevalue("without_numba")
+    assert first_descent()(INDPTR, DESCENT) == 1
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "foreign"])
+def test_a_damaged_file_is_compiled_anew(cache: Path, damage: str) -> None:
+    first_descent()(INDPTR, DESCENT)
+    (path,) = objects(cache)
+    whole = path.read_bytes()
+    if damage == "flip":
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    elif damage == "foreign":  # whole, but of another kernel
+        Kernel(gather.locate.function)(*[np.zeros(0, np.int64)] * 5)
+        path.write_bytes(next(other for other in objects(cache) if other != path).read_bytes())
+    else:
+        path.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"")
+    kernel = first_descent()
+    assert kernel(INDPTR, DESCENT) == 1
+    assert is_native(kernel)
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "value"),
+    [
+        (llvm, "get_host_cpu_name", lambda: "another"),
+        (llvm, "get_process_triple", lambda: "another"),
+        (native.importlib.metadata, "version", lambda _: "9.9"),
+        (native.Path, "read_bytes", lambda _: b"another source"),
+    ],
+    ids=["cpu", "system", "compiler", "source"],
+)
+def test_the_key_changes_with(monkeypatch: pytest.MonkeyPatch, where: Any, name: str, value: Any) -> None:
+    kinds = (INDPTR.dtype, 1, DESCENT.dtype, 1)
+    before = first_descent().key(kinds)
+    monkeypatch.setattr(where, name, value)
+    assert first_descent().key(kinds) != before
+
+
+def test_the_key_changes_with_kernel_and_dtypes() -> None:
+    i, j = np.dtype("i4"), np.dtype("u4")
+    keys = {kernel.key((a, 1, b, 1)) for kernel in (gather.locate, gather.densify) for a in (i, j) for b in (i, j)}
+    assert len(keys) == 8
+
+
+def test_a_folder_that_can_not_be_written_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr(native, "folders", lambda: [tmp_path / "file", tmp_path / "home" / "cache"])
+    assert first_descent()(INDPTR, DESCENT) == 1
+    assert len(objects(tmp_path / "home" / "cache")) == 1
+    monkeypatch.setattr(native, "folders", lambda: [tmp_path / "file"])
+    kernel = first_descent()
+    assert kernel(INDPTR, DESCENT) == 1
+    assert is_native(kernel)
+
+
+def test_folders_are_beside_the_modules_then_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert native.folders() == [Path(native.__file__).parent / "__pycache__", Path("/somewhere/sparsestore")]
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert native.folders()[1] == Path("~/.cache/sparsestore").expanduser()
+
+
+# ---- what goes to numba
+
+
+def test_arrays_with_gaps_and_arguments_out_of_range_go_to_numba(cache: Path) -> None:
+    wide = np.zeros(8, np.int32)
+    wide[::2] = DESCENT
+    kernel = first_descent()
+    assert kernel(INDPTR, wide[::2]) == 1
+    assert kernel(INDPTR[::-1][::-1], np.frombuffer(b"\0" + DESCENT.tobytes(), "i4", offset=1)) == 1
+    out = np.zeros(1, np.uint64)
+    gather.fill(2**64 - 1, np.ones(1, np.int64), np.zeros(1, np.int64), out)
+    assert out.tolist() == [2**64 - 1]
+    assert objects(cache) == []
+
+
+def test_an_output_that_can_not_be_written_is_refused_by_numba() -> None:
+    out = np.zeros(1)
+    out.flags.writeable = False
+    with pytest.raises(Exception, match=r"(?i)readonly|immutable"):
+        gather.fill(1.0, np.ones(1, np.int64), np.zeros(1, np.int64), out)
+    assert out.tolist() == [0]
+
+
+@pytest.mark.parametrize("arguments", [(), (INDPTR,), (INDPTR, DESCENT, DESCENT)])
+def test_a_wrong_number_of_arguments_is_a_type_error(arguments: tuple[Array, ...]) -> None:
+    with pytest.raises(TypeError):
+        gather.first_descent(*arguments)
+
+
+WISHES = """
+import numpy as np
+from sparsestore.kernels import gather
+kernel = gather.first_descent
+assert kernel(np.array([0, 2, 4]), np.array([1, 2, 5, 3], np.int32)) == 1
+assert list(kernel._loaded.values()) == [None]
+"""
+
+
+@pytest.mark.parametrize(("name", "value"), [("NUMBA_CPU_NAME", "generic"), ("NUMBA_DISABLE_JIT", "1")])
+def test_wishes_for_numba_are_heard(cache: Path, name: str, value: str) -> None:
+    # in a process of its own: numba reads them when it is imported, and would keep them for the tests that follow
+    environment = {**os.environ, name: value, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", WISHES], check=True, env=environment)
+    assert objects(cache) == []
+
+
+def test_another_platform_goes_to_numba(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "PLATFORMS", ())
+    kernel = first_descent()
+    assert kernel(INDPTR, DESCENT) == 1
+    assert not is_native(kernel)
+
+
+def allocates(values: Array) -> int:
+    return len(np.concatenate((values, values)))
+
+
+def raises(values: Array) -> int:
+    if len(values) > 2:
+        raise ValueError("too long")
+    return len(values)
+
+
+def gives_a_float(values: Array) -> int:
+    return values[0] * 0.5  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("function", "result"), [(allocates, 4), (gives_a_float, 0.5)])
+def test_code_that_needs_more_than_itself_goes_to_numba(cache: Path, function: Any, result: float) -> None:
+    kernel = Kernel(function)
+    assert kernel(np.ones(2, np.int64)) == result
+    assert not is_native(kernel)
+    assert objects(cache) == []
+
+
+def test_a_kernel_that_raises_is_reported(cache: Path) -> None:
+    kernel = Kernel(raises)
+    assert kernel(np.ones(2)) == 2
+    with pytest.raises(RuntimeError, match="raises an exception, which a kernel must not do"):
+        kernel(np.ones(3))
+
+
+IR = """
+declare i32 @absent(i64)
+declare double @llvm.sin.f64(double)
+define i32 @bare(i64 %x) {
+  BODY
+}
+define i32 @_ZN7cpython_wrapper(i64 %x) {
+  %r = call i32 @absent(i64 %x)
+  ret i32 %r
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "parameters", "reason"),
+    [
+        ("%r = call i32 @absent(i64 %x)\nret i32 %r", ["i64"], "it needs absent"),
+        ("%s = call double @llvm.sin.f64(double 0.5)\n%r = fptosi double %s to i32\nret i32 %r", ["i64"], "llvm.sin"),
+        ("ret i32 0", ["ptr"], r"parameters \['i64'\], expected \['ptr'\]"),
+        ("ret i32 0\n}\ndefine i32 @other(i64 %x) {\nret i32 0", ["i64"], "2 functions"),
+    ],
+    ids=["function", "library", "parameters", "two"],
+)
+def test_code_is_refused_that_could_not_be_loaded(body: str, parameters: list[str], reason: str) -> None:
+    with pytest.raises(UnsuitableError, match=reason):
+        native.isolate(IR.replace("BODY", body), "name", parameters)
+
+
+def test_wrappers_and_what_they_need_are_left_out() -> None:
+    code = native.isolate(IR.replace("BODY", "ret i32 0"), "name", ["i64"])
+    assert b"name\0" in code
+    assert b"absent" not in code
+
+
+@pytest.mark.parametrize("dtype", ["bool", *"bhilBHILfd"])
+def test_every_dtype_of_a_store_is_loaded_from_a_file(dtype: str) -> None:
+    kernel = Kernel(gather.densify.function)
+    data, out = np.array([1, 0, 1], dtype), np.zeros((2, 3), dtype)
+    kernel(np.array([0, 2, 3]), np.array([0, 2, 1], np.int32), data, out)
+    assert is_native(kernel)
+    np.testing.assert_array_equal(out, np.array([[1, 0, 0], [0, 1, 0]], dtype))
+
+
+# ---- threads and processes
+
+PROBE = """
+import os, sys
+import numpy as np
+import sparsestore as ss
+store = ss.open(sys.argv[1])
+batch = next(iter(store.loader(64, shuffle=True, seed=1)))
+dense = batch.x.toarray().sum() + store[3:9].sum()
+if "fork" in sys.argv:
+    from sparsestore.kernels import gather
+    child = os.fork()
+    found = gather.first_descent(np.array([0, 2]), np.array([1, 0], np.uint32))
+    if not child:
+        os._exit(found)
+    assert os.waitpid(child, 0)[1] == found == 0
+print(dense, "numba" in sys.modules)
+"""
+
+
+@pytest.fixture
+def start(tmp_path: Path, cache: Path) -> Any:
+    """Start a process that reads batches of a store; what it finds and whether it loaded numba is printed."""
+    import scipy.sparse
+
+    import sparsestore as ss
+
+    x = scipy.sparse.random_array((300, 20), density=0.1, format="csr", rng=np.random.default_rng(0))
+    ss.convert(x, tmp_path / "s.zarr")
+
+    def start(*more: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PROBE, str(tmp_path / "s.zarr"), *more]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+    return start
+
+
+def printed(process: subprocess.Popen[str]) -> list[str]:
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return out.split()
+
+
+def test_batches_are_read_without_numba_once_kernels_are_compiled(start: Any) -> None:
+    cold, warm = printed(start()), printed(start())
+    assert (cold[1], warm[1]) == ("True", "False")
+    assert cold[0] == warm[0]
+
+
+def test_processes_that_compile_at_once_leave_whole_files(start: Any, cache: Path) -> None:
+    assert len({printed(process)[0] for process in [start() for _ in range(3)]}) == 1
+    assert {path.suffix for path in cache.iterdir() if path.is_file()} == {".o"}
+    assert printed(start())[1] == "False"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_loads_kernels_of_its_own(start: Any) -> None:
+    printed(start("fork"))
+    assert printed(start("fork"))[1] == "False"
+
+
+def test_threads_may_call_a_new_kernel_at_once(cache: Path) -> None:
+    kernel, found = first_descent(), []
+    barrier = threading.Barrier(4)
+
+    def work() -> None:
+        barrier.wait()
+        found.append(kernel(INDPTR, DESCENT))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [1] * 4
+    assert len(objects(cache)) == 1
