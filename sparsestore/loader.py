@@ -113,6 +113,13 @@ class Loader:
             )
         return parts, firsts
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = Lock()
+
     def __len__(self) -> int:
         """Batches in an epoch of this partition."""
         return int(self._firsts[-1])

@@ -66,4 +66,4 @@ def over_rows(work: Callable[[int, int], None], ends: NDArray[np.int64], n_threa
     for thread in threads:
         thread.join()
     if errors:
-        raise errors[0]
+        raise errors.pop(0)  # a name for it would be held by its own traceback, and with it all that was copied

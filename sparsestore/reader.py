@@ -17,11 +17,11 @@ from sparsestore import csr
 from sparsestore.csr import Rows, empty_aligned, index_dtype
 from sparsestore.errors import CorruptStoreError, FormatError
 from sparsestore.format import ROW_ID, ColumnSchema, Manifest, ObjectEntry
-from sparsestore.manifest import segment_lines
+from sparsestore.manifest import read_manifest, segment_lines
 from sparsestore.parallel import over_rows
 from sparsestore.segment import Segment
 from sparsestore.statistics import LabelStatistics, merge
-from sparsestore.storage import LocalStorage
+from sparsestore.storage import LocalStorage, open_storage
 
 __all__ = ["CHECKS", "Located", "Reader"]
 
@@ -135,6 +135,11 @@ class Located:
         return Rows(indptr, indices, data, self._width)
 
 
+def _reopened(root: str, version: int, check: str, mmap: bool) -> Reader:
+    storage = open_storage(root)
+    return Reader(storage, read_manifest(storage, version), check=check, mmap=mmap)
+
+
 class Reader:
     """Reads one version of a store. Methods may be called from several threads at once.
 
@@ -163,6 +168,10 @@ class Reader:
         self.shuffled = np.array([line.shuffled for line in self.lines], bool)
         self._segments: dict[int, Segment] = {}
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # locks and maps stay behind: another process opens the same version itself
+        return _reopened, (str(self.storage.root), self.version, self.check, self.mmap)
 
     @property
     def version(self) -> int:

@@ -104,6 +104,7 @@ class Segment:
         self.prefix = f"segments/{line.id}"
         self._storage = storage
         self._version = version
+        self.rows, self.nnz = line.rows, line.nnz
         self._check = check
         self._lock = threading.RLock()
         self._arrays: dict[str, ArrayReader] = {}
@@ -115,7 +116,6 @@ class Segment:
         self.document = SegmentDocument.from_document(parse_json(payload, name), name)
         if (self.document.rows, self.document.nnz) != (line.rows, line.nnz):
             raise self._damaged(key, 0, len(payload), f"rows and nnz are not the manifest's {(line.rows, line.nnz)}")
-        self.rows, self.nnz = line.rows, line.nnz
         self.entries: Mapping[str, ObjectEntry] = {
             f"{self.prefix}/{entry.key}": ObjectEntry(f"{self.prefix}/{entry.key}", entry.length, entry.crc32c)
             for entry in self.document.objects
@@ -143,7 +143,7 @@ class Segment:
             raise self._damaged(key, 0, 0, "the object is missing") from None
 
     def _damaged(self, key: str, start: int, stop: int, reason: str) -> CorruptStoreError:
-        rows = f"rows {self.start} to {self.start + getattr(self, 'rows', 0)}"
+        rows = f"rows {self.start} to {self.start + self.rows}"
         return CorruptStoreError(
             f"{self._storage.name}: version {self._version}, {key}, bytes {start} to {stop} ({rows}): {reason}"
         )

@@ -97,6 +97,15 @@ def test_edited_metadata_is_caught(path: Path, name: str) -> None:
     assert ss.open(path).verify() != []
 
 
+def test_a_store_that_went_away_says_which_rows_are_lost(path: Path) -> None:
+    store = ss.open(path)
+    shutil.rmtree(path)
+    with pytest.raises(
+        ss.CorruptStoreError, match=r"segment\.json, bytes 0 to 0 \(rows 0 to 500\): the object is missing"
+    ):
+        store[:5]
+
+
 def test_unchecked_reads_are_a_choice(path: Path) -> None:
     flip(segment(path, 500) / "columns/y/c/0", -30)
     for check in ("first", "always"):

@@ -1,6 +1,8 @@
 """What users hold: opening, row access as numpy and scipy know it, columns, views, versions."""
 
 import json
+import multiprocessing
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,21 @@ def test_features_are_renumbered_in_the_order_given(pair: tuple[ss.Store, sp.csr
     assert (sp.csr_array(rows) != view[:]).nnz == 0
     with pytest.raises(IndexError, match="index 9 is out of bounds for axis 1 with size 9"):
         store.select(features=[9])
+
+
+def read_elsewhere(loader: Any) -> list[np.ndarray]:
+    return [batch.row_ids for batch in loader]
+
+
+def test_stores_views_and_loaders_go_to_other_processes(pair: tuple[ss.Store, sp.csr_array]) -> None:
+    store, x = pair
+    view = pickle.loads(pickle.dumps(store.select(rows=slice(3, 50), features=[1, 4])))
+    assert (view[:] != x[3:50][:, [1, 4]]).nnz == 0
+    loaders = [store.loader(7, shuffle=True, seed=3, partition=p, n_partitions=2) for p in range(2)]
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        found = pool.map(read_elsewhere, loaders)
+    for loader, batches in zip(loaders, found, strict=True):
+        assert all(np.array_equal(a, b.row_ids) for a, b in zip(batches, loader, strict=True))
 
 
 def test_a_view_of_rows_keeps_their_order_and_repeats(pair: tuple[ss.Store, sp.csr_array]) -> None:

@@ -47,7 +47,7 @@ class MemorySource:
         if isinstance(data, np.ma.MaskedArray):
             raise ValueError("numpy masked array: its mask can not be stored: fill it first")
         if not is_sparse and not isinstance(data, np.ndarray):
-            raise TypeError(
+            raise ValueError(
                 f"found a {type(data).__name__}, expected a path, a scipy.sparse matrix or a 2-D numpy array"
             )
         self.name = f"{'scipy' if is_sparse else 'numpy'} {type(data).__name__} in memory"
