@@ -12,10 +12,13 @@ import json
 import logging
 import math
 import os
+import signal
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated, Any, ParamSpec
 
@@ -250,13 +253,46 @@ def _show_log() -> None:
     logger.setLevel(logging.INFO)
 
 
+_interrupted = threading.Event()
+
+
+@contextmanager
+def _interrupts_heard() -> Iterator[None]:
+    """Note an interrupt beside raising it: code that is called back by a compiler swallows what is raised in it."""
+
+    def note(*_: object) -> None:
+        _interrupted.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _progress(what: str, quiet: bool) -> Iterator[Callable[[int, int | None, str], None]]:
+    """What conversions call as they go: shows how far they are, and ends them where an interrupt was swallowed."""
+    from sparsestore.progress import shown
+
+    with shown(what, False if quiet else None) as report:
+
+        def move(position: int, total: int | None, unit: str) -> None:
+            if _interrupted.is_set():
+                raise KeyboardInterrupt
+            report(position, total, unit)
+
+        yield move
+
+
 def _reported(command: Callable[P, None]) -> Callable[P, None]:
     """Turn what a command raises into one line on standard error and an exit status."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _interrupts_heard():
                 warnings.showwarning = _show_warning
                 command(*args, **kwargs)
             sys.stdout.flush()
@@ -264,6 +300,7 @@ def _reported(command: Callable[P, None]) -> Callable[P, None]:
             raise  # the parser's own; a reader that has gone away is no failure worth a word, typer exits with 1
         except KeyboardInterrupt:
             _say("error: interrupted")
+            exec("")  # else CPython, where it passed through exec of text, ends the process by the signal after all
             raise typer.Exit(130) from None
         except Exception as error:
             if os.environ.get("SPARSESTORE_DEBUG", "") not in ("", "0"):
@@ -364,20 +401,21 @@ def convert(
         sort=sort,
     )
     start = time.perf_counter()
-    convert_source(
-        src,
-        dst,
-        format=format,
-        shuffle=shuffle,
-        seed=seed,
-        profile=profile.value,
-        columns=_columns(column),
-        max_bytes=max_bytes,
-        overwrite=overwrite,
-        duplicates=duplicates.value,
-        progress=False if as_json else None,
-        **options,
-    )
+    with _progress("converting", as_json) as progress:
+        convert_source(
+            src,
+            dst,
+            format=format,
+            shuffle=shuffle,
+            seed=seed,
+            profile=profile.value,
+            columns=_columns(column),
+            max_bytes=max_bytes,
+            overwrite=overwrite,
+            duplicates=duplicates.value,
+            progress=progress,
+            **options,
+        )
     seconds = time.perf_counter() - start
     _print_store({**_facts(dst), "seconds": round(seconds, 3)}, as_json)
 
@@ -417,19 +455,20 @@ def append(
         sort=sort,
     )
     start = time.perf_counter()
-    append_source(
-        src,
-        dst,
-        format=format,
-        shuffle=shuffle,
-        seed=seed,
-        columns=_columns(column),
-        max_bytes=max_bytes,
-        grow_features=grow_features,
-        duplicates=duplicates.value,
-        progress=False if as_json else None,
-        **options,
-    )
+    with _progress("appending", as_json) as progress:
+        append_source(
+            src,
+            dst,
+            format=format,
+            shuffle=shuffle,
+            seed=seed,
+            columns=_columns(column),
+            max_bytes=max_bytes,
+            grow_features=grow_features,
+            duplicates=duplicates.value,
+            progress=progress,
+            **options,
+        )
     seconds = time.perf_counter() - start
     _print_store({**_facts(dst), "seconds": round(seconds, 3)}, as_json)
 

@@ -18,6 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from sparsestore import csr
 from sparsestore.checksum import crc32c
+from sparsestore.columns import exactly, schema_of
 from sparsestore.csr import Rows
 from sparsestore.documents import dump, seal
 from sparsestore.errors import SparsestoreError, StoreExistsError
@@ -30,7 +31,6 @@ from sparsestore.format import (
     PageEntry,
     SegmentDocument,
     SegmentLine,
-    column_problem,
     manifest_key,
     root_document,
 )
@@ -178,64 +178,6 @@ def append_to(
     )
 
 
-def _schema(columns: Mapping[str, Any]) -> dict[str, ColumnSchema]:
-    if not isinstance(columns, Mapping):
-        raise ValueError(f"columns is a {type(columns).__name__}, expected a mapping: {{'y': 'int64'}}")
-    schema = {}
-    for name, given in columns.items():
-        problem = column_problem(name)
-        if problem:
-            raise ValueError(problem)
-        if name == ROW_ID:
-            raise ValueError(f"column {ROW_ID!r} is kept by the store itself: leave it out of columns")
-        dtype, shape = (given[0], tuple(int(n) for n in given[1:])) if isinstance(given, tuple) else (given, ())
-        if len(shape) > 1 or any(n < 1 for n in shape):
-            raise ValueError(f"column {name!r} has shape {shape} a row, expected () or (k,) with k >= 1")
-        schema[name] = ColumnSchema(_column_dtype(name, dtype), shape)
-    return schema
-
-
-def _column_dtype(name: str, dtype: Any) -> str:
-    if isinstance(dtype, str) and dtype in ("string", "str"):
-        return "string"
-    try:
-        found = np.dtype(dtype)
-    except TypeError as error:
-        raise ValueError(f"column {name!r} has dtype {dtype!r}: {error}; for k values a row give (dtype, k)") from None
-    if found.kind in "UOT":
-        return "string"
-    if found.kind in "biuf" and found.itemsize <= 8:
-        return str(found.name)
-    raise ValueError(f"column {name!r} has dtype {found}, expected bool, integers, floats of up to 64 bits, or strings")
-
-
-def _exactly(name: str, values: Array, schema: ColumnSchema) -> Array:
-    """A column's values in its stored dtype; ValueError where that would change a value."""
-    if schema.dtype == "string":
-        if values.dtype.kind in "UT":
-            return values.astype(object)
-        bad = {type(value).__name__ for value in values.reshape(-1) if not isinstance(value, str)}
-        if bad:
-            raise ValueError(f"column {name!r} has values of {', '.join(sorted(bad))}, expected str")
-        return values.astype(object, copy=False)
-    if values.dtype == schema.dtype:
-        return values
-    if values.dtype.kind not in "biuf":
-        raise ValueError(f"column {name!r} has dtype {values.dtype}, expected {schema.dtype}")
-    target = np.dtype(schema.dtype)
-    with np.errstate(invalid="ignore", over="ignore"):
-        cast = values.astype(target)
-        back = cast.astype(values.dtype)
-    rounds = target.kind == "f" and values.dtype.kind == "f"  # to the declared precision: that is what was asked for
-    changed = np.isinf(cast) & ~np.isinf(values) if rounds else back != values
-    if target.kind in "iu" and values.dtype.kind in "iu":
-        changed |= (cast < 0) != (values < 0)
-    if changed.any():
-        value = values[changed].reshape(-1)[0]
-        raise ValueError(f"column {name!r} has the value {value}, which its dtype {schema.dtype} can not hold exactly")
-    return cast
-
-
 class Writer:
     """Row blocks in, one new version out. Make one with `create` or `append_to`; not for several threads at once.
 
@@ -273,7 +215,7 @@ class Writer:
         self._mode = mode
         self._base = base
         self._n_features = None if n_features is None else int(n_features)
-        self._schema = None if columns is None else _schema(columns)
+        self._schema = None if columns is None else schema_of(columns)
         self._dtype = None if dtype is None else csr.number_dtype(dtype)
         self._seen_dtype = np.dtype(base.dtype) if base is not None and mode == "append" and base.rows else None
         self._profile = profile
@@ -406,7 +348,7 @@ class Writer:
         if (row_ids is not None) != self._has_row_ids:
             raise ValueError(f"column {ROW_ID!r} must come with every block of a writer, or with none")
         if self._schema is None:
-            self._schema = _schema({name: (values.dtype, *values.shape[1:]) for name, values in arrays.items()})
+            self._schema = schema_of({name: (values.dtype, *values.shape[1:]) for name, values in arrays.items()})
         unknown, missing = sorted(set(arrays) - set(self._schema)), sorted(set(self._schema) - set(arrays))
         if unknown or missing:
             raise ValueError(
@@ -424,9 +366,9 @@ class Writer:
                     raise ValueError(f"column {name!r} is masked and has {schema.shape[0]} values a row, expected one")
                 checked[f"{name}.mask"] = mask
                 values = values.filled("" if schema.dtype == "string" else 0)
-            checked[name] = _exactly(name, np.asarray(values), schema)
+            checked[name] = exactly(name, np.asarray(values), schema)
         if row_ids is not None:
-            checked[ROW_ID] = _exactly(ROW_ID, np.asarray(row_ids), ColumnSchema("int64"))
+            checked[ROW_ID] = exactly(ROW_ID, np.asarray(row_ids), ColumnSchema("int64"))
         return checked
 
     def _open_segment(self) -> None:

@@ -51,8 +51,9 @@ TABLE: dict[str, set[str]] = {
     "storage": {"errors", "checksum"},
     "arrays": {"checksum", "documents", "errors", "format", "layout", "storage", "zarr_format"},
     "manifest": {"checksum", "documents", "errors", "format", "storage"},
+    "columns": {"format"},
     "segment_writer": {*DISK, "layout"},
-    "writer": {*DISK, "layout", "segment_writer"},
+    "writer": {*DISK, "columns", "layout", "segment_writer"},
     "segment": {*DISK, "kernels"},
     "reader": {*DISK, "kernels", "parallel", "segment"},
     "plan": {"errors", "plan"},
@@ -68,6 +69,7 @@ TABLE: dict[str, set[str]] = {
     "integrity": {"csr", "format", "manifest", "reader", "checksum", "errors"},
     "maintain": {"reader", "writer", "format", "manifest", "storage", "errors"},
     "bridges": {"loader", "batch", "csr", "errors"},
+    "view": {"bridges", "csr", "errors", "format", "indexing", "layout", "loader", "memory", "plan", "reader"},
 }
 NUMBA_ONLY_IN = "kernels"
 FRAMEWORKS = ("tensorflow", "torch", "jax", "keras")

@@ -106,6 +106,7 @@ def test_sync_takes_a_relative_root(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     storage.put("segments/a/X/c/0", b"x")
     storage.sync("segments/a")
     storage.sync("")
+    assert (tmp_path / "store/segments/a/X/c/0").read_bytes() == b"x"
 
 
 def test_remove_counts_bytes_and_forgives_absence(storage: LocalStorage) -> None:

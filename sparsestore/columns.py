@@ -1,0 +1,74 @@
+"""Columns beside the matrix: what they may be, and their values in the dtype that they are stored in. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsestore.format import ROW_ID, ColumnSchema, column_problem
+
+__all__ = ["exactly", "schema_of"]
+
+Array = NDArray[Any]
+
+
+def schema_of(columns: Mapping[str, Any]) -> dict[str, ColumnSchema]:
+    """Schema of columns given as dtypes, or as (dtype, k) for k values a row; ValueError where it can not be stored."""
+    if not isinstance(columns, Mapping):
+        raise ValueError(f"columns is a {type(columns).__name__}, expected a mapping: {{'y': 'int64'}}")
+    schema = {}
+    for name, given in columns.items():
+        problem = column_problem(name)
+        if problem:
+            raise ValueError(problem)
+        if name == ROW_ID:
+            raise ValueError(f"column {ROW_ID!r} is kept by the store itself: leave it out of columns")
+        dtype, shape = (given[0], tuple(int(n) for n in given[1:])) if isinstance(given, tuple) else (given, ())
+        if len(shape) > 1 or any(n < 1 for n in shape):
+            raise ValueError(f"column {name!r} has shape {shape} a row, expected () or (k,) with k >= 1")
+        schema[name] = ColumnSchema(_column_dtype(name, dtype), shape)
+    return schema
+
+
+def _column_dtype(name: str, dtype: Any) -> str:
+    if isinstance(dtype, str) and dtype in ("string", "str"):
+        return "string"
+    try:
+        found = np.dtype(dtype)
+    except TypeError as error:
+        raise ValueError(f"column {name!r} has dtype {dtype!r}: {error}; for k values a row give (dtype, k)") from None
+    if found.kind in "UOT":
+        return "string"
+    if found.kind in "biuf" and found.itemsize <= 8:
+        return str(found.name)
+    raise ValueError(f"column {name!r} has dtype {found}, expected bool, integers, floats of up to 64 bits, or strings")
+
+
+def exactly(name: str, values: Array, schema: ColumnSchema) -> Array:
+    """A column's values in its stored dtype; ValueError where that would change a value."""
+    if schema.dtype == "string":
+        if values.dtype.kind in "UT":
+            return values.astype(object)
+        bad = {type(value).__name__ for value in values.reshape(-1) if not isinstance(value, str)}
+        if bad:
+            raise ValueError(f"column {name!r} has values of {', '.join(sorted(bad))}, expected str")
+        return values.astype(object, copy=False)
+    if values.dtype == schema.dtype:
+        return values
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"column {name!r} has dtype {values.dtype}, expected {schema.dtype}")
+    target = np.dtype(schema.dtype)
+    with np.errstate(invalid="ignore", over="ignore"):
+        cast = values.astype(target)
+        back = cast.astype(values.dtype)
+    rounds = target.kind == "f" and values.dtype.kind == "f"  # to the declared precision: that is what was asked for
+    changed = np.isinf(cast) & ~np.isinf(values) if rounds else back != values
+    if target.kind in "iu" and values.dtype.kind in "iu":
+        changed |= (cast < 0) != (values < 0)
+    if changed.any():
+        value = values[changed].reshape(-1)[0]
+        raise ValueError(f"column {name!r} has the value {value}, which its dtype {schema.dtype} can not hold exactly")
+    return cast

@@ -1,0 +1,572 @@
+"""Some rows and features of a store: what can be read, selected, split, planned and loaded."""
+
+from __future__ import annotations
+
+import html
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from sparsestore import memory
+from sparsestore.csr import number_dtype
+from sparsestore.errors import ResourceError
+from sparsestore.format import ROW_ID, ColumnSchema
+from sparsestore.indexing import row_numbers
+from sparsestore.layout import parse_bytes
+from sparsestore.loader import LAYOUTS, Loader
+from sparsestore.plan import quality
+from sparsestore.plan.partition import n_batches
+from sparsestore.plan.report import PlanReport
+from sparsestore.plan.selection import Selection, split
+from sparsestore.plan.shuffle import check_seed
+from sparsestore.plan.window import Plan
+from sparsestore.reader import Reader
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+__all__ = ["Column", "View"]
+
+Array = NDArray[Any]
+Ints = NDArray[np.int64]
+
+log = logging.getLogger("sparsestore")
+_advised: set[tuple[str, int]] = set()  # versions whose order this process has said something about
+
+
+class Column:
+    """One value, or k values, for each row of a store or view; read when it is indexed.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile, sparsestore as ss
+    >>> store = ss.convert(np.eye(3), tempfile.mkdtemp() + "/eye.zarr", columns={"y": [7, 8, 9]})
+    >>> store.column("y")[1:]
+    array([8, 9])
+    """
+
+    def __init__(self, reader: Reader, selection: Selection, name: str) -> None:
+        schema = reader.columns.get(name) if name != ROW_ID else ColumnSchema("int64")
+        if schema is None:
+            raise KeyError(f"there is no column {name!r}: the store has {sorted(reader.columns) or 'none'}")
+        self.name = name
+        self._reader = reader
+        self._selection = selection
+        self._schema = schema
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(rows,) or (rows, k)."""
+        return (self._selection.n_rows, *self._schema.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the values; object for strings."""
+        return np.dtype(object if self._schema.dtype == "string" else self._schema.dtype)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> Any:
+        found = self._reader.column(self.name, self._selection.rows(row_numbers(key, len(self))))
+        return found[0] if isinstance(key, int) or getattr(key, "shape", None) == () else found
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
+        return np.asarray(self[:], dtype)
+
+    def __repr__(self) -> str:
+        return f"<column {self.name!r}: {self.shape[0]} x {self._schema.dtype}{list(self._schema.shape) or ''}>"
+
+
+class View:
+    """Some rows and features of a store, in memory only as numbers: at most one bit a row. Reads nothing until used.
+
+    Attributes
+    ----------
+    path : str
+        Of the store.
+    """
+
+    def __init__(self, reader: Reader, path: str, selection: Selection, features: Ints | None) -> None:
+        self.path = path
+        self._reader = reader
+        self._selection = selection
+        self._features = features
+
+    # ------------------------------------------------------------------------------------------------ facts
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, features)."""
+        return self._selection.n_rows, self._reader.shape[1] if self._features is None else len(self._features)
+
+    @property
+    def nnz(self) -> int:
+        """Stored entries. A view counts them, from its row offsets, or from its entries if it has fewer features."""
+        if self._features is None and self._is_whole():
+            return self._reader.nnz
+        return sum(rows.nnz for rows in self._pieces()) if self._features is not None else self._count_entries()
+
+    def _is_whole(self) -> bool:
+        return bool(np.array_equal(self._selection.segment_rows, self._reader.segment_rows))
+
+    def _count_entries(self) -> int:
+        step = 1 << 20
+        total = 0
+        for start in range(0, len(self), step):
+            positions = np.arange(start, min(start + step, len(self)))
+            total += self._reader.lengths_of(self._selection.rows(positions))
+        return total
+
+    def _pieces(self) -> Iterator[csr_array]:
+        step = 1 << 16
+        for start in range(0, len(self), step):
+            yield self[start : start + step]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Logical dtype of the values."""
+        return self._reader.dtype
+
+    @property
+    def columns(self) -> dict[str, ColumnSchema]:
+        """What stands beside the matrix, by name."""
+        return self._reader.columns
+
+    @property
+    def version(self) -> int:
+        """Version of the store that is read."""
+        return self._reader.version
+
+    def __len__(self) -> int:
+        return self._selection.n_rows
+
+    def _facts(self) -> dict[str, str]:
+        rows, features = self.shape
+        columns = ", ".join(
+            f"{name} ({schema.dtype}{list(schema.shape) or ''})" for name, schema in self.columns.items()
+        )
+        return {"shape": f"{rows:,} x {features:,}", "dtype": str(self.dtype), "columns": columns or "none"}
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name} {value}" for name, value in self._facts().items())
+        return f"<{type(self).__name__} {self.path!r}, version {self.version}: {facts}>"
+
+    def _repr_html_(self) -> str:
+        cells = {"path": self.path, "version": str(self.version), **self._facts()}
+        rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in cells.items())
+        return f"<table><caption>sparsestore {type(self).__name__}</caption>{rows}</table>"
+
+    # ----------------------------------------------------------------------------------------------- access
+
+    def __getitem__(self, key: Any) -> csr_array:
+        """Rows as a 2-D `scipy.sparse.csr_array`, by int, slice, integer array or boolean mask, as numpy would.
+
+        Values have the logical dtype; float16, which scipy lacks, becomes float32.
+
+        Raises
+        ------
+        IndexError
+            As numpy words it.
+        MemoryError
+            Where the result would not fit in free memory; both numbers are given.
+        """
+        positions = row_numbers(key, len(self))
+        self._check_memory(len(positions))
+        rows = self._selection.rows(positions)
+        dtype = np.dtype(np.float32) if self.dtype == np.float16 else self.dtype  # scipy.sparse has no float16
+        if len(rows) > 1 and not bool((rows[1:] > rows[:-1]).all()):
+            distinct, order = np.unique(rows, return_inverse=True)
+            found = self._reader.locate(distinct).take(order, dtype=dtype)
+        else:
+            found = self._reader.locate(rows).take(dtype=dtype)
+        return (found if self._features is None else found.take_features(self._features)).to_scipy()
+
+    def _check_memory(self, n: int) -> None:
+        rows, features = self._reader.shape
+        a_row = 8 + 25 + self._reader.nnz / max(rows, 1) * (self.dtype.itemsize + (4 if features < 2**31 else 8))
+        needed, free = int(n * a_row), memory.free_bytes()
+        if free is not None and needed > free:
+            raise ResourceError(
+                f"{n} rows take about {needed:,} bytes and {free:,} are free: take fewer rows at a time, "
+                f"or loader() for batches"
+            )
+
+    def column(self, name: str) -> Column:
+        """A column, to be indexed like a numpy array.
+
+        Raises
+        ------
+        KeyError
+            Where there is no such column.
+        """
+        return Column(self._reader, self._selection, name)
+
+    def select(self, rows: Any = None, features: Any = None) -> View:
+        """Narrow the view to some of its rows or features; reads nothing.
+
+        Parameters
+        ----------
+        rows : slice, boolean mask or integer array, optional
+            As in numpy. A mask or ascending numbers cost a bit a row; other numbers, 8 bytes each, keep their order.
+        features : sequence of int or boolean mask, optional
+            Renumbered from 0 in the order given.
+
+        Raises
+        ------
+        IndexError
+            As numpy words it.
+        """
+        selection = self._selection
+        if isinstance(rows, slice):
+            selection = selection.take_slice(rows)
+        elif np.asarray(rows).dtype == np.bool_:
+            selection = selection.take_mask(np.asarray(rows))
+        elif rows is not None:
+            selection = selection.take_ids(row_numbers(rows, len(self)))
+        chosen = self._features
+        if features is not None:
+            chosen = row_numbers(features, self.shape[1], axis=1)
+            chosen = chosen if self._features is None else self._features[chosen]
+        return View(self._reader, self.path, selection, chosen)
+
+    def split(
+        self,
+        fractions: float | Sequence[float] | Array | Mapping[str, float] = 0.9,
+        *,
+        seed: int = 0,
+        stratify: str | None = None,
+        group: str | None = None,
+    ) -> Any:
+        """Split the rows at random into disjoint views; later appends never move a row from one to another.
+
+        Parameters
+        ----------
+        fractions : float, sequence of float, or mapping of str to float
+            A float f gives (f, 1 - f). They add up to at most 1.
+        seed : int
+        stratify : str, optional
+            Column of classes: each view gets its share of every class.
+        group : str, optional
+            Column of groups, of users for example: no group is torn apart. The shares then hold for groups.
+
+        Returns
+        -------
+        tuple of View, or dict of str to View
+            A dict where a mapping was given.
+
+        Raises
+        ------
+        ValueError
+            On bad fractions, or with both `stratify` and `group`.
+
+        Notes
+        -----
+        Membership is decided a segment at a time. Segments that were shuffled when they were stored are cut into
+        contiguous ranges, so a view of 10 % reads 10 % of the bytes; of others rows are drawn.
+        """
+        if stratify is not None and group is not None:
+            raise ValueError("stratify and group can not be combined: choose one")
+        if isinstance(fractions, Mapping):
+            named = {str(name): float(f) for name, f in fractions.items()}
+        elif isinstance(fractions, (Sequence, np.ndarray)):
+            named = {str(i): float(f) for i, f in enumerate(fractions)}
+        else:
+            if not 0 < float(fractions) < 1:
+                raise ValueError(f"fraction is {fractions}, expected between 0 and 1")
+            named = {"train": float(fractions), "val": 1 - float(fractions)}
+        reader = self._reader
+
+        def values(name: str) -> Any:
+            column = Column(reader, self._selection, name)  # KeyError before anything is read
+
+            def of_segment(number: int) -> Array:
+                ends = np.cumsum(self._selection.segment_rows)
+                return np.asarray(column[int(ends[number] - self._selection.segment_rows[number]) : int(ends[number])])
+
+            return of_segment
+
+        parts = split(
+            self._selection,
+            reader.segment_starts,
+            reader.shuffled,
+            named,
+            seed,
+            strata=None if stratify is None else values(stratify),
+            groups=None if group is None else values(group),
+        )
+        views = {name: View(reader, self.path, part, self._features) for name, part in parts.items()}
+        return views if isinstance(fractions, Mapping) else tuple(views.values())
+
+    # ------------------------------------------------------------------------------------------------ plans
+
+    def _columns(self, columns: Sequence[str] | str | None) -> tuple[str, ...]:
+        if columns is None:
+            return tuple(name for name in ("y", "sample_weight") if name in self._reader.columns)
+        return (columns,) if isinstance(columns, str) else tuple(columns)
+
+    def _bytes_a_row(self) -> float:
+        rows, features = self._reader.shape
+        return 16 + self._reader.nnz / max(rows, 1) * ((4 if features < 2**31 else 8) + 4)
+
+    def _column_bytes(self, columns: tuple[str, ...]) -> int:
+        """Bytes of a row of the chosen columns in memory; a string counts as 64."""
+        schemas = [self._reader.columns[name] for name in columns if name in self._reader.columns]
+        return sum(
+            math.prod(schema.shape) * (64 if schema.dtype == "string" else np.dtype(schema.dtype).itemsize)
+            for schema in schemas
+        )
+
+    def _plan(
+        self,
+        batch_size: int,
+        shuffle: bool,
+        seed: int | None,
+        drop_remainder: bool,
+        window_rows: int | None,
+        block_rows: int | str,
+        window_bytes: int | str,
+        columns: tuple[str, ...],
+        cell_bytes: int,
+    ) -> tuple[Plan, quality.ShuffleQuality | None]:
+        # numpy's numbers become Python's: they go into a state, which is JSON
+        batch_size, shuffle, drop_remainder = _whole("batch_size", batch_size), bool(shuffle), bool(drop_remainder)
+        window_rows = None if window_rows is None else _whole("window_rows", window_rows)
+        if isinstance(block_rows, str) and block_rows != "auto":
+            raise ValueError(f"block_rows is {block_rows!r}, expected an integer of at least 1, or 'auto'")
+        if not isinstance(block_rows, str):
+            block_rows = _whole("block_rows", block_rows, most=2**32)
+        if not len(self):
+            raise ValueError("the view has no rows: there is nothing to load")
+        if seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1)[0]) if shuffle else 0
+        check_seed(seed)
+        seed = int(seed)
+        if window_rows is None:
+            window_rows = quality.default_window_rows(
+                batch_size, self._bytes_a_row(), window_bytes=parse_bytes(window_bytes, "window_bytes")
+            )
+        a_row = self._bytes_a_row() + self._column_bytes(columns)
+        needed, free = int(min(window_rows, len(self)) * a_row) * 2, memory.free_bytes()
+        if free is not None and needed > free:
+            raise ResourceError(
+                f"two windows of {window_rows} rows take about {needed:,} bytes and {free:,} are free: "
+                f"take a smaller window_rows or batch_size"
+            )
+        needed = min(batch_size, len(self)) * self.shape[1] * cell_bytes
+        if free is not None and needed > free:
+            raise ResourceError(
+                f"a dense batch of {min(batch_size, len(self))} rows x {self.shape[1]} features takes {needed:,} bytes "
+                f"and {free:,} are free: take layout='sparse', a smaller batch_size or fewer features"
+            )
+        rows = self._selection.segment_rows
+        if not shuffle:
+            return Plan(rows, batch_size, window_rows, window_rows, False, seed, drop_remainder), None
+        label, statistics, shuffled = _label(columns), None, False
+        if self._selection.in_order:  # else nothing that is stored tells how alike neighbours in the view are
+            statistics = self._reader.label_statistics(label) if label is not None else None
+            shuffled = bool(len(self._reader.shuffled) and self._reader.shuffled.all())
+        size = (
+            block_rows
+            if not isinstance(block_rows, str)
+            else quality.auto_block_rows(statistics, rows, window_rows, shuffled=shuffled)
+        )
+        plan = Plan(rows, batch_size, size, window_rows, True, seed, drop_remainder)
+        found = quality.shuffle_quality(
+            statistics, rows, batch_size=batch_size, block_rows=size, window_rows=window_rows, shuffled=shuffled
+        )
+        return plan, found
+
+    def plan(
+        self,
+        batch_size: int = 32,
+        *,
+        shuffle: bool = True,
+        seed: int | None = None,
+        layout: str = "sparse",
+        columns: Sequence[str] | str | None = None,
+        drop_remainder: bool = False,
+        window_rows: int | None = None,
+        block_rows: int | str = "auto",
+        window_bytes: int | str = "256MiB",
+        n_partitions: int = 1,
+    ) -> PlanReport:
+        """Tell what an epoch will read, hold and how good its shuffle is, before it runs; ``print`` it.
+
+        Parameters
+        ----------
+        batch_size, shuffle, seed, layout, columns, drop_remainder, window_rows, block_rows, window_bytes, n_partitions
+            As in `loader`.
+        """
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout is {layout!r}, expected one of {', '.join(map(repr, LAYOUTS))}")
+        chosen = self._columns(columns)
+        cell_bytes = 4 if layout == "dense" else 0
+        plan, found = self._plan(
+            batch_size, shuffle, seed, drop_remainder, window_rows, block_rows, window_bytes, chosen, cell_bytes
+        )
+        return self._report(plan, found, chosen, layout, n_partitions)
+
+    def _report(
+        self,
+        plan: Plan,
+        found: quality.ShuffleQuality | None,
+        columns: tuple[str, ...],
+        layout: str = "sparse",
+        n_partitions: int = 1,
+    ) -> PlanReport:
+        stored_rows = max(self._reader.shape[0], 1)
+        among = self.shape[0] if self._selection.in_order else min(plan.window_rows, self.shape[0])
+        return PlanReport(
+            n_rows=plan.n_rows,
+            n_features=self.shape[1],
+            batch_size=plan.batch_size,
+            n_batches=n_batches(plan, n_partitions),
+            shuffle=plan.shuffle,
+            seed=plan.seed if plan.shuffle else None,
+            block_rows=plan.block_rows,
+            window_rows=plan.window_rows,
+            n_windows=plan.n_windows,
+            bytes_a_row=self._reader.nnz * self._reader.stored_itemsize / stored_rows,
+            window_bytes=int(plan.window_rows * (self._bytes_a_row() + self._column_bytes(columns))),
+            dense_batch_bytes=plan.batch_size * self.shape[1] * 4 if layout == "dense" else 0,
+            share=1.0 if self._selection.is_contiguous else min(among / stored_rows, 1.0),
+            compact=self._reader.manifest.profile == "compact",
+            label=_label(columns),
+            quality=found,
+        )
+
+    def loader(
+        self,
+        batch_size: int = 32,
+        *,
+        shuffle: bool = False,
+        seed: int | None = None,
+        layout: str = "sparse",
+        dtype: DTypeLike = "float32",
+        columns: Sequence[str] | str | None = None,
+        drop_remainder: bool = False,
+        window_rows: int | None = None,
+        block_rows: int | str = "auto",
+        window_bytes: int | str = "256MiB",
+        partition: int = 0,
+        n_partitions: int = 1,
+        allow_poor_shuffle: bool = False,
+    ) -> Loader:
+        """Batches of this view; each iteration is the next epoch.
+
+        Parameters
+        ----------
+        batch_size : int
+        shuffle : bool
+            A new order every epoch; every row once.
+        seed : int, optional
+            The same seed gives the same orders, on any number of partitions. Drawn and remembered where left out.
+        layout : {"sparse", "dense"}
+            ``batch.x`` is a scipy `csr_array` or a dense array.
+        dtype : numpy dtype
+            Of ``batch.x``.
+        columns : sequence of str, optional
+            What comes beside x; "y" and "sample_weight" where they exist, by default.
+        drop_remainder : bool
+            Leave out a last batch that is short.
+        window_rows : int, optional
+            Rows shuffled together in memory, a multiple of `batch_size`; 65,536, or what fits `window_bytes`.
+        block_rows : int or "auto"
+            Consecutive rows read together; "auto" takes the largest that leaves training as good as a full shuffle.
+        window_bytes : int or str
+            Bound on a window in memory when `window_rows` is left out.
+        partition, n_partitions : int
+            This worker's share; all get the same number of batches.
+        allow_poor_shuffle : bool
+            Accept a drift above 16: see `plan`.
+
+        Returns
+        -------
+        Loader
+
+        Raises
+        ------
+        ValueError
+            On a bad argument, a view without rows, or a shuffle that would ruin training.
+        """
+        chosen, dtype = self._columns(columns), number_dtype(dtype)
+        cell_bytes = dtype.itemsize if layout == "dense" else 0
+        plan, found = self._plan(
+            batch_size, shuffle, seed, drop_remainder, window_rows, block_rows, window_bytes, chosen, cell_bytes
+        )
+        if found is not None:
+            _judge(found, plan, allow_poor_shuffle)
+        advice = self._report(plan, found, chosen).advice if isinstance(block_rows, str) else None
+        if advice and (self.path, self.version) not in _advised:
+            _advised.add((self.path, self.version))
+            log.warning("%s: %s", self.path, advice)
+        return Loader(
+            self._reader,
+            self._selection,
+            plan=plan,
+            columns=chosen,
+            features=self._features,
+            dtype=dtype,
+            layout=layout,
+            partition=_whole("partition", partition, least=0),
+            n_partitions=_whole("n_partitions", n_partitions),
+        )
+
+    def to_tf(self, batch_size: int = 32, *, prefetch: int = 2, **options: Any) -> Any:
+        """Give batches as a `tf.data.Dataset` of (x, y) or (x, y, sample_weight), ready for ``model.fit``.
+
+        Parameters
+        ----------
+        batch_size : int
+        prefetch : int
+            Batches made ahead.
+        **options
+            As in `loader`; with ``layout="sparse"`` x is a `tf.SparseTensor`, with "dense" a dense tensor.
+
+        Returns
+        -------
+        tf.data.Dataset
+            Of known cardinality; each iteration over it is the next epoch.
+
+        Raises
+        ------
+        ImportError
+            Where TensorFlow is not installed; it names the extra.
+        """
+        from sparsestore.bridges import tensorflow
+
+        return tensorflow.dataset(self.loader(batch_size, **options), prefetch=prefetch)
+
+
+def _whole(name: str, value: Any, *, least: int = 1, most: int | None = None) -> int:
+    """A whole number that was given, as Python's."""
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        limit = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name} is {value!r}, expected an integer {limit}")
+    return int(value)
+
+
+def _label(columns: tuple[str, ...]) -> str | None:
+    """The column by whose order a shuffle is judged: the first that is a target."""
+    return next((name for name in columns if name not in ("sample_weight", ROW_ID)), None)
+
+
+def _judge(found: quality.ShuffleQuality, plan: Plan, allow_poor_shuffle: bool) -> None:
+    """Warn of a shuffle that costs accuracy, refuse one that ruins it."""
+    if found.verdict not in ("poor", "refused"):
+        return
+    message = (
+        f"block_rows={plan.block_rows} with rows stored in their present order is a poor shuffle: drift S = "
+        f"{found.drift:.1f}, a batch of {plan.batch_size} is worth {found.effective_batch_size:.0f} rows. Leave "
+        f"block_rows at 'auto', or convert once with shuffle=True (--shuffle)"
+    )
+    if found.verdict == "refused" and not allow_poor_shuffle:
+        raise ValueError(f"{message}; or pass allow_poor_shuffle=True")
+    warnings.warn(message, UserWarning, stacklevel=3)
