@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from sparsestore.documents import Problems, key_problem
@@ -284,10 +284,6 @@ class Manifest:
         )
         problems.raise_if_any()
         return lines
-
-    def with_changes(self, **changes: Any) -> Manifest:
-        """A copy with some fields replaced."""
-        return replace(self, **changes)
 
 
 def manifest_key(version: int) -> str:

@@ -338,10 +338,6 @@ class Reader:
         segment = self._open(number, check_lengths=False)
         return [ObjectEntry(key, self.storage.length(key), line.crc32c), *segment.entries.values()]
 
-    def row_counts(self, number: int) -> NDArray[np.uint64]:
-        """Entries in each block of 256 rows of a segment."""
-        return np.asarray(self.segment(number).array("stats/nnz").read_all())
-
     def close(self) -> None:
         """Forget all open segments. Arrays handed out stay valid: a map goes with its last user."""
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,6 @@ def test_a_missing_page_is_damage(storage: LocalStorage) -> None:
 
 
 def test_segments_that_do_not_add_up_are_damage(storage: LocalStorage) -> None:
-    found = paged(storage).with_changes(rows=9)
+    found = dataclasses.replace(paged(storage), rows=9)
     with pytest.raises(CorruptStoreError, match=r"\(5, 0\) rows and entries, the manifest says \(9, 0\)"):
         segment_lines(storage, found)
