@@ -9,11 +9,10 @@ from __future__ import annotations
 import errno
 import json
 import resource
-import shutil
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedReader, BufferedWriter
 from pathlib import Path
 from typing import Any
@@ -129,7 +128,8 @@ def scratch_folder(scratch: Path, n_bytes: int | None) -> Iterator[Path]:
             yield Path(folder)
     finally:
         if made:
-            shutil.rmtree(scratch, ignore_errors=True)
+            with suppress(OSError):  # another sort may be using it
+                scratch.rmdir()
 
 
 def number_of_files(n_bytes: int | None, bucket_bytes: int) -> int:

@@ -9,7 +9,6 @@ import os
 import shutil
 import stat
 import sys
-import tempfile
 import uuid
 import weakref
 from collections.abc import Iterator, Sequence
@@ -342,11 +341,17 @@ def free_disk_bytes(path: str | os.PathLike[str]) -> int:
 
 @contextlib.contextmanager
 def scratch_folder(near: str | os.PathLike[str]) -> Iterator[Path]:
-    """A new folder beside `near`, on the same file system, removed with all it holds when the block ends."""
+    """A name for a folder beside `near`, on the same file system; what was made there is gone when the block ends.
+
+    Nothing is made here: an interrupt that comes between making a folder and entering the block would leave it.
+    """
     place = Path(near).absolute()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".tmp", dir=place.parent))
+    folder = place.parent / f".{place.name}.{uuid.uuid4().hex}.tmp"
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+        except BaseException:  # interrupted while it removes
+            shutil.rmtree(folder, ignore_errors=True)
+            raise

@@ -306,8 +306,9 @@ class TestEveryCommand:
     def test_interrupt_exits_with_130_and_leaves_nothing(self, tmp_path: Path) -> None:
         """Interrupted when it sorts rows into buckets and has most of its input before it."""
         source, store = tmp_path / "x.svm", tmp_path / "s.zarr"
-        source.write_text("1 1:1 2:1 3:1\n" * 4_000_000)
+        source.write_text("1 1:1 2:1 3:1\n" * 2_000_000)
         command = [sys.executable, "-m", "sparsestore", "convert", str(source), str(store), "--shuffle"]
+        command += ["--max-bytes", "64M"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             while not any(tmp_path.glob(".s.zarr*")) and process.poll() is None:
                 time.sleep(0.005)
