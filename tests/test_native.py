@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -202,6 +203,56 @@ def test_a_kernel_that_raises_is_reported(cache: Path) -> None:
     assert kernel(np.ones(2)) == 2
     with pytest.raises(RuntimeError, match="raises an exception, which a kernel must not do"):
         kernel(np.ones(3))
+
+
+def intrinsics() -> dict[str, Any]:
+    """crc32c of eight bytes: one instruction of x86-64 with SSE 4.2."""
+    from llvmlite import ir
+    from numba import types
+    from numba.extending import intrinsic
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word = ir.IntType(64)
+        crc32 = builder.module.declare_intrinsic("llvm.x86.sse42.crc32.64.64", (), ir.FunctionType(word, [word, word]))
+        return builder.call(crc32, arguments)
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def crc32_of_eight(typing: Any, crc: Any, eight: Any) -> Any:
+        return types.uint64(types.uint64, types.uint64), generate
+
+    return {"crc32_of_eight": crc32_of_eight}
+
+
+def crc32c(words: Array) -> int:
+    crc = np.uint64(0xFFFFFFFF)
+    for i in range(len(words)):
+        crc = crc32_of_eight(crc, words[np.uint64(i)])  # type: ignore[name-defined]  # noqa: F821
+    return np.int64(crc ^ np.uint64(0xFFFFFFFF))  # type: ignore[return-value]
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an instruction of x86-64")
+def test_a_kernel_may_need_names_that_only_numba_can_make(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import google_crc32c
+
+    words = np.random.default_rng(0).integers(0, 2**63, 1000, np.uint64)
+    make = Kernel(needs=intrinsics)
+    kernel = make(crc32c)
+    assert kernel(words) == google_crc32c.value(words.tobytes())
+    assert is_native(kernel)
+    assert make(crc32c).compiled(words) == kernel(words)
+    monkeypatch.setattr(Kernel, "_compile", None)
+    kept = make(crc32c)
+    assert kept(words) == kernel(words)
+    assert is_native(kept)
+    assert "crc32_of_eight" not in globals()
+
+
+def test_what_is_lacking_is_reported_to_the_caller(cache: Path) -> None:
+    def lacking() -> dict[str, Any]:
+        raise OSError("no such instruction")
+
+    with pytest.raises(OSError, match="no such instruction"):
+        Kernel(crc32c, needs=lacking)(np.zeros(1, np.uint64))
 
 
 IR = """

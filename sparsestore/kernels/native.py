@@ -20,6 +20,7 @@ import os
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ _HEAD = ("ptr", "ptr", "i64", "i64", "ptr")
 # that the code refers to may be missing when it is loaded, upon which LLVM ends the process.
 _INTRINSICS = {"assume", "experimental", "lifetime", "masked", "memcpy", "memmove", "memset", "vector"}
 _INTRINSICS |= {"smax", "smin", "uadd", "umax", "umin", "usub"}
+_INSTRUCTIONS = ("llvm.x86.sse42.", "llvm.x86.pclmulqdq")  # of this machine, which a kernel asks for by name
 # a process that forks does so while no other thread is inside LLVM, whose own lock the child would find taken for ever
 _lock = threading.RLock()
 if hasattr(os, "register_at_fork"):
@@ -57,11 +59,25 @@ class Kernel:
     Made to decorate functions of positional arguments that raise nothing and are annotated to return ``None`` or
     ``int``. Parameters whose names start with ``out`` are written to, the others only read. May be called from several
     threads at once.
+
+    Parameters
+    ----------
+    function : callable
+        The loop, in what numba can compile.
+    needs : callable, optional
+        Gives global names that the function uses and that can be made only with numba at hand, such as intrinsics:
+        ``@Kernel(needs=intrinsics)``. Called, by any thread, right before the function is compiled. What it raises
+        where this machine lacks an instruction reaches the caller of the kernel: LLVM would end the process.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __new__(cls, function: Callable[..., Any] | None = None, **options: Any) -> Any:
+        """Make a kernel, or a decorator that makes one with these options."""
+        return functools.partial(cls, **options) if function is None else super().__new__(cls)
+
+    def __init__(self, function: Callable[..., Any], *, needs: Callable[[], dict[str, Any]] | None = None) -> None:
         functools.update_wrapper(self, function)
         self.function = function
+        self._needs = needs
         code = function.__code__
         self._written = tuple(name.startswith("out") for name in code.co_varnames[: code.co_argcount])
         self._gives_number = function.__annotations__["return"] in ("int", int)
@@ -104,8 +120,17 @@ class Kernel:
         """The same function by way of numba."""
         from numba import njit
 
-        compiled: Callable[..., Any] = njit(nogil=True, cache=True)(self.function)
+        compiled: Callable[..., Any] = njit(nogil=True, cache=True)(self._complete())
         return compiled
+
+    def _complete(self) -> Callable[..., Any]:
+        """The function, with all the names that it uses."""
+        if self._needs is None:
+            return self.function
+        plain = self.function
+        names = {**plain.__globals__, **self._needs()}
+        complete = types.FunctionType(plain.__code__, names, plain.__name__, plain.__defaults__, plain.__closure__)
+        return functools.update_wrapper(complete, plain)
 
     def _load(self, kinds: Kinds) -> Callable[..., int] | None:
         """Machine code for these arguments, from the cache or compiled; None where numba has to be called."""
@@ -144,7 +169,10 @@ class Kernel:
 
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
-        sources = [Path(file).read_bytes() for file in (__file__, self.function.__code__.co_filename)]
+        files = [__file__, self.function.__code__.co_filename]
+        if self._needs is not None:
+            files.append(self._needs.__code__.co_filename)
+        sources = [Path(file).read_bytes() for file in files]
         versions = [importlib.metadata.version(package) for package in ("numba", "llvmlite", "numpy")]
         machine = (llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
         asked = [kind.str if isinstance(kind, np.dtype) else str(kind) for kind in kinds]
@@ -154,32 +182,33 @@ class Kernel:
 
     def _compile(self, kinds: Kinds, symbol: str) -> bytes:
         """Object file with the loop for these arguments as its one function, of the given name."""
-        from numba import from_dtype, njit, types
+        from numba import from_dtype, njit
+        from numba import types as nb
 
         signature = []
         for kind, dimensions in zip(kinds, (*kinds[1:], None), strict=True):
             if isinstance(kind, np.dtype):
-                signature.append(types.Array(from_dtype(kind), dimensions, "C"))
+                signature.append(nb.Array(from_dtype(kind), dimensions, "C"))
             elif kind in _SCALARS:
-                signature.append(types.int64 if kind is int else types.float64)
-        dispatcher = njit(tuple(signature), nogil=True, error_model="numpy")(self.function)
+                signature.append(nb.int64 if kind is int else nb.float64)
+        dispatcher = njit(tuple(signature), nogil=True, error_model="numpy")(self._complete())
         (typed,) = dispatcher.nopython_signatures
-        if typed.return_type != (types.int64 if self._gives_number else types.none):
+        if typed.return_type != (nb.int64 if self._gives_number else nb.none):
             raise UnsuitableError(f"it returns {typed.return_type}")
         return isolate(dispatcher.inspect_llvm(dispatcher.signatures[0]), symbol, ["ptr", "ptr", *_flat(kinds)])
 
 
 def _flat(kinds: Kinds) -> list[str]:
     """LLVM's types of a call's arguments."""
-    types: list[str] = []
+    flat: list[str] = []
     for kind in kinds:
         if isinstance(kind, np.dtype):
-            types += _HEAD
+            flat += _HEAD
         elif isinstance(kind, int):
-            types += ["i64"] * (2 * kind)
+            flat += ["i64"] * (2 * kind)
         else:
-            types.append("i64" if kind is int else "double")
-    return types
+            flat.append("i64" if kind is int else "double")
+    return flat
 
 
 def isolate(ir: str, symbol: str, parameters: list[str]) -> bytes:
@@ -234,11 +263,19 @@ def isolate(ir: str, symbol: str, parameters: list[str]) -> bytes:
         passes.add_global_dead_code_eliminate_pass()
         passes.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options()))
     outside = [v.name for v in (*module.functions, *module.global_variables) if v.is_declaration]
-    unknown = [n for n in outside if not (n.startswith("llvm.") and n.split(".")[1] in _INTRINSICS)]
+    unknown = [
+        n
+        for n in outside
+        if not (n.startswith("llvm.") and (n.startswith(_INSTRUCTIONS) or n.split(".")[1] in _INTRINSICS))
+    ]
     if unknown:
         raise UnsuitableError(f"it needs {', '.join(unknown)}")
     code: bytes = machine.emit_object(module)
     return code
+
+
+def _is_instruction(name: str) -> bool:
+    return name.startswith(_INSTRUCTIONS) or (name.startswith("llvm.") and name.split(".")[1] in _INTRINSICS)
 
 
 # machine code stays where it is as long as the process lives
