@@ -324,11 +324,11 @@ class ArrayReader:
             if self._checks is None:
                 if self._load_checks is None:
                     raise CorruptStoreError(f"{self.storage.name}: {self.prefix} has no checksums")
-                checks = self._load_checks()
-                if len(checks) != len(self._verified):
+                checks, n = self._load_checks(), len(self._verified)
+                if checks.dtype != np.uint32 or checks.shape != (n,):
                     raise CorruptStoreError(
-                        f"{self.storage.name}: {self.prefix} has {len(checks)} checksums, "
-                        f"expected {len(self._verified)}"
+                        f"{self.storage.name}: {self.prefix} has {len(checks)} checksums of {checks.dtype}, "
+                        f"expected {n} of uint32"
                     )
                 self._checks = checks
             return self._checks
@@ -370,18 +370,17 @@ class ArrayReader:
             return
         from sparsestore.kernels import checks
 
-        shift = (PIECE // self.spec.itemsize).bit_length() - 1
-        room = 2 * len(starts) + (int(lengths.sum()) >> shift)
-        units = np.empty(room, np.int64)
-        n = checks.touched(starts, lengths, self.spec.shape[0], shift, self._verified, units)
+        length, itemsize = self.spec.shape[0], self.spec.itemsize
+        units = np.empty(2 * len(starts) + int(lengths.sum()) * itemsize // PIECE, np.int64)
+        n = checks.touched(starts, lengths, length, itemsize, self._verified, units)
         if n < 0:
-            raise CorruptStoreError(f"{self.storage.name}: {self.prefix}: rows end past element {self.spec.shape[0]}")
+            raise CorruptStoreError(f"{self.storage.name}: {self.prefix}: rows end past its {length} elements")
         units = units[:n]
         if not bool((units[1:] > units[:-1]).all()):
             units = np.unique(units)
         if n:
             stored = self.mapped()
-            self._check_pieces(stored, stored[: self.spec.shape[0] * self.spec.itemsize], units, units)
+            self._check_pieces(stored, stored[: length * itemsize], units, units)
 
     def pieces(self, units: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Bytes of the given 16 KiB pieces, ascending, end to end, read without a map and checked as `verify` does."""

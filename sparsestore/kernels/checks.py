@@ -173,11 +173,13 @@ def first_fault(stored: Array, values: Array, pieces: Array, expected: Array, bo
     """
     whole = len(stored) // PIECE
     n = len(pieces) - int(len(pieces) > 0 and pieces[-1] >= whole)
-    try:
-        words = stored[: whole * PIECE].view(np.uint64)
-        found: int = scan(words, values, pieces[:n], expected[:n], _shifts(), bound)
-    except LackingInstructionError:
-        found = scan_numpy(stored, values, pieces[:n], expected[:n], bound)
+    found = -1
+    if n:
+        try:
+            words = stored[: whole * PIECE].view(np.uint64)
+            found = scan(words, values, pieces[:n], expected[:n], _shifts(), bound)
+        except LackingInstructionError:
+            found = scan_numpy(stored, values, pieces[:n], expected[:n], bound)
     if found < 0 and scan_numpy(stored, values, pieces[n:], expected[n:], bound) == 0:
         return n
     return found
@@ -187,7 +189,7 @@ _shifts = functools.cache(shift_tables)
 
 
 @Kernel
-def touched(starts: Array, lengths: Array, n: int, shift: int, seen: Array, out_pieces: Array) -> int:
+def touched(starts: Array, lengths: Array, n: int, itemsize: int, seen: Array, out_pieces: Array) -> int:
     """Numbers of the pieces that hold entries [starts[i], starts[i] + lengths[i]) and are not in `seen`.
 
     Ascending and each once where the starts ascend. Fast where rows follow each other: pieces are looked at once a run.
@@ -198,8 +200,8 @@ def touched(starts: Array, lengths: Array, n: int, shift: int, seen: Array, out_
     lengths : (m,) int64 array
     n : int
         Entries that there are. The result is -1 where a row ends past them.
-    shift : int
-        A piece holds ``1 << shift`` entries.
+    itemsize : int
+        Bytes of an entry.
     seen : (pieces,) bool array
     out_pieces : int64 array
         With room for two a row, and for each whole piece's worth of entries one more.
@@ -209,7 +211,7 @@ def touched(starts: Array, lengths: Array, n: int, shift: int, seen: Array, out_
     int
         How many were written to `out_pieces`.
     """
-    bits, found = np.uint64(shift), np.uint64(0)
+    size, found = np.uint64(itemsize), np.uint64(0)
     low, high = np.uint64(1), np.uint64(0)  # pieces from low to high were looked at last
     i = 0
     while i < len(starts):
@@ -220,7 +222,8 @@ def touched(starts: Array, lengths: Array, n: int, shift: int, seen: Array, out_
         if stop > np.uint64(n):
             return -1
         if stop > start:
-            first, last = start >> bits, (stop - np.uint64(1) >> bits) + np.uint64(1)
+            first = start * size // np.uint64(PIECE)
+            last = (stop * size - np.uint64(1)) // np.uint64(PIECE) + np.uint64(1)
             if first < low or first > high:
                 low = high = first
             for piece in range(max(first, high), last):
@@ -231,12 +234,12 @@ def touched(starts: Array, lengths: Array, n: int, shift: int, seen: Array, out_
     return np.int64(found)  # type: ignore[return-value]
 
 
-def touched_numpy(starts: Array, lengths: Array, n: int, shift: int, seen: Array, out_pieces: Array) -> int:
+def touched_numpy(starts: Array, lengths: Array, n: int, itemsize: int, seen: Array, out_pieces: Array) -> int:
     """Twin of `touched`; ascending and each once in any case."""
     first, last = starts.astype(np.int64), starts.astype(np.int64) + lengths
     if len(last) and last.max() > n:
         return -1
-    first, last = first[lengths > 0] >> shift, (last[lengths > 0] - 1 >> shift) + 1
+    first, last = first[lengths > 0] * itemsize // PIECE, -(-last[lengths > 0] * itemsize // PIECE)
     steps = np.zeros(len(seen) + 1, np.int64)
     np.add.at(steps, first, 1)
     np.add.at(steps, last, -1)
