@@ -28,11 +28,7 @@ Array = NDArray[Any]
 Bytes = NDArray[np.uint8]
 _ABSENT = 2**64 - 1  # the sharding codec's mark of a chunk that is not there
 _STRING_CHUNK_BYTES = 1 << 28
-# pieces: those checked in one call, those for which a thread is worth starting, those mapped at once rather than one
-# fault after the other
-_STRIP = (8 << 20) // PIECE
-_LEAST = (2 << 20) // PIECE
-_RUN = (512 << 10) // PIECE
+_LEAST_PIECES = (2 << 20) // PIECE  # for which a thread is worth starting
 
 
 class ArrayWriter:
@@ -421,30 +417,18 @@ class ArrayReader:
         faults: list[int] = []
 
         def work(start: int, stop: int) -> None:
-            for at in range(start, stop, _STRIP):
-                part = slice(at, min(at + _STRIP, stop))
-                if stored is self._mapped:
-                    self._populate(places[part])
-                fault = checks.first_fault(stored, numbers, places[part], expected[part], self._limit or 0)
-                if fault >= 0:
-                    faults.append(at + fault)
-                    return
+            part = slice(start, stop)
+            fault = checks.first_fault(stored, numbers, places[part], expected[part], self._limit or 0)
+            if fault >= 0:
+                faults.append(start + fault)
 
-        over_ranges(work, len(places), _LEAST)
+        over_ranges(work, len(places), _LEAST_PIECES)
         if faults:
             i = min(faults)
             raise self._piece_fault(int(units[i]), stored[int(places[i]) * PIECE :][:PIECE])
         if self._check != "always":
             self._verified[units] = True
             self._sound = bool(self._verified[: -(-self.spec.shape[0] * self.spec.itemsize // PIECE)].all())
-
-    def _populate(self, units: NDArray[np.int64]) -> None:
-        """Have the long runs of mapped pieces made ready in one go each."""
-        cuts = np.flatnonzero(np.diff(units) != 1) + 1
-        starts, stops = np.append(0, cuts), np.append(cuts, len(units))
-        long = stops - starts >= _RUN
-        for first, last in zip(units[starts[long]].tolist(), units[stops[long] - 1].tolist(), strict=True):
-            self.storage.populate(self.mapped(), first * PIECE, (last + 1) * PIECE)
 
     def _piece_fault(self, unit: int, piece: Bytes) -> CorruptStoreError:
         """What is wrong with a piece of these bytes."""

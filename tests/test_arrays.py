@@ -291,9 +291,7 @@ def test_what_changes_after_its_check_is_told_only_where_it_is_checked_always(ra
 
 def test_all_threads_together_tell_the_first_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "n_cores", lambda: 4)
-    monkeypatch.setattr(arrays, "_LEAST", 8)
-    monkeypatch.setattr(arrays, "_STRIP", 4)
-    monkeypatch.setattr(arrays, "_RUN", 2)
+    monkeypatch.setattr(arrays, "_LEAST_PIECES", 8)
     values = np.arange(40 * PIECE_ELEMENTS, dtype=np.uint16)
     written = Written(tmp_path, values, "uint16", RAW, PIECE_ELEMENTS, 64 * PIECE_ELEMENTS, [])
     sound = written.reader()

@@ -157,7 +157,7 @@ def test_scan(
         return changed or bool((numbers[piece * size : (piece + 1) * size] >= 1000).any())
 
     first = next((i for i, piece in enumerate(pieces.tolist()) if is_bad(piece)), -1)
-    assert checks.scan(stored.view(np.uint64), numbers, pieces, checked, SHIFTS, 1000) == first
+    assert checks.scan(stored.view(np.uint64), numbers, pieces, checked, SHIFTS, 1000, np.zeros(1, np.uint64)) == first
     assert checks.scan_numpy(stored, numbers, pieces, checked, 1000) == first
 
 
@@ -179,6 +179,19 @@ def test_the_last_piece_may_be_short(way: str, short: int) -> None:
         assert checks.first_fault(stored, numbers, np.arange(n), NONE, 1000) == 2
         assert checks.first_fault(stored, numbers, np.arange(n), NONE, 1001) == -1
         assert checks.first_fault(stored, numbers, np.array([2]), expected, 1001) == 0
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_pieces_past_the_first_strip_are_checked(way: str, gaps: bool) -> None:
+    n = checks.STRIP + 9
+    values, expected = pieces_of(0, n)
+    pieces = np.delete(np.arange(n), [1, 6, 300]) if gaps else np.arange(n)
+    stored = values.view(np.uint8)
+    assert checks.first_fault(stored, values, pieces, expected[pieces], 1000) == -1
+    for i in (len(pieces) - 1, checks.STRIP, checks.STRIP - 1):
+        stored[pieces[i] * PIECE + 9] ^= 64
+        assert checks.first_fault(stored, NONE, pieces, expected[pieces], 0) == i
+        assert checks.first_fault(stored, values, pieces, NONE, 1000) == i
 
 
 def test_nothing_to_check_is_sound(way: str) -> None:
@@ -204,7 +217,7 @@ def test_numba_and_machine_code_from_a_file_agree() -> None:
         if wrong >= 0:
             checked[wrong] ^= 1
         for scan in (checks.scan, checks.scan.compiled):
-            assert scan(words, values, np.arange(3), checked, SHIFTS, 1000) == wrong
+            assert scan(words, values, np.arange(3), checked, SHIFTS, 1000, np.zeros(1, np.uint64)) == wrong
 
 
 WISHES = """

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsestore import parallel
-from sparsestore.parallel import over_rows
+from sparsestore.parallel import over_ranges, over_rows
 
 
 @given(lengths=st.lists(st.integers(0, 9), max_size=60), n_threads=st.integers(1, 9))
@@ -48,3 +48,14 @@ def test_an_error_in_a_thread_comes_back_after_all_have_ended(monkeypatch: pytes
     with pytest.raises(KeyError, match="50"):
         over_rows(work, np.arange(1, 101), 2)
     assert not [t for t in threading.enumerate() if t.name == "sparsestore-copy"]
+
+
+@given(n=st.integers(0, 60), least=st.integers(1, 70), n_threads=st.integers(1, 9))
+def test_every_thing_of_a_range_is_worked_on_once(n: int, least: int, n_threads: int) -> None:
+    ranges: list[tuple[int, int]] = []
+    over_ranges(lambda start, stop: ranges.append((start, stop)), n, least, n_threads)
+    assert [i for start, stop in sorted(ranges) for i in range(start, stop)] == list(range(n))
+    sizes = [stop - start for start, stop in ranges]
+    assert len(sizes) == min(n_threads, max(n // least, 1))
+    assert max(sizes) - min(sizes) <= 1
+    assert min(sizes) >= min(least, n)
