@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sparsestore.kernels import gather, image, native
+from sparsestore.kernels import compiler, gather, image, native
 from sparsestore.kernels.image import UnsuitableError
 from sparsestore.kernels.native import Kernel
 
@@ -41,7 +41,7 @@ def without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("numba is used")
 
-    monkeypatch.setattr(Kernel, "_compile", refuse)
+    monkeypatch.setattr(compiler, "object_file", refuse)
     monkeypatch.setattr(Kernel, "compiled", property(refuse))
 
 
@@ -202,9 +202,9 @@ def test_a_process_that_may_not_make_memory_executable_asks_numba(cache: Path, m
 
 @pytest.mark.parametrize(("name", "value"), [("_DATA", 24), ("_SHAPE", 24), ("_STRIDES", 24), ("_SHAPE", 40)])
 def test_arrays_of_another_layout_go_to_numba(monkeypatch: pytest.MonkeyPatch, name: str, value: int) -> None:
-    native._check_arrays.__wrapped__()
-    monkeypatch.setattr(native, name, value)
-    monkeypatch.setattr(native, "_check_arrays", native._check_arrays.__wrapped__)
+    compiler.check_arrays.__wrapped__()
+    monkeypatch.setattr(compiler, name, value)
+    monkeypatch.setattr(compiler, "check_arrays", compiler.check_arrays.__wrapped__)
     kernel = first_descent()
     assert kernel(INDPTR, DESCENT) == 1
     assert not is_native(kernel)
@@ -275,7 +275,7 @@ def test_a_kernel_may_need_names_that_only_numba_can_make(cache: Path, monkeypat
     assert kernel(words) == google_crc32c.value(words.tobytes())
     assert is_native(kernel)
     assert make(crc32c).compiled(words) == kernel(words)
-    monkeypatch.setattr(Kernel, "_compile", None)
+    monkeypatch.setattr(compiler, "object_file", None)
     kept = make(crc32c)
     assert kept(words) == kernel(words)
     assert is_native(kept)
@@ -302,22 +302,22 @@ define i32 @bare(i64* %result, i8** %error, i64 %x) {
 @pytest.mark.parametrize(
     ("body", "kinds", "reason"),
     [
-        ("%r = call i32 @absent(i64 %x)\nret i32 0", (int,), "it needs absent"),
-        ("%s = call double @llvm.sin.f64(double 0.5)\nstore double %s, double* @d\nret i32 0", (int,), "needs"),
-        ("ret i32 0", (float,), r"parameters \['ptr', 'ptr', 'i64'\], expected \['ptr', 'ptr', 'double'\]"),
+        ("%r = call i32 @absent(i64 %x)\nret i32 0", (int, 0), "it needs absent"),
+        ("%s = call double @llvm.sin.f64(double 0.5)\nstore double %s, double* @d\nret i32 0", (int, 0), "needs"),
+        ("ret i32 0", (float, 0), r"parameters \['ptr', 'ptr', 'i64'\], expected \['ptr', 'ptr', 'double'\]"),
         ("ret i32 0", (INDPTR.dtype, 1), "parameters"),
-        ("ret i32 0\n}\ndefine i32 @other(i64 %x) {\nret i32 0", (int,), "2 functions"),
-        ("%r = trunc i64 %x to i32\nret i32 %r", (int,), "it can raise exceptions"),
+        ("ret i32 0\n}\ndefine i32 @other(i64 %x) {\nret i32 0", (int, 0), "2 functions"),
+        ("%r = trunc i64 %x to i32\nret i32 %r", (int, 0), "it can raise exceptions"),
     ],
     ids=["function", "library", "number", "array", "two", "exceptions"],
 )
 def test_code_is_refused_that_could_not_be_loaded(body: str, kinds: tuple[Any, ...], reason: str) -> None:
     with pytest.raises(UnsuitableError, match=reason):
-        image.build(native.isolate(IR.replace("BODY", body) + "@d = external global double", "name", kinds), "name")
+        image.build(compiler.isolate(IR.replace("BODY", body) + "@d = external global double", "name", kinds), "name")
 
 
 def test_what_the_bare_function_does_not_call_is_not_needed() -> None:
-    assert image.build(native.isolate(IR.replace("BODY", "ret i32 0"), "name", (int,)), "name")
+    assert image.build(compiler.isolate(IR.replace("BODY", "ret i32 0"), "name", (int, 0)), "name")
 
 
 def mixed(first: Array, factor: int, out: Array, shift: float) -> int:
@@ -449,8 +449,8 @@ WAITING = """
 import sys
 import numpy as np
 from sparsestore import cli
-from sparsestore.kernels import gather, native
-native._notice = native._Notice(patience_s=float(sys.argv.pop(1)))
+from sparsestore.kernels import compiler, gather, native
+native._notice = compiler.Notice(patience_s=float(sys.argv.pop(1)))
 if sys.argv[1:]:
     cli.main()
 gather.first_descent(np.array([0, 2]), np.array([1, 0], np.uint32))
@@ -489,7 +489,7 @@ def test_who_does_not_wait_is_not_told(cache: Path) -> None:
 
 def test_away_from_a_terminal_it_is_a_line_of_the_log(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert said(0) == []
-    notice = native._Notice(patience_s=0)
+    notice = compiler.Notice(patience_s=0)
     with caplog.at_level("INFO", logger="sparsestore"), notice.waiting():
         while not notice._given:
             time.sleep(0.001)

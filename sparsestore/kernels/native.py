@@ -1,12 +1,8 @@
 """A kernel compiled once an installation, and loaded without numba.
 
 numba costs half a second before its first call, cached machine code or not: more than reading a million rows does. So
-numba compiles here and does no more: the machine code of the bare loop is kept as an `image`, which is in memory a
-fraction of a millisecond after the first call, and which ctypes calls, with the GIL released.
-
-What the machine code gets is the addresses of the array objects themselves: it takes address and shape of their
-elements from numpy's own structure, which extension modules do as well, and which is checked before it is relied upon.
-To ask in Python for the address of one array's elements costs as much as a whole call.
+numba only compiles (`compiler`): what comes of it is kept as an `image`, which is in memory a fraction of a millisecond
+after the first call, and which ctypes calls, with the GIL released.
 
 Whatever is not as expected goes to numba's own dispatcher, which gives the same result later: other platforms, arrays
 that are no plain memory, code that would need anything of numba or Python while it runs, folders that can not be
@@ -15,42 +11,38 @@ written.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import hashlib
 import logging
 import os
 import platform
-import struct
 import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sparsestore.kernels import image
+from sparsestore.kernels import compiler, image
+from sparsestore.kernels.compiler import Kinds
 from sparsestore.kernels.image import UnsuitableError
 
-__all__ = ["Kernel", "folders", "isolate"]
+__all__ = ["Kernel", "folders"]
 
 log = logging.getLogger("sparsestore")
 
-Kinds = tuple[Any, ...]
-"""What machine code is compiled for: of each argument its dtype and number of dimensions, or `int` or `float`."""
 Native = tuple[Callable[..., bytes], Callable[[bytes], int]]
 """What makes eight bytes of each argument, and what takes the whole: addresses of array objects, or numbers."""
 
 PLATFORMS = (("linux", "x86_64"),)  # on others numba does it all: nobody has tried there what is done here
-_SCALARS = {int: "q", float: "d"}
-_DATA, _SHAPE, _STRIDES = 16, 32, 40  # where an array object has address, lengths and steps: PyArrayObject_fields
 _READABLE, _WRITABLE = 0x101, 0x501  # numpy's flags: elements in C order and aligned; and may be written
 # a process that forks does so while no other thread is inside LLVM, whose own lock the child would find taken for ever
 _lock = threading.RLock()
+_notice = compiler.Notice()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
@@ -100,6 +92,7 @@ class Kernel:
                 values.append(id(argument))
             elif kind is float or (kind is int and -(2**63) <= argument < 2**63):
                 kinds.append(kind)
+                kinds.append(0)
                 values.append(argument)
             else:
                 return self.compiled(*arguments)
@@ -144,7 +137,7 @@ class Kernel:
 
     def _native(self, kinds: Kinds) -> Native:
         _check_process()
-        _check_arrays()
+        compiler.check_arrays()
         for kind in kinds:
             if isinstance(kind, np.dtype) and not (kind.isnative and kind.kind in "biuf" and kind.str[1:] != "f2"):
                 raise UnsuitableError(f"arrays of {kind}")
@@ -154,50 +147,27 @@ class Kernel:
         if code is None:
             began = time.perf_counter()
             with _notice.waiting():
-                code = image.build(self._compile(kinds, f"sparsestore_{key}"), f"sparsestore_{key}")
+                code = image.build(compiler.object_file(self._complete(), kinds, self._gives_number, "entry"), "entry")
             path = _write(name, key, code)
             took = time.perf_counter() - began
             log.debug("compiled %s in %.2f s, kept in %s", self.function.__qualname__, took, path or "no file")
         enter = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_char_p)(image.load(code))
-        return struct.Struct("=" + "".join(_SCALARS.get(kind, "Q") for kind in _arguments(kinds))).pack, enter
+        return compiler.packing(kinds).pack, enter
 
     def key(self, kinds: Kinds) -> str:
         """Hexadecimal digest of all that machine code depends on: sources, processor, arguments.
 
         Not the versions of compilers, which cost more to find out than all the rest: another one's code is as good.
         """
-        files = [__file__, image.__file__, self.function.__code__.co_filename]
+        files = [__file__, compiler.__file__, image.__file__, self.function.__code__.co_filename]
         if self._needs is not None:
             files.append(self._needs.__code__.co_filename)
         asked = [kind.str if isinstance(kind, np.dtype) else str(kind) for kind in kinds]
         depends = (*map(_source, files), _processor(), self.function.__qualname__, asked)
         return hashlib.sha256(repr(depends).encode()).hexdigest()
 
-    def _compile(self, kinds: Kinds, symbol: str) -> bytes:
-        """Object file with the loop for these arguments as its one function, of the given name."""
-        from numba import from_dtype, njit
-        from numba import types as nb
 
-        signature = []
-        for kind, dimensions in zip(kinds, (*kinds[1:], None), strict=True):
-            if isinstance(kind, np.dtype):
-                signature.append(nb.Array(from_dtype(kind), dimensions, "C"))
-            elif kind in _SCALARS:
-                signature.append(nb.int64 if kind is int else nb.float64)
-        bare = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # a third of the time that it takes
-        dispatcher = njit(tuple(signature), nogil=True, error_model="numpy", **bare)(self._complete())
-        (typed,) = dispatcher.nopython_signatures
-        if typed.return_type != (nb.int64 if self._gives_number else nb.none):
-            raise UnsuitableError(f"it returns {typed.return_type}")
-        return isolate(dispatcher.inspect_llvm(dispatcher.signatures[0]), symbol, kinds)
-
-
-def _arguments(kinds: Kinds) -> list[Any]:
-    """The kinds without numbers of dimensions: one for each argument."""
-    return [kind for kind in kinds if not isinstance(kind, int)]
-
-
-# ---- what it takes, and what it depends on
+# ---- what machine code depends on
 
 
 @functools.cache
@@ -224,24 +194,6 @@ def _check_process() -> None:
     harmless = ("NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS")
     if any(name.startswith("NUMBA_") and name not in harmless for name in os.environ):
         raise UnsuitableError("the environment has wishes about compiled code")
-
-
-@functools.cache
-def _check_arrays() -> None:
-    """Refuse Pythons and numpys that lay out an array object in another way than the code expects."""
-    if sys.implementation.name != "cpython" or object.__basicsize__ != _DATA:  # elsewhere id() may be no address
-        raise UnsuitableError("objects are laid out in another way")
-    array = np.zeros((2, 3), np.int16)
-    words = (ctypes.c_uint64 * 6).from_address(id(array))
-    found = {at: words[at // 8] for at in (_DATA, _SHAPE, _STRIDES)}
-    pairs = ctypes.c_int64 * array.ndim
-    if (
-        found[_DATA] != array.__array_interface__["data"][0]
-        or abs(found[_STRIDES] - found[_SHAPE]) != ctypes.sizeof(pairs)  # numpy has one piece of memory for both
-        or tuple(pairs.from_address(found[_SHAPE])) != array.shape
-        or tuple(pairs.from_address(found[_STRIDES])) != array.strides
-    ):
-        raise UnsuitableError("arrays are laid out in another way")
 
 
 def folders() -> list[Path]:
@@ -283,154 +235,3 @@ def _write(name: str, key: str, code: bytes) -> Path | None:
             continue
         return folder / name
     return None
-
-
-# ---- what a compiler is given
-
-
-def isolate(ir: str, symbol: str, kinds: Kinds) -> bytes:
-    """Object file of the one bare function in numba's module, for this machine, with an entry of our own.
-
-    Parameters
-    ----------
-    ir : str
-        Optimised module with the function.
-    symbol : str
-        Name of the entry, which takes the address of the packed arguments and gives the function's number.
-    kinds : tuple
-        What the arguments are.
-
-    Raises
-    ------
-    UnsuitableError
-        Where there is not just one function, its parameters are others, or it can raise exceptions.
-    """
-    import llvmlite.binding as llvm
-
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    bare = [function for function in llvm.parse_assembly(ir).functions if not function.is_declaration]
-    if len(bare) != 1:
-        raise UnsuitableError(f"{len(bare)} functions where one was expected: {[f.name for f in bare]}")
-    for block in bare[0].blocks:
-        *_, last = block.instructions
-        if last.opcode == "ret" and str(last).split() != ["ret", "i32", "0"]:
-            raise UnsuitableError("it can raise exceptions")
-    types = [str(argument.type) for argument in bare[0].arguments]
-    module = llvm.parse_assembly(ir + _entry(symbol, bare[0].name, types, kinds))
-    module.get_function(bare[0].name).linkage = "internal"  # to be called by its distance
-    # numba has optimised the function: done once more, together with the entry, some loops came out half as fast
-    machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
-        cpu=llvm.get_host_cpu_name(),
-        features=llvm.get_host_cpu_features().flatten(),
-        opt=3,
-        reloc="pic",
-        codemodel="small",
-    )
-    code: bytes = machine.emit_object(module)
-    return code
-
-
-def _entry(symbol: str, name: str, types: list[str], kinds: Kinds) -> str:
-    """Function in LLVM's language that takes the arguments apart, as numba passes them, and calls the bare function.
-
-    Parameters
-    ----------
-    symbol, name : str
-        Its own name, and that of the bare function.
-    types : list of str
-        LLVM's types of the bare function's parameters, which differ with its version where they are pointers.
-    kinds : tuple
-        What the arguments are.
-    """
-    lines: list[str] = []
-
-    def new(operation: str) -> str:
-        lines.append(f"%v{len(lines)} = {operation}")
-        return f"%v{len(lines) - 1}"
-
-    def word(address: str, offset: int) -> str:
-        address = new(f"add i64 {address}, {offset}")
-        pointer = new(f"inttoptr i64 {address} to i64*")
-        return new(f"load i64, i64* {pointer}")
-
-    result, error = new("alloca i64"), new("alloca i64")
-    lines.append(f"store i64 0, i64* {result}")
-    flat = [("ptr", result), ("ptr", error)]
-    position = 0
-    for kind, dimensions in zip(kinds, (*kinds[1:], None), strict=True):
-        if isinstance(kind, int):
-            continue
-        given = word("%given", 8 * position)
-        position += 1
-        if kind is int:
-            flat.append(("i64", given))
-        elif kind is float:
-            flat.append(("double", new(f"bitcast i64 {given} to double")))
-        else:  # two owners, elements, bytes an element, address; then shape and strides
-            lengths, steps = word(given, _SHAPE), word(given, _STRIDES)
-            shape = [word(lengths, 8 * i) for i in range(dimensions)]
-            strides = [word(steps, 8 * i) for i in range(dimensions)]
-            size = functools.reduce(lambda size, length: new(f"mul i64 {size}, {length}"), shape, "1")
-            flat += [("ptr", "null"), ("ptr", "null"), ("i64", size), ("i64", str(kind.itemsize))]
-            flat += [("ptr", word(given, _DATA)), *(("i64", value) for value in (*shape, *strides))]
-    expected = [kind for kind, _ in flat]
-    found = ["ptr" if kind.endswith(("*", "ptr")) else kind for kind in types]
-    if found != expected:
-        raise UnsuitableError(f"parameters {found}, expected {expected}")
-    passed = []
-    for (_, value), kind in zip(flat, types, strict=True):
-        if value in (result, error):
-            value = new(f"bitcast i64* {value} to {kind}")
-        elif kind.endswith(("*", "ptr")) and value != "null":
-            value = new(f"inttoptr i64 {value} to {kind}")
-        passed.append(f"{kind} {value}")
-    body = "\n".join(lines)
-    return f"""
-        define i64 @{symbol}(i64 %given) nounwind {{
-            {body}
-            call i32 @"{name}"({", ".join(passed)})
-            %result = load i64, i64* {result}
-            ret i64 %result
-        }}
-    """
-
-
-# ---- whoever waits is told
-
-
-class _Notice:
-    """A line once a process where compiling takes longer than a second in all, while one waits for it."""
-
-    def __init__(self, patience_s: float = 1.0) -> None:
-        self._left_s = patience_s
-        self._given = False
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count the time that passes; by one thread at once."""
-        if self._given:
-            yield
-            return
-        began = time.perf_counter()
-        timer = threading.Timer(max(self._left_s, 0), self._give)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-            timer.join()
-            self._left_s -= time.perf_counter() - began
-
-    def _give(self) -> None:
-        self._given = True
-        line = "compiling the read path for this machine (once per installation) ..."
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # no standard error, or a closed one
-            if sys.stderr.isatty():
-                sys.stderr.write(f"sparsestore: {line}\n")
-                return
-        log.info(line)
-
-
-_notice = _Notice()
