@@ -331,7 +331,7 @@ def test_more_rows_than_are_looked_at_in_one_call(raw: Written, monkeypatch: pyt
     reader.verify(*ranges(*((at, at + 1) for at in range(0, 40_960, 5000))))
     assert reader._verified.tolist() == [True] * 5 + [False]
     flip(raw.shard(2), PIECE)
-    with pytest.raises(CorruptStoreError, match="bytes 16384 to 32768 .*do not match their crc32c"):
+    with pytest.raises(CorruptStoreError, match=r"bytes 16384 to 32768 .*do not match their crc32c"):
         reader.verify(*ranges(*((at, at + 1) for at in range(0, 45_056, 5000)), (45_000, 45_001)))
 
 
