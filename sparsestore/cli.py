@@ -546,6 +546,64 @@ def plan(
         sys.stdout.write(f"{planned}\n")
 
 
+@app.command(short_help="Measure how fast a store gives batches on this machine.")
+@_reported
+def bench(
+    path: StorePath,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Rows of a batch.")] = 4096,
+    layout: Annotated[Layout, typer.Option("--layout", help="Form of x in a batch.")] = Layout.sparse,
+    shuffle: Annotated[bool, typer.Option("--shuffle/--no-shuffle", help="Shuffled or in stored order.")] = True,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the order.")] = 0,
+    repeat: Annotated[int, typer.Option("--repeat", help="Epochs measured, warm and cold each.")] = 3,
+    seconds: Annotated[float, typer.Option("--seconds", help="Cut an epoch short after so many.")] = 10.0,
+    step_time: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--step-time",
+            metavar="MS",
+            help="A training step takes so long: how long does it wait for data? Repeatable. [default: 1, 5, 20]",
+        ),
+    ] = None,
+    png: Annotated[str | None, typer.Option("--png", metavar="FILE", help="Draw the figures too.")] = None,
+    version: Version = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how fast a store gives batches on this machine, beside what the machine does by itself.
+
+    Rows, entries and bytes a second, against copying memory and reading the same files front to back; time to the first
+    batch, CPU, peak memory, and how long training waits for data. Each epoch is read by a process of its own, first
+    with the store's files in the page cache, then without: they are dropped from it, nothing is written. Takes up to
+    two minutes, less where an epoch is short or --seconds is.
+    """
+    from sparsestore.bench import measure, picture
+
+    if png is not None:
+        picture.check(png)
+    steps = {} if step_time is None else {"step_ms": step_time}
+    found = measure(
+        path,
+        batch_size=batch_size,
+        layout=layout.value,
+        shuffle=shuffle,
+        seed=seed,
+        repeat=repeat,
+        seconds=seconds,
+        version=version,
+        progress=False if as_json else None,
+        **steps,
+    )
+    if png is not None:
+        picture.draw(found, png)
+    if as_json:
+        _show_json(found.to_json())
+        return
+    from rich.console import Console
+
+    from sparsestore.bench.table import rendered
+
+    Console(highlight=False, markup=False).print(rendered(found))
+
+
 @app.command()
 @_reported
 def verify(

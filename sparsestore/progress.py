@@ -77,9 +77,10 @@ def _lines(what: str) -> Progress:
             return
         said = now
         rate = position / max(now - begin, 1e-9)
-        line = f"{what}: {position:,} {unit}, {rate:,.0f} a second"
+        pace = f"{rate:,.0f} a second" if rate >= 10 else f"{rate:.2g} a second"
+        line = f"{what}: {position:,} {unit}, {pace}"
         if total:
-            line = f"{what}: {position:,} of {total:,} {unit} ({position / total:.0%}), {rate:,.0f} a second"
+            line = f"{what}: {position:,} of {total:,} {unit} ({position / total:.0%}), {pace}"
             line += f", {max(total - position, 0) / max(rate, 1e-9):,.0f} s left"
         log.info(line)
 

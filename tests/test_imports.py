@@ -68,6 +68,7 @@ TABLE: dict[str, set[str]] = {
     | {"manifest", "reader", "storage"},  # the hint at sorted rows; the folder of the buckets
     "integrity": {"csr", "format", "manifest", "reader", "checksum", "errors"},
     "maintain": {"reader", "writer", "format", "manifest", "storage", "errors"},
+    "bench": {"batch", "bench", "errors", "manifest", "memory", "parallel", "progress", "reader", "storage", "store"},
     "bridges": {"loader", "batch", "csr", "errors"},
     "view": {"bridges", "csr", "errors", "format", "indexing", "layout", "loader", "memory", "plan", "reader"},
 }
@@ -216,6 +217,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         pytest.param(["info", "{}/s.zarr"], id="info"),
         pytest.param(["head", "{}/s.zarr"], id="head"),
         pytest.param(["plan", "{}/s.zarr", "--batch-size", "32"], id="plan"),
+        pytest.param(["bench", "{}/s.zarr", "--repeat", "1", "--step-time", "1"], id="bench"),
         pytest.param(["verify", "{}/s.zarr"], id="verify"),
         pytest.param(["gc", "{}/s.zarr", "--dry-run"], id="gc"),
         pytest.param(["--help"], id="help"),
@@ -226,7 +228,7 @@ def test_command_loads_no_framework(arguments: list[str], files: Path) -> None:
         import sparsestore as ss
 
         ss.convert(files / "x.npz", files / "target.zarr", overwrite=True)
-    assert loaded([argument.format(files) for argument in arguments]) & {*FRAMEWORKS} == set()
+    assert loaded([argument.format(files) for argument in arguments]) & {*FRAMEWORKS, "matplotlib"} == set()
 
 
 def test_info_loads_no_compiler_and_no_scipy(files: Path) -> None:
