@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
+BENCH ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
@@ -28,8 +29,9 @@ lint: $(VENV)/.dev ## ruff and mypy alone
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: $(VENV)/.dev ## measure start-up on this machine
-	@$(BIN)/python bench/startup.py
+bench: $(VENV)/.dev ## measure reading, converting, to_tf, scale and start-up here: ten minutes; BENCH="--scale 0.1": two
+	@for file in read convert to_tf scale startup; do \
+	  echo "## $$file.py"; echo; $(BIN)/python bench/$$file.py $(BENCH) || exit 1; done
 
 clean: ## remove all that the other targets made
 	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks *.egg-info
