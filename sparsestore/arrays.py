@@ -18,14 +18,21 @@ from sparsestore.documents import dump
 from sparsestore.errors import CorruptStoreError
 from sparsestore.format import ObjectEntry
 from sparsestore.layout import CHUNK, SHARD, chunk_and_shard
+from sparsestore.parallel import over_ranges
 from sparsestore.storage import LocalStorage, ObjectWriter
 from sparsestore.zarr_format import ArraySpec, Codec
 
 __all__ = ["ArrayReader", "ArrayWriter"]
 
 Array = NDArray[Any]
+Bytes = NDArray[np.uint8]
 _ABSENT = 2**64 - 1  # the sharding codec's mark of a chunk that is not there
 _STRING_CHUNK_BYTES = 1 << 28
+# pieces: those checked in one call, those for which a thread is worth starting, those mapped at once rather than one
+# fault after the other
+_STRIP = (8 << 20) // PIECE
+_LEAST = (2 << 20) // PIECE
+_RUN = (512 << 10) // PIECE
 
 
 class ArrayWriter:
@@ -214,6 +221,9 @@ class ArrayReader:
         "first", "always" or "never".
     describe : callable (start, stop) -> str
         Says which rows of the store the elements start to stop belong to; for messages.
+    n_features : int, optional
+        The elements are feature numbers: all that are read must be from 0 to this. That is checked when they are first
+        touched, whatever `check` says, and each time where it says "always".
     """
 
     def __init__(
@@ -225,6 +235,7 @@ class ArrayReader:
         checks: Callable[[], NDArray[np.uint32]] | None,
         check: str,
         describe: Callable[[int, int], str],
+        n_features: int | None = None,
     ) -> None:
         self.storage = storage
         self.prefix = prefix
@@ -245,6 +256,17 @@ class ArrayReader:
         self._raw = spec.codec.name == "none" and spec.dtype != "string"
         n_units = -(-spec.n_chunks * spec.chunk * spec.itemsize // PIECE) if self._raw else spec.n_chunks
         self._verified = np.zeros(n_units, bool)
+        self._n_features = 0
+        self._limit: int | None = None  # all elements, seen as unsigned, must be below it: a negative one is not
+        if n_features is not None:
+            if spec.dtype == "string" or np.dtype(spec.dtype).kind not in "iu":
+                raise CorruptStoreError(f"{storage.name}: {prefix} has {spec.dtype}, expected feature numbers")
+            known = np.iinfo(spec.dtype)
+            self._n_features = n_features
+            if known.min < 0 or known.max >= n_features:
+                self._limit = min(n_features, known.max + 1)
+        self._in_range = np.zeros(0 if self._raw or self._limit is None else spec.n_chunks, bool)
+        self._sound = check == "never" and self._limit is None
 
     def _fail(self, number: int, start: int, stop: int, elements: tuple[int, int], reason: str) -> CorruptStoreError:
         key = self._entries[number].key
@@ -294,17 +316,22 @@ class ArrayReader:
             raise self._fail(number, start, stop, elements, str(error)) from None
 
     def _expected(self, unit: int) -> int:
+        return int(self._checksums()[unit])
+
+    def _checksums(self) -> NDArray[np.uint32]:
+        """Of each unit; read once."""
         with self._lock:
             if self._checks is None:
                 if self._load_checks is None:
                     raise CorruptStoreError(f"{self.storage.name}: {self.prefix} has no checksums")
-                self._checks = self._load_checks()
-                if len(self._checks) != len(self._verified):
+                checks = self._load_checks()
+                if len(checks) != len(self._verified):
                     raise CorruptStoreError(
-                        f"{self.storage.name}: {self.prefix} has {len(self._checks)} checksums, "
+                        f"{self.storage.name}: {self.prefix} has {len(checks)} checksums, "
                         f"expected {len(self._verified)}"
                     )
-        return int(self._checks[unit])
+                self._checks = checks
+            return self._checks
 
     # ------------------------------------------------------------------ uncompressed
 
@@ -330,64 +357,115 @@ class ArrayReader:
         values = self.mapped().view(self.spec.dtype)
         return values.reshape(-1, *self.spec.shape[1:])[: self.spec.shape[0]]
 
-    def _piece_fault(self, unit: int) -> CorruptStoreError:
-        itemsize = self.spec.itemsize
-        shard_bytes = self.spec.shard * itemsize
-        start = unit * PIECE
-        number, within = divmod(start, shard_bytes)
-        elements = (start // itemsize, min(-(-(start + PIECE) // itemsize), self.spec.shape[0]))
-        size = min(PIECE, self.spec.n_chunks * self.spec.chunk * itemsize - start)
-        return self._fail(number, within, within + size, elements, "the bytes do not match their crc32c")
+    def verify(self, starts: NDArray[np.uint64], lengths: NDArray[np.int64]) -> None:
+        """Check the mapped pieces that hold elements [starts[i], starts[i] + lengths[i]), those not checked before.
 
-    def verify(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> None:
-        """Check the mapped pieces that elements first[i] to last[i] touch, those not checked before.
+        Their crc32c, unless `check` is "never", and that feature numbers are in range. Ascending starts are fastest.
 
         Raises
         ------
         CorruptStoreError
         """
-        if self._check == "never":
+        if self._sound:
             return
-        itemsize = self.spec.itemsize
-        units = _ranges(first * itemsize // PIECE, -(-last * itemsize // PIECE))
-        if self._check == "first":
-            units = units[~self._verified[units]]
-        if not len(units):
-            return
-        stored = self.mapped()
-        self._expected(0)
-        for unit in units.tolist():
-            start = unit * PIECE
-            if crc32c(stored[start : start + PIECE]) != self._expected(unit):
-                raise self._piece_fault(unit)
-        self._verified[units] = True
+        from sparsestore.kernels import checks
+
+        shift = (PIECE // self.spec.itemsize).bit_length() - 1
+        room = 2 * len(starts) + (int(lengths.sum()) >> shift)
+        units = np.empty(room, np.int64)
+        n = checks.touched(starts, lengths, self.spec.shape[0], shift, self._verified, units)
+        if n < 0:
+            raise CorruptStoreError(f"{self.storage.name}: {self.prefix}: rows end past element {self.spec.shape[0]}")
+        units = units[:n]
+        if not bool((units[1:] > units[:-1]).all()):
+            units = np.unique(units)
+        if n:
+            stored = self.mapped()
+            self._check_pieces(stored, stored[: self.spec.shape[0] * self.spec.itemsize], units, units)
 
     def pieces(self, units: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Bytes of the given 16 KiB pieces, ascending, end to end, read without a map and checked."""
+        """Bytes of the given 16 KiB pieces, ascending, end to end, read without a map and checked as `verify` does."""
         out = np.empty(len(units) * PIECE, np.uint8)
         if not len(units):
             return out
-        total = self.spec.n_chunks * self.spec.chunk * self.spec.itemsize
-        shard_bytes = self.spec.shard * self.spec.itemsize
+        itemsize = self.spec.itemsize
+        total = self.spec.n_chunks * self.spec.chunk * itemsize
+        shard_bytes = self.spec.shard * itemsize
         cuts = np.flatnonzero((np.diff(units) != 1) | ((units[1:] * PIECE) % shard_bytes == 0)) + 1
         at = 0
-        for run in np.split(units, cuts) if len(units) else ():
+        for run in np.split(units, cuts):
             start, stop = int(run[0]) * PIECE, min((int(run[-1]) + 1) * PIECE, total)
             number = start // shard_bytes
             base = number * shard_bytes
             self._index(number)
-            elements = (start // self.spec.itemsize, min(-(-stop // self.spec.itemsize), self.spec.shape[0]))
+            elements = (start // itemsize, min(-(-stop // itemsize), self.spec.shape[0]))
             payload = self._read(number, start - base, stop - base, elements)
             out[at : at + len(payload)] = np.frombuffer(payload, np.uint8)
             at += len(run) * PIECE
-        for slot, unit in enumerate(units.tolist()):
-            if self._check == "never" or (self._check == "first" and self._verified[unit]):
-                continue
-            size = min(PIECE, total - unit * PIECE)
-            if crc32c(out[slot * PIECE : slot * PIECE + size]) != self._expected(unit):
-                raise self._piece_fault(unit)
-            self._verified[unit] = True
+        if not self._sound:
+            places = np.flatnonzero(~self._verified[units])
+            last, rest = divmod(self.spec.shape[0] * itemsize, PIECE)  # where the padding begins
+            k = int(np.searchsorted(units, last))
+            filled = k * PIECE + (rest if k < len(units) and units[k] == last else 0)
+            short = max((int(units[-1]) + 1) * PIECE - total, 0)
+            self._check_pieces(out[: len(out) - short], out[:filled], places, units[places])
         return out
+
+    def _check_pieces(
+        self, stored: Bytes, elements: Bytes, places: NDArray[np.int64], units: NDArray[np.int64]
+    ) -> None:
+        """Check pieces `units` of the array, which are those at `places` of bytes; all but padding are elements."""
+        from sparsestore.kernels import checks
+
+        expected = np.empty(0, np.uint32) if self._check == "never" else self._checksums()[units]
+        numbers = np.empty(0, np.uint32) if self._limit is None else elements.view(f"u{self.spec.itemsize}")
+        faults: list[int] = []
+
+        def work(start: int, stop: int) -> None:
+            for at in range(start, stop, _STRIP):
+                part = slice(at, min(at + _STRIP, stop))
+                if stored is self._mapped:
+                    self._populate(places[part])
+                fault = checks.first_fault(stored, numbers, places[part], expected[part], self._limit or 0)
+                if fault >= 0:
+                    faults.append(at + fault)
+                    return
+
+        over_ranges(work, len(places), _LEAST)
+        if faults:
+            i = min(faults)
+            raise self._piece_fault(int(units[i]), stored[int(places[i]) * PIECE :][:PIECE])
+        if self._check != "always":
+            self._verified[units] = True
+            self._sound = bool(self._verified[: -(-self.spec.shape[0] * self.spec.itemsize // PIECE)].all())
+
+    def _populate(self, units: NDArray[np.int64]) -> None:
+        """Have the long runs of mapped pieces made ready in one go each."""
+        cuts = np.flatnonzero(np.diff(units) != 1) + 1
+        starts, stops = np.append(0, cuts), np.append(cuts, len(units))
+        long = stops - starts >= _RUN
+        for first, last in zip(units[starts[long]].tolist(), units[stops[long] - 1].tolist(), strict=True):
+            self.storage.populate(self.mapped(), first * PIECE, (last + 1) * PIECE)
+
+    def _piece_fault(self, unit: int, piece: Bytes) -> CorruptStoreError:
+        """What is wrong with a piece of these bytes."""
+        itemsize = self.spec.itemsize
+        first = unit * PIECE // itemsize
+        last = min(first + PIECE // itemsize, self.spec.shape[0])
+        number, start = divmod(unit * PIECE, self.spec.shard * itemsize)
+        if self._check == "never" or crc32c(piece) == self._expected(unit):
+            at, reason = self._out_of_range(piece.view(self.spec.dtype)[: last - first])
+            if reason:
+                start += at * itemsize
+                return self._fail(number, start, start + itemsize, (first + at, first + at + 1), reason)
+        return self._fail(number, start, start + len(piece), (first, last), "the bytes do not match their crc32c")
+
+    def _out_of_range(self, values: Array) -> tuple[int, str]:
+        """Place of the first feature number out of range and what to say of it; nothing where all are in range."""
+        bad = np.flatnonzero(values.view(f"u{values.itemsize}") >= self._limit)
+        if not len(bad):
+            return 0, ""
+        return int(bad[0]), f"feature number {int(values[bad[0]])}, expected 0 to {self._n_features - 1}"
 
     # ------------------------------------------------------------------ any codec
 
@@ -410,6 +488,36 @@ class ArrayReader:
                 self._decode(chunk, number, payload, target)
                 slot += 1
         return out
+
+    def check_features(self, values: Array, numbers: NDArray[np.int64]) -> None:
+        """Check the feature numbers of decoded chunks, those not checked before.
+
+        Parameters
+        ----------
+        values : array
+            As `chunks` gives them.
+        numbers : int64 array
+            Numbers of the chunks.
+
+        Raises
+        ------
+        CorruptStoreError
+        """
+        if self._limit is None:
+            return
+        spec = self.spec
+        for slot, chunk in enumerate(numbers.tolist()):
+            if self._in_range[chunk] and self._check != "always":
+                continue
+            first = chunk * spec.chunk
+            last = min(first + spec.chunk, spec.shape[0])
+            found = values[slot * spec.chunk :][: last - first]
+            if int(found.view(f"u{spec.itemsize}").max()) >= self._limit:
+                at, reason = self._out_of_range(found)
+                number, within = divmod(chunk, spec.shard // spec.chunk)
+                start, size = self._index(number)[within].tolist()
+                raise self._fail(number, start, start + size, (first + at, first + at + 1), reason)
+            self._in_range[chunk] = True
 
     def _payloads(self, number: int, index: NDArray[np.int64], elements: tuple[int, int]) -> list[memoryview]:
         """Encoded bytes of chunks of one shard; neighbours come in one read."""
@@ -465,17 +573,6 @@ class ArrayReader:
             numbers, slots = np.unique(wanted, return_inverse=True)
         decoded = self.chunks(numbers)
         return np.asarray(decoded[slots * self.spec.chunk + (rows - wanted * self.spec.chunk)])
-
-
-def _ranges(first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Distinct integers of half-open ranges given in ascending order of their starts, ascending."""
-    first = first.copy()
-    first[1:] = np.maximum(first[1:], np.maximum.accumulate(last)[:-1])  # what an earlier range has is not repeated
-    lengths = np.maximum(last - first, 0)
-    ends = np.cumsum(lengths)
-    total = int(ends[-1]) if len(ends) else 0
-    found: NDArray[np.int64] = np.arange(total, dtype=np.int64) + np.repeat(first - (ends - lengths), lengths)
-    return found
 
 
 def _decode_into(payload: NDArray[np.uint8], spec: ArraySpec, target: Array) -> None:

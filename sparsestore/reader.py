@@ -212,6 +212,7 @@ class Reader:
             self.lines[number],
             int(self.segment_starts[number]),
             version=self.version,
+            n_features=self.manifest.n_features,
             check=self.check,
             mmap=self.mmap,
             check_lengths=check_lengths,

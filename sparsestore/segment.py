@@ -95,6 +95,7 @@ class Segment:
         start: int,
         *,
         version: int,
+        n_features: int,
         check: str = "first",
         mmap: bool = True,
         check_lengths: bool = True,
@@ -104,6 +105,7 @@ class Segment:
         self.prefix = f"segments/{line.id}"
         self._storage = storage
         self._version = version
+        self._n_features = n_features
         self.rows, self.nnz = line.rows, line.nnz
         self._check = check
         self._lock = threading.RLock()
@@ -191,6 +193,7 @@ class Segment:
                     None if whole else (lambda: np.asarray(self.array(f"checksums/{path}").read_all())),
                     self._check,
                     lambda first, last: self._rows_of(path, first, last),
+                    self._n_features if path == "X/indices" else None,
                 )
             return self._arrays[path]
 
@@ -210,22 +213,22 @@ class Segment:
         return f"version {self._version}, rows {self.start + first} to {self.start + last}"
 
     def parts(self, starts: NDArray[np.uint64], lengths: Ints) -> tuple[Array, Array | None, NDArray[np.uint64]]:
-        """Arrays that hold these entries, checked, and where each row starts in them.
+        """Arrays that hold these entries, checked (feature numbers too), and where each row starts in them.
 
         Returns (indices, data or None where constant, starts).
         """
         if self.nnz == 0 or not len(starts):
             return np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(len(starts), np.uint64)
-        begin = starts.astype(np.int64)
-        first, last = runs(begin, begin + lengths)
         arrays = [self.indices] if self.data is None else [self.indices, self.data]
-        if int(last.max(initial=0)) > self.nnz:
-            raise self._damaged(f"{self.prefix}/X/indptr", 0, 0, f"rows end at entry {int(last.max())} of {self.nnz}")
         if self.mapped:
             for array in arrays:
-                array.verify(first, last)
+                array.verify(starts, lengths)
             data = self.data.elements() if self.data is not None else None
             return self.indices.elements(), data, starts
+        begin = starts.astype(np.int64)
+        first, last = runs(begin, begin + lengths)
+        if int(last.max(initial=0)) > self.nnz:
+            raise self._damaged(f"{self.prefix}/X/indptr", 0, 0, f"rows end at entry {int(last.max())} of {self.nnz}")
         found = [_loaded(array, first, last, begin) for array in arrays]
         if any(not np.array_equal(found[0][1], other[1]) for other in found[1:]):
             # indices and data were read in units of different lengths: bring both to the rows' own order
@@ -272,6 +275,7 @@ def _loaded(array: ArrayReader, first: Ints, last: Ints, begin: Ints) -> tuple[A
         values: Array = array.pieces(units).view(spec.dtype)
     else:
         values = array.chunks(units)
+        array.check_features(values, units)
     if not total:
         return values, np.zeros(len(begin), np.int64)
     # an empty row may start in a unit that was not read: any place will do for it

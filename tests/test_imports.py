@@ -49,7 +49,7 @@ TABLE: dict[str, set[str]] = {
     "format": {"documents", "errors", "zarr_format"},
     "layout": {"errors", "zarr_format"},
     "storage": {"errors", "checksum"},
-    "arrays": {"checksum", "documents", "errors", "format", "layout", "storage", "zarr_format"},
+    "arrays": {"checksum", "documents", "errors", "format", "kernels", "layout", "parallel", "storage", "zarr_format"},
     "manifest": {"checksum", "documents", "errors", "format", "storage"},
     "columns": {"format"},
     "segment_writer": {*DISK, "layout"},

@@ -40,7 +40,7 @@ _SCALARS = {int: ctypes.c_int64, float: ctypes.c_double}
 _HEAD = ("ptr", "ptr", "i64", "i64", "ptr")
 # Operations of LLVM that become instructions, or calls of the C library that every process has. Any other function
 # that the code refers to may be missing when it is loaded, upon which LLVM ends the process.
-_INTRINSICS = {"assume", "experimental", "lifetime", "masked", "memcpy", "memmove", "memset", "vector"}
+_INTRINSICS = {"assume", "experimental", "lifetime", "masked", "memcpy", "memmove", "memset", "prefetch", "vector"}
 _INTRINSICS |= {"smax", "smin", "uadd", "umax", "umin", "usub"}
 _INSTRUCTIONS = ("llvm.x86.sse42.", "llvm.x86.pclmulqdq")  # of this machine, which a kernel asks for by name
 # a process that forks does so while no other thread is inside LLVM, whose own lock the child would find taken for ever

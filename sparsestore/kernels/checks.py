@@ -1,0 +1,245 @@
+"""Compiled loops that check mapped bytes before anything reads them: which pieces rows touch, and what these hold.
+
+A piece is checked at the rate at which memory gives it. One crc32 instruction takes 3 cycles and another may start each
+cycle, so three independent checksums run side by side over three parts of a piece and are joined by a table; see
+V. Gopal et al., "Fast CRC computation for iSCSI polynomial using CRC32 instruction" (Intel, 2011), and M. Adler's
+crc32c.c, whose tables these are. The next piece is fetched meanwhile: it may lie anywhere.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+from google_crc32c import extend, value
+from numpy.typing import NDArray
+
+from sparsestore.kernels.native import Kernel
+
+__all__ = [
+    "LackingInstructionError",
+    "first_fault",
+    "scan",
+    "scan_numpy",
+    "shift_tables",
+    "touched",
+    "touched_numpy",
+]
+
+Array = NDArray[Any]
+
+PIECE = 16384  # bytes, as in sparsestore.checksum: machine code is kept by what stands in this file
+# of a piece, in words of 8 bytes; all are multiples of the 8 words that one fetch brings
+WORDS = PIECE // 8
+LANE = 680
+REST = WORDS - 3 * LANE
+
+
+class LackingInstructionError(Exception):
+    """No instruction of this machine computes crc32c, or none may be used."""
+
+
+def _instructions() -> dict[str, Any]:
+    """crc32c of eight bytes more, and a hint that a place will be read: one instruction each."""
+    import platform
+
+    import llvmlite.binding as llvm
+
+    if platform.machine() not in ("x86_64", "AMD64") or not llvm.get_host_cpu_features().get("sse4.2"):
+        raise LackingInstructionError(platform.machine())
+    from llvmlite import ir
+    from numba import types
+    from numba.core import config
+    from numba.extending import intrinsic
+
+    if config.DISABLE_JIT or config.CPU_NAME or config.CPU_FEATURES:
+        raise LackingInstructionError("numba is told to compile for another machine, or not at all")
+
+    def crc32(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        word = ir.IntType(64)
+        instruction = builder.module.declare_intrinsic(
+            "llvm.x86.sse42.crc32.64.64", (), ir.FunctionType(word, (word, word))
+        )
+        return builder.call(instruction, arguments)
+
+    def prefetch(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        instruction = builder.module.declare_intrinsic(
+            "llvm.prefetch", (pointer,), ir.FunctionType(ir.VoidType(), (pointer, number, number, number))
+        )
+        at = builder.bitcast(builder.gep(array.data, (arguments[1],)), pointer)
+        builder.call(instruction, (at, number(0), number(2), number(1)))  # to read, into the second-level cache
+        return context.get_dummy_value()
+
+    @intrinsic
+    def crc32_of_eight(_typing: Any, _crc: Any, _eight: Any) -> Any:
+        return types.uint64(types.uint64, types.uint64), crc32
+
+    @intrinsic
+    def fetch(_typing: Any, array: Any, _at: Any) -> Any:
+        return types.void(array, types.uint64), prefetch
+
+    return {"crc32_of_eight": crc32_of_eight, "fetch": fetch}
+
+
+def shift_tables() -> NDArray[np.uint32]:
+    """What zeros after a message do to its crc32c: for a lane and the rest, and for two lanes and the rest.
+
+    A checksum is linear in its bits, so a table of each of its four bytes will do: (2, 4, 256). The C library tells
+    where a single bit goes.
+    """
+    tables = np.zeros((2, 4, 256), np.uint32)
+    for table, words in zip(tables, (LANE + REST, 2 * LANE + REST), strict=True):
+        zeros = bytes(8 * words)
+        for bit in range(32):
+            # the library complements a checksum before and after
+            moved = extend(1 << bit ^ 0xFFFFFFFF, zeros) ^ 0xFFFFFFFF
+            byte, low = bit // 8, 1 << bit % 8
+            table[byte, low : 2 * low] = table[byte, :low] ^ np.uint32(moved)
+    return tables
+
+
+@Kernel(needs=_instructions)  # type: ignore[call-arg]
+def scan(words: Array, values: Array, pieces: Array, expected: Array, shifts: Array, bound: int) -> int:
+    """Position in `pieces` of the first piece that is not as it should be, or -1.
+
+    Parameters
+    ----------
+    words : uint64 array
+        The bytes, of which piece number p is words 2,048 p to 2,048 (p + 1).
+    values : unsigned array
+        The same memory as far as it holds numbers: all must be below `bound`. Empty: whatever they are.
+    pieces : (n,) int64 array
+        Numbers of pieces.
+    expected : (n,) uint32 array
+        The crc32c of each. Empty: whatever they are.
+    shifts : (2, 4, 256) uint32 array
+        As `shift_tables` gives them.
+    """
+    size = np.uint64(PIECE) // np.uint64(values.itemsize)
+    for i in range(len(pieces)):
+        if len(values):  # before the checksum: the other way round, both together take half as long again
+            start = np.uint64(pieces[i]) * size
+            stop = min(start + size, np.uint64(len(values)))
+            if start < stop:
+                largest = values[start]
+                for j in range(start, stop):
+                    largest = max(largest, values[np.uint64(j)])
+                if np.uint64(largest) >= np.uint64(bound):
+                    return i
+        if len(expected):
+            at = np.uint64(pieces[i]) * np.uint64(WORDS)
+            ahead = np.uint64(pieces[min(i + 1, len(pieces) - 1)]) * np.uint64(WORDS)
+            a, b, c = np.uint64(0xFFFFFFFF), np.uint64(0), np.uint64(0)
+            for _ in range(LANE // 8):
+                for _ in range(3):
+                    fetch(words, ahead)  # type: ignore[name-defined]  # noqa: F821
+                    ahead += np.uint64(8)
+                for _ in range(8):
+                    a = crc32_of_eight(a, words[at])  # type: ignore[name-defined]  # noqa: F821
+                    b = crc32_of_eight(b, words[at + np.uint64(LANE)])  # type: ignore[name-defined]  # noqa: F821
+                    c = crc32_of_eight(c, words[at + np.uint64(2 * LANE)])  # type: ignore[name-defined]  # noqa: F821
+                    at += np.uint64(1)
+            at += np.uint64(2 * LANE)
+            for _ in range(REST):
+                c = crc32_of_eight(c, words[at])  # type: ignore[name-defined]  # noqa: F821
+                at += np.uint64(1)
+            for k in range(4):
+                byte = np.uint64(8 * k)
+                c ^= np.uint64(shifts[0, k, b >> byte & np.uint64(255)])
+                c ^= np.uint64(shifts[1, k, a >> byte & np.uint64(255)])
+            if c ^ np.uint64(0xFFFFFFFF) != np.uint64(expected[i]):
+                return i
+    return -1
+
+
+def scan_numpy(stored: Array, values: Array, pieces: Array, expected: Array, bound: int) -> int:
+    """Twin of `scan`, over bytes, of which the last piece may have fewer than others."""
+    size = PIECE // values.itemsize
+    for i, piece in enumerate(pieces.tolist()):
+        if len(expected) and value(stored[piece * PIECE : (piece + 1) * PIECE]) != int(expected[i]):
+            return i
+        if len(values) and int(values[piece * size : (piece + 1) * size].max(initial=0)) >= bound:
+            return i
+    return -1
+
+
+def first_fault(stored: Array, values: Array, pieces: Array, expected: Array, bound: int) -> int:
+    """Position of the first piece that is not as it should be, or -1, in the fastest way that this machine has.
+
+    As `scan`, over bytes; the last number may be of a piece that has fewer than others.
+    """
+    whole = len(stored) // PIECE
+    n = len(pieces) - int(len(pieces) > 0 and pieces[-1] >= whole)
+    try:
+        words = stored[: whole * PIECE].view(np.uint64)
+        found: int = scan(words, values, pieces[:n], expected[:n], _shifts(), bound)
+    except LackingInstructionError:
+        found = scan_numpy(stored, values, pieces[:n], expected[:n], bound)
+    if found < 0 and scan_numpy(stored, values, pieces[n:], expected[n:], bound) == 0:
+        return n
+    return found
+
+
+_shifts = functools.cache(shift_tables)
+
+
+@Kernel
+def touched(starts: Array, lengths: Array, n: int, shift: int, seen: Array, out_pieces: Array) -> int:
+    """Numbers of the pieces that hold entries [starts[i], starts[i] + lengths[i]) and are not in `seen`.
+
+    Ascending and each once where the starts ascend. Fast where rows follow each other: pieces are looked at once a run.
+
+    Parameters
+    ----------
+    starts : (m,) uint64 array
+    lengths : (m,) int64 array
+    n : int
+        Entries that there are. The result is -1 where a row ends past them.
+    shift : int
+        A piece holds ``1 << shift`` entries.
+    seen : (pieces,) bool array
+    out_pieces : int64 array
+        With room for two a row, and for each whole piece's worth of entries one more.
+
+    Returns
+    -------
+    int
+        How many were written to `out_pieces`.
+    """
+    bits, found = np.uint64(shift), np.uint64(0)
+    low, high = np.uint64(1), np.uint64(0)  # pieces from low to high were looked at last
+    i = 0
+    while i < len(starts):
+        start = stop = np.uint64(starts[i])
+        while i < len(starts) and np.uint64(starts[i]) == stop:
+            stop += np.uint64(lengths[i])
+            i += 1
+        if stop > np.uint64(n):
+            return -1
+        if stop > start:
+            first, last = start >> bits, (stop - np.uint64(1) >> bits) + np.uint64(1)
+            if first < low or first > high:
+                low = high = first
+            for piece in range(max(first, high), last):
+                if not seen[np.uint64(piece)]:
+                    out_pieces[found] = piece
+                    found += np.uint64(1)
+            high = max(high, last)
+    return np.int64(found)  # type: ignore[return-value]
+
+
+def touched_numpy(starts: Array, lengths: Array, n: int, shift: int, seen: Array, out_pieces: Array) -> int:
+    """Twin of `touched`; ascending and each once in any case."""
+    first, last = starts.astype(np.int64), starts.astype(np.int64) + lengths
+    if len(last) and last.max() > n:
+        return -1
+    first, last = first[lengths > 0] >> shift, (last[lengths > 0] - 1 >> shift) + 1
+    steps = np.zeros(len(seen) + 1, np.int64)
+    np.add.at(steps, first, 1)
+    np.add.at(steps, last, -1)
+    pieces = np.flatnonzero((np.cumsum(steps)[:-1] > 0) & ~seen)
+    out_pieces[: len(pieces)] = pieces
+    return len(pieces)
