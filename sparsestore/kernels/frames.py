@@ -24,6 +24,8 @@ __all__ = ["unpack", "unpack_numpy"]
 Array = NDArray[Any]
 _U = np.uint64
 
+_spare: list[Array] = []  # memory of earlier calls: fresh memory would cost as much as what is done with it
+_KEPT = 2 << 20
 _SLACK = 64  # bytes that copies may write behind the end of a block, and read behind it where the source goes on
 
 
@@ -43,11 +45,19 @@ def unpack(source: Array, starts: Array, lengths: Array, size: int, out: Array) 
     """
     if size % 8 or out.ctypes.data % 8:
         return 0
-    scratch = np.empty(2 * size + _SLACK, np.uint8)  # planes of a block, then the same with its bits put back
+    try:
+        scratch = _spare.pop()
+    except IndexError:
+        scratch = np.empty(0, np.uint8)
+    if len(scratch) < 2 * size + _SLACK:  # for the planes of a block, and for the same with its bits put back
+        scratch = np.empty(2 * size + _SLACK, np.uint8)
     words = scratch[: 2 * size].view(np.uint64)
     outs = (out, out.view(np.uint16), out.view(np.uint32), out.view(np.uint64))
     begin = source.ctypes.data
-    return int(_unpack(begin, begin + len(source), starts, lengths, size, *outs, scratch, words, scratch.ctypes.data))
+    done = _unpack(begin, begin + len(source), starts, lengths, size, *outs, scratch, words, scratch.ctypes.data)
+    if len(scratch) <= _KEPT and len(_spare) < 8:
+        _spare.append(scratch)
+    return int(done)
 
 
 # ---- parts of the kernel, which numba puts into it; numbers alone pass between them, addresses among these

@@ -173,11 +173,9 @@ class Kernel:
         if self._needs is not None:
             files.append(self._needs.__code__.co_filename)
         sources = [Path(file).read_bytes() for file in files]
-        versions = [importlib.metadata.version(package) for package in ("numba", "llvmlite", "numpy")]
-        machine = (llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
         asked = [kind.str if isinstance(kind, np.dtype) else str(kind) for kind in kinds]
         return hashlib.sha256(
-            repr((sources, versions, machine, self.function.__qualname__, asked)).encode()
+            repr((sources, *_compilers(), self.function.__qualname__, asked)).encode()
         ).hexdigest()
 
     def _compile(self, kinds: Kinds, symbol: str) -> bytes:
@@ -196,6 +194,15 @@ class Kernel:
         if typed.return_type != (nb.int64 if self._gives_number else nb.none):
             raise UnsuitableError(f"it returns {typed.return_type}")
         return isolate(dispatcher.inspect_llvm(dispatcher.signatures[0]), symbol, ["ptr", "ptr", *_flat(kinds)])
+
+
+@functools.cache
+def _compilers() -> tuple[Any, ...]:
+    """Versions of what makes machine code, and the machine that it is for."""
+    import llvmlite.binding as llvm
+
+    versions = [importlib.metadata.version(package) for package in ("numba", "llvmlite", "numpy")]
+    return versions, (llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
 
 
 def _flat(kinds: Kinds) -> list[str]:
