@@ -35,6 +35,7 @@ _STRIP = (8 << 20) // PIECE
 _LEAST = (2 << 20) // PIECE
 _RUN = (512 << 10) // PIECE
 _LEAST_ELEMENTS = 1 << 17  # to decode, for which a thread is worth starting
+_TURN_ELEMENTS = 1 << 18
 _FEW = 64  # rows of a run that are faster copied as one than one by one
 
 
@@ -219,6 +220,10 @@ class _Encoded(NamedTuple):
     places: NDArray[np.int64]
     """Where they start in the shard."""
 
+    def payload(self, at: int) -> Bytes:
+        """Bytes of one of them."""
+        return self.source[self.starts[at] : self.starts[at] + self.lengths[at]]
+
 
 class ArrayReader:
     """Reads one array of an immutable segment. Methods may be called from several threads at once.
@@ -286,7 +291,7 @@ class ArrayReader:
             self._n_features = n_features
             if known.min < 0 or known.max >= n_features:
                 self._limit = min(n_features, known.max + 1)
-        self._in_range = np.zeros(0 if self._raw or self._limit is None else spec.n_chunks, bool)
+        self._known = np.zeros(spec.n_chunks, bool)  # chunks that were checked when they were decoded
         self._sound = check == "never" and self._limit is None
 
     def _fail(self, number: int, start: int, stop: int, elements: tuple[int, int], reason: str) -> CorruptStoreError:
@@ -534,36 +539,6 @@ class ArrayReader:
             if first < last:
                 yield first, last, self._payloads(numbers[first:last])
 
-    def check_features(self, values: Array, numbers: NDArray[np.int64]) -> None:
-        """Check the feature numbers of decoded chunks, those not checked before.
-
-        Parameters
-        ----------
-        values : array
-            As `chunks` gives them.
-        numbers : int64 array
-            Numbers of the chunks.
-
-        Raises
-        ------
-        CorruptStoreError
-        """
-        if self._limit is None:
-            return
-        spec = self.spec
-        for slot, chunk in enumerate(numbers.tolist()):
-            if self._in_range[chunk] and self._check != "always":
-                continue
-            first = chunk * spec.chunk
-            last = min(first + spec.chunk, spec.shape[0])
-            found = values[slot * spec.chunk :][: last - first]
-            if int(found.view(f"u{spec.itemsize}").max()) >= self._limit:
-                at, reason = self._out_of_range(found)
-                number, within = divmod(chunk, spec.shard // spec.chunk)
-                start, size = self._index(number)[within].tolist()
-                raise self._fail(number, start, start + size, (first + at, first + at + 1), reason)
-            self._in_range[chunk] = True
-
     def _payloads(self, numbers: NDArray[np.int64]) -> _Encoded:
         """Find chunks of one shard; where they have to be read, neighbours come in one read."""
         per_shard = self.spec.shard // self.spec.chunk
@@ -604,40 +579,64 @@ class ArrayReader:
 
     def _decode(self, encoded: _Encoded, start: int, stop: int, out: Array) -> None:
         """Check and decode chunks start to stop of some that were found."""
-        spec = self.spec
-        numbers, source = encoded.numbers[start:stop], encoded.source
-        starts, lengths = encoded.starts[start:stop], encoded.lengths[start:stop]
+        numbers, chunk = encoded.numbers, self.spec.chunk
+        new = not (self._known[numbers[start:stop]].all() and self._check != "always")
+        # what is checked and decoded in turns is still in the processor's cache
+        step = max(_TURN_ELEMENTS // chunk, 1) if new else stop - start
+        for at in range(start, stop, step):
+            end = min(at + step, stop)
+            target = out[(at - start) * chunk : (end - start) * chunk]
+            if new:
+                self._check_encoded(encoded, at, end)
+            self._decode_checked(encoded, at, end, target)
+            if new:
+                self._check_features(encoded, at, end, target)
+                self._known[numbers[at:end]] = True
 
-        def fault(at: int, reason: str) -> CorruptStoreError:
-            place, size = int(encoded.places[start + at]), int(lengths[at])
-            chunk = int(numbers[at])
-            return self._fail(encoded.shard, place, place + size, self._elements(chunk, chunk), reason)
+    def _chunk_fault(self, encoded: _Encoded, at: int, reason: str) -> CorruptStoreError:
+        chunk, start = int(encoded.numbers[at]), int(encoded.places[at])
+        return self._fail(encoded.shard, start, start + int(encoded.lengths[at]), self._elements(chunk, chunk), reason)
 
-        if self._load_checks is not None and self._check != "never" and not self._raw:
-            expected = self._checksums()
-            due = np.arange(len(numbers)) if self._check == "always" else np.flatnonzero(~self._verified[numbers])
-            for at in due.tolist():
-                payload = source[starts[at] : starts[at] + lengths[at]]
-                if crc32c(payload) != int(expected[numbers[at]]):
-                    raise fault(at, "the bytes do not match their crc32c")
-            self._verified[numbers] = True
-        plain = spec.codec.name == "blosc" and spec.codec.cname in ("lz4", "lz4hc") and spec.dtype != "string"
-        at = 0
-        while at < len(numbers):
-            target = out[at * spec.chunk :]
-            if plain:
+    def _check_encoded(self, encoded: _Encoded, start: int, stop: int) -> None:
+        """Check the encoded bytes of chunks."""
+        if self._load_checks is None or self._check == "never" or self._raw:
+            return
+        expected = self._checksums()[encoded.numbers[start:stop]].tolist()
+        for at in range(start, stop):
+            if crc32c(encoded.payload(at)) != expected[at - start]:
+                raise self._chunk_fault(encoded, at, "the bytes do not match their crc32c")
+
+    def _decode_checked(self, encoded: _Encoded, start: int, stop: int, out: Array) -> None:
+        spec, at = self.spec, start
+        while at < stop:
+            target = out[(at - start) * spec.chunk :]
+            if spec.codec.name == "blosc" and spec.codec.cname in ("lz4", "lz4hc"):
                 from sparsestore.kernels import frames
 
-                size = spec.chunk * spec.itemsize
-                at += frames.unpack(source, starts[at:], lengths[at:], size, target.reshape(-1).view(np.uint8))
-                if at == len(numbers):
+                part, plain = slice(at, stop), target.reshape(-1).view(np.uint8)
+                starts, lengths = encoded.starts[part], encoded.lengths[part]
+                at += frames.unpack(encoded.source, starts, lengths, spec.chunk * spec.itemsize, plain)
+                if at == stop:
                     return
+                target = out[(at - start) * spec.chunk :]
             try:
-                payload = source[starts[at] : starts[at] + lengths[at]]
-                _decode_into(payload, spec, out[at * spec.chunk : (at + 1) * spec.chunk])
+                _decode_into(encoded.payload(at), spec, target[: spec.chunk])
             except (ValueError, RuntimeError) as error:
-                raise fault(at, f"the chunk can not be decoded: {error}") from error
+                raise self._chunk_fault(encoded, at, f"the chunk can not be decoded: {error}") from error
             at += 1
+
+    def _check_features(self, encoded: _Encoded, start: int, stop: int, values: Array) -> None:
+        """Check that the feature numbers of decoded chunks are in range."""
+        if self._limit is None:
+            return
+        numbers, chunk = encoded.numbers[start:stop], self.spec.chunk
+        values = values[: len(values) - max(int(numbers[-1] + 1) * chunk - self.spec.shape[0], 0)]  # no padding
+        if int(values.view(f"u{self.spec.itemsize}").max()) >= self._limit:
+            at, reason = self._out_of_range(values)
+            first, place = int(numbers[at // chunk]) * chunk + at % chunk, start + at // chunk
+            begin = int(encoded.places[place])
+            size = int(encoded.lengths[place])
+            raise self._fail(encoded.shard, begin, begin + size, (first, first + 1), reason)
 
     def read_all(self) -> Array:
         """The whole array. Where there are no checksums beside it, its objects are checked whole."""

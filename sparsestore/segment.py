@@ -299,7 +299,6 @@ def _loaded(array: ArrayReader, first: Ints, last: Ints, begin: Ints) -> tuple[A
         values: Array = array.pieces(units).view(spec.dtype)
     else:
         values = array.chunks(units)
-        array.check_features(values, units)
     if not total:
         return values, np.zeros(len(begin), np.int64)
     shifts = (ends - counts - low) * unit  # of all entries from first[i] to last[i]
