@@ -29,13 +29,9 @@ Array = NDArray[Any]
 Bytes = NDArray[np.uint8]
 _ABSENT = 2**64 - 1  # the sharding codec's mark of a chunk that is not there
 _STRING_CHUNK_BYTES = 1 << 28
-# pieces: those checked in one call, those for which a thread is worth starting, those mapped at once rather than one
-# fault after the other
-_STRIP = (8 << 20) // PIECE
-_LEAST = (2 << 20) // PIECE
-_RUN = (512 << 10) // PIECE
+_LEAST_PIECES = (2 << 20) // PIECE  # for which a thread is worth starting
 _LEAST_ELEMENTS = 1 << 17  # to decode, for which a thread is worth starting
-_TURN_ELEMENTS = 1 << 18
+_TURN_ELEMENTS = 1 << 18  # decoded before they are checked: still in the processor's cache
 _FEW = 64  # rows of a run that are faster copied as one than one by one
 
 
@@ -351,11 +347,11 @@ class ArrayReader:
             if self._checks is None:
                 if self._load_checks is None:
                     raise CorruptStoreError(f"{self.storage.name}: {self.prefix} has no checksums")
-                checks = self._load_checks()
-                if len(checks) != len(self._verified):
+                checks, n = self._load_checks(), len(self._verified)
+                if checks.dtype != np.uint32 or checks.shape != (n,):
                     raise CorruptStoreError(
-                        f"{self.storage.name}: {self.prefix} has {len(checks)} checksums, "
-                        f"expected {len(self._verified)}"
+                        f"{self.storage.name}: {self.prefix} has {len(checks)} checksums of {checks.dtype}, "
+                        f"expected {n} of uint32"
                     )
                 self._checks = checks
             return self._checks
@@ -397,18 +393,17 @@ class ArrayReader:
             return
         from sparsestore.kernels import checks
 
-        shift = (PIECE // self.spec.itemsize).bit_length() - 1
-        room = 2 * len(starts) + (int(lengths.sum()) >> shift)
-        units = np.empty(room, np.int64)
-        n = checks.touched(starts, lengths, self.spec.shape[0], shift, self._verified, units)
+        length, itemsize = self.spec.shape[0], self.spec.itemsize
+        units = np.empty(2 * len(starts) + int(lengths.sum()) * itemsize // PIECE, np.int64)
+        n = checks.touched(starts, lengths, length, itemsize, self._verified, units)
         if n < 0:
-            raise CorruptStoreError(f"{self.storage.name}: {self.prefix}: rows end past element {self.spec.shape[0]}")
+            raise CorruptStoreError(f"{self.storage.name}: {self.prefix}: rows end past its {length} elements")
         units = units[:n]
         if not bool((units[1:] > units[:-1]).all()):
             units = np.unique(units)
         if n:
             stored = self.mapped()
-            self._check_pieces(stored, stored[: self.spec.shape[0] * self.spec.itemsize], units, units)
+            self._check_pieces(stored, stored[: length * itemsize], units, units)
 
     def pieces(self, units: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Bytes of the given 16 KiB pieces, ascending, end to end, read without a map and checked as `verify` does."""
@@ -449,30 +444,18 @@ class ArrayReader:
         faults: list[int] = []
 
         def work(start: int, stop: int) -> None:
-            for at in range(start, stop, _STRIP):
-                part = slice(at, min(at + _STRIP, stop))
-                if stored is self._mapped:
-                    self._populate(places[part])
-                fault = checks.first_fault(stored, numbers, places[part], expected[part], self._limit or 0)
-                if fault >= 0:
-                    faults.append(at + fault)
-                    return
+            part = slice(start, stop)
+            fault = checks.first_fault(stored, numbers, places[part], expected[part], self._limit or 0)
+            if fault >= 0:
+                faults.append(start + fault)
 
-        over_ranges(work, len(places), _LEAST)
+        over_ranges(work, len(places), _LEAST_PIECES)
         if faults:
             i = min(faults)
             raise self._piece_fault(int(units[i]), stored[int(places[i]) * PIECE :][:PIECE])
         if self._check != "always":
             self._verified[units] = True
             self._sound = bool(self._verified[: -(-self.spec.shape[0] * self.spec.itemsize // PIECE)].all())
-
-    def _populate(self, units: NDArray[np.int64]) -> None:
-        """Have the long runs of mapped pieces made ready in one go each."""
-        cuts = np.flatnonzero(np.diff(units) != 1) + 1
-        starts, stops = np.append(0, cuts), np.append(cuts, len(units))
-        long = stops - starts >= _RUN
-        for first, last in zip(units[starts[long]].tolist(), units[stops[long] - 1].tolist(), strict=True):
-            self.storage.populate(self.mapped(), first * PIECE, (last + 1) * PIECE)
 
     def _piece_fault(self, unit: int, piece: Bytes) -> CorruptStoreError:
         """What is wrong with a piece of these bytes."""

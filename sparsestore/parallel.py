@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import threading
+from _thread import LockType, allocate_lock, start_new_thread
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,21 +58,33 @@ def over_ranges(work: Callable[[int, int], None], n: int, least: int, n_threads:
 
 
 def _over(work: Callable[[int, int], None], cuts: list[int]) -> None:
-    """Call `work` on the ranges between neighbouring cuts, the first in this thread."""
+    """Call `work` on the ranges between neighbouring cuts, in as many threads, this one among them."""
+    todo = list(pairwise(cuts))
     errors: list[BaseException] = []
 
-    def run(start: int, stop: int) -> None:
-        try:
-            work(start, stop)
-        except BaseException as error:
-            errors.append(error)
+    def run() -> None:
+        while True:
+            try:
+                start, stop = todo.pop(0)
+            except IndexError:
+                return
+            try:
+                work(start, stop)
+            except BaseException as error:
+                errors.append(error)
 
-    threads: list[Any] = []
-    for start, stop in pairwise(cuts[1:]):
-        threads.append(threading.Thread(target=run, args=(start, stop), name="sparsestore-copy", daemon=True))
-        threads[-1].start()
-    run(cuts[0], cuts[1])
-    for thread in threads:
-        thread.join()
+    def help_out(busy: LockType) -> None:
+        with busy:
+            run()
+
+    # A thread may be let wait for milliseconds where other processes are at work. So nobody waits for it to start (as
+    # threading.Thread does): whoever is there first takes its range, and a late one finds nothing left to do.
+    helpers = [allocate_lock() for _ in todo[1:]]
+    for busy in helpers:
+        start_new_thread(help_out, (busy,))
+    run()
+    for busy in helpers:
+        with busy:
+            pass
     if errors:
         raise errors.pop(0)  # a name for it would be held by its own traceback, and with it all that was copied

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import mmap as _mmap
 import os
 import shutil
@@ -288,16 +287,6 @@ class LocalStorage:
             raise ValueError(f"only the last of several mapped parts may end inside a page of {page} bytes")
         return _map_parts([(self._open(key), key, length) for key, length in parts], total, self.name)
 
-    @staticmethod
-    def populate(mapped: Bytes, start: int, stop: int) -> None:
-        """Make bytes start to stop of a map ready to be read, at less than what a fault for each 64 KiB of them costs.
-
-        Only a hint: on other systems than Linux, or before its version 5.14, nothing happens. Releases the GIL.
-        """
-        if sys.platform == "linux":
-            start -= start % _mmap.PAGESIZE
-            _libc().madvise(mapped.ctypes.data + start, stop - start, _MADV_POPULATE_READ)
-
 
 def _map_parts(parts: list[tuple[int, str, int]], total: int, name: str) -> Bytes:
     """Reserve addresses for all parts, then map each file over its share: one array, however many files."""
@@ -331,18 +320,14 @@ def _map_parts(parts: list[tuple[int, str, int]], total: int, name: str) -> Byte
 # no link is followed, and opening a pipe does not wait for somebody to write into it
 _PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _MAP_FIXED = 0x10  # the same on Linux and macOS; Python's mmap module does not export it
-_MADV_POPULATE_READ = 22
 
 
-@functools.cache
 def _libc() -> Any:
-    """The C library's mmap, munmap and madvise, with the types that 64-bit addresses need."""
+    """The C library's mmap and munmap, with the types that 64-bit addresses need."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_longlong)
     libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-    if sys.platform != "win32":
-        libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     return libc
 
 

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sparsestore import arrays
+from sparsestore import arrays, parallel
 from sparsestore.arrays import ArrayReader, ArrayWriter
 from sparsestore.checksum import PIECE, crc32c
 from sparsestore.errors import CorruptStoreError
 from sparsestore.format import ObjectEntry
+from sparsestore.kernels import checks
 from sparsestore.storage import LocalStorage
 from sparsestore.zarr_format import ArraySpec, Codec
 
@@ -57,6 +58,7 @@ class Written:
             changes.get("checks", lambda: self.checks),
             check,
             lambda first, last: f"rows {first} to {last}",
+            changes.get("n_features"),
         )
 
     def shard(self, number: int) -> Path:
@@ -182,9 +184,10 @@ def raw(tmp_path: Path) -> Written:
     return Written(tmp_path, values, "uint16", RAW, PIECE_ELEMENTS, 2 * PIECE_ELEMENTS, [5, 20_000])
 
 
-def ranges(*pairs: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def ranges(*pairs: tuple[int, int]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Starts and lengths of ranges given as (start, stop)."""
     found = np.array(pairs, np.int64).reshape(-1, 2)
-    return found[:, 0], found[:, 1]
+    return found[:, 0].astype(np.uint64), found[:, 1] - found[:, 0]
 
 
 def test_the_map_of_several_shards_is_one_array(raw: Written) -> None:
@@ -238,34 +241,217 @@ def test_the_padding_of_the_last_piece_is_checked_too(raw: Written) -> None:
         raw.reader().verify(*ranges((45_000, 45_056)))
 
 
-def test_checks_happen_never_once_or_always(raw: Written, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[int] = []
+@pytest.mark.parametrize("how", ["map", "pieces"])
+@pytest.mark.parametrize(
+    ("check", "n_features", "expected"),
+    [
+        ("never", None, [0, 0, 0]),
+        ("never", 1 << 16, [0, 0, 0]),  # as much as the dtype can hold
+        ("never", 50_000, [2, 0, 0]),
+        ("first", None, [2, 0, 0]),
+        ("first", 50_000, [2, 0, 0]),
+        ("always", None, [2, 2, 2]),
+        ("always", 50_000, [2, 2, 2]),
+    ],
+)
+def test_pieces_are_checked_never_once_or_always(
+    raw: Written, monkeypatch: pytest.MonkeyPatch, how: str, check: str, n_features: int | None, expected: list[int]
+) -> None:
+    reader = raw.reader(check, n_features=n_features)
+    checked: list[int] = []
+    whole = checks.first_fault
+    monkeypatch.setattr(
+        checks, "first_fault", lambda stored, *more: (checked.append(len(more[1])), whole(stored, *more))[1]
+    )
+    found = []
+    for _ in range(3):
+        checked.clear()
+        if how == "map":
+            reader.verify(*ranges((0, 1), (1, 8193), (8193, 8194)))
+        else:
+            reader.pieces(np.array([0, 1]))
+        found.append(sum(checked))
+    assert found == expected
 
-    def counted(payload: Any) -> int:
-        calls.append(len(payload))
-        return crc32c(payload)
 
-    monkeypatch.setattr(arrays, "crc32c", counted)
-    counts = {}
-    for check in ("never", "first", "always"):
-        for how in ("map", "pieces"):
-            reader = raw.reader(check)
-            reader.mapped()
-            calls.clear()
-            for _ in range(3):
-                if how == "map":
-                    reader.verify(*ranges((0, 1), (1, 8193), (8193, 8194)))
-                else:
-                    reader.pieces(np.array([0, 1]))
-            counts[check, how] = calls.count(PIECE)
-    assert counts == {
-        ("never", "map"): 0,
-        ("never", "pieces"): 0,
-        ("first", "map"): 2,
-        ("first", "pieces"): 2,
-        ("always", "map"): 6,
-        ("always", "pieces"): 6,
-    }
+@pytest.mark.parametrize("check", ["first", "always", "never"])
+def test_what_changes_after_its_check_is_told_only_where_it_is_checked_always(raw: Written, check: str) -> None:
+    reader = raw.reader(check, n_features=50_000)
+    every = ranges((0, len(raw.values)))
+    reader.verify(*every)
+    with raw.shard(1).open("r+b") as file:
+        file.write(b"\xff\xff")
+    assert reader.elements()[2 * PIECE_ELEMENTS] == 65_535
+    if check == "always":
+        with pytest.raises(CorruptStoreError, match=r"a/c/1, bytes 0 to 16384 .*do not match their crc32c"):
+            reader.verify(*every)
+    else:
+        reader.verify(*every)
+
+
+def test_all_threads_together_tell_the_first_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "n_cores", lambda: 4)
+    monkeypatch.setattr(arrays, "_LEAST_PIECES", 8)
+    values = np.arange(40 * PIECE_ELEMENTS, dtype=np.uint16)
+    written = Written(tmp_path, values, "uint16", RAW, PIECE_ELEMENTS, 64 * PIECE_ELEMENTS, [])
+    sound = written.reader()
+    sound.verify(*ranges((0, len(values))))
+    assert sound._verified.all()
+    for piece in (38, 17, 12):
+        flip(written.shard(0), piece * PIECE)
+        for reader in (written.reader(), written.reader("always")):
+            with pytest.raises(CorruptStoreError, match=f"bytes {piece * PIECE} to {(piece + 1) * PIECE} "):
+                reader.verify(*ranges((5, 9), (100, len(values))))
+
+
+@given(
+    pairs=st.lists(st.tuples(st.integers(0, 45_056), st.integers(0, 45_056)), max_size=6),
+    order=st.randoms(use_true_random=False),
+)
+@settings(max_examples=60, deadline=None)
+def test_just_the_pieces_that_are_touched_are_checked(
+    tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[int, int]], order: Any
+) -> None:
+    folder = tmp_path_factory.mktemp("array")
+    values = np.arange(PIECE_ELEMENTS * 5 + PIECE_ELEMENTS // 2, dtype=np.uint16)
+    written = Written(folder, values, "uint16", RAW, PIECE_ELEMENTS, 2 * PIECE_ELEMENTS, [])
+    reader = written.reader()
+    pairs = [(min(pair), max(pair)) for pair in pairs]
+    order.shuffle(pairs)
+    reader.verify(*ranges(*pairs))
+    touched = {at // PIECE_ELEMENTS for start, stop in pairs for at in range(start, stop)}
+    assert set(np.flatnonzero(reader._verified)) == touched
+    reader.verify(*ranges((0, len(values))))
+    assert reader._sound
+
+
+def test_ranges_past_the_end_are_told(raw: Written) -> None:
+    for start, stop in ((45_000, 45_057), (2**40, 2**40 + 1), (45_056, 45_057)):
+        with pytest.raises(CorruptStoreError, match="a: rows end past its 45056 elements"):
+            raw.reader().verify(*ranges((start, stop)))
+
+
+# -- feature numbers
+
+
+DTYPES = {"uint16": 65_535, "int32": -1, "int64": -1, "int32, 2**31 - 1": 2**31 - 1, "int64, 2**40": 2**40}
+
+
+def store_with(folder: Path, bad: int, dtype: str, codec: Codec, at: int) -> Written:
+    """Checksums are right: it is the writer who was wrong."""
+    values = np.random.default_rng(0).integers(0, 1000, 3 * 8192 + 100).astype(dtype)
+    values[-3] = 999
+    if at >= 0:
+        values[at] = bad
+    return Written(folder, values, dtype, codec, 8192, 1 << 14, [])
+
+
+@pytest.mark.parametrize("check", ["first", "always", "never"])
+@pytest.mark.parametrize("path", ["map", "pieces", "chunks"])
+@pytest.mark.parametrize("kind", DTYPES)
+@pytest.mark.parametrize("at", [0, 8191, 8192, 20_000, 24_675])
+def test_a_feature_number_out_of_range_is_told(tmp_path: Path, check: str, path: str, kind: str, at: int) -> None:
+    dtype, bad = kind.partition(",")[0], DTYPES[kind]
+    written = store_with(tmp_path, bad, dtype, LZ4 if path == "chunks" else RAW, at)
+    reader = written.reader(check, n_features=1000)
+    itemsize = np.dtype(dtype).itemsize
+    per = 8192 if path == "chunks" else PIECE // itemsize
+
+    def read(start: int, stop: int) -> None:
+        units = np.arange(start // per, -(-stop // per))
+        if path == "map":
+            reader.verify(*ranges((start, stop)))
+        elif path == "pieces":
+            reader.pieces(units)
+        else:
+            reader.check_features(reader.chunks(units), units)
+
+    number, within = divmod(at * itemsize, (1 << 14) * itemsize)
+    where = rf"bytes {within} to {within + itemsize}" if path != "chunks" else r"bytes \d+ to \d+"
+    message = rf"a/c/{number}, {where} \(rows {at} to {at + 1}\): feature number {bad}, expected 0 to 999$"
+    for _ in range(2):  # nor is it forgotten the second time
+        with pytest.raises(CorruptStoreError, match=message):
+            read(at, at + 1)
+        with pytest.raises(CorruptStoreError, match=message):
+            read(0, len(written.values))
+    other = (at // per * per + per) % (3 * 8192)
+    read(other, other + 1)  # what lies elsewhere can be read
+
+
+@pytest.mark.parametrize("path", ["map", "pieces", "chunks"])
+@pytest.mark.parametrize(
+    ("dtype", "number", "n_features", "sound"),
+    [
+        ("uint16", 999, 1000, True),
+        ("uint16", 65_535, 65_536, True),
+        ("uint16", 65_535, 65_535, False),
+        ("uint16", 65_535, 10**6, True),
+        ("int32", 2**31 - 1, 2**31, True),
+        ("int32", -5, 2**31, False),
+        ("int32", -5, 2**40, False),  # not the large number that its bits would be without a sign
+        ("int32", -(2**31), 2**32, False),
+        ("int64", 2**62, 2**62 + 1, True),
+        ("int64", -1, 2**63 - 1, False),
+    ],
+)
+def test_the_bound_is_exact(tmp_path: Path, path: str, dtype: str, number: int, n_features: int, sound: bool) -> None:
+    written = store_with(tmp_path, number, dtype, LZ4 if path == "chunks" else RAW, 9000)
+    reader = written.reader("never", n_features=n_features)
+
+    def read() -> None:
+        if path == "map":
+            reader.verify(*ranges((8000, 10_000)))
+        elif path == "pieces":
+            reader.pieces(np.array([9000 * np.dtype(dtype).itemsize // PIECE]))
+        else:
+            reader.check_features(reader.chunks(np.arange(2)), np.arange(2))
+
+    if sound:
+        read()
+        return
+    with pytest.raises(CorruptStoreError, match=f"feature number {number}, expected 0 to {n_features - 1}"):
+        read()
+
+
+@pytest.mark.parametrize("path", ["map", "pieces", "chunks"])
+def test_padding_is_no_feature_number(tmp_path: Path, path: str) -> None:
+    values = np.arange(100, dtype=np.uint16)
+    raw = path != "chunks"
+    writer = ArrayWriter(LocalStorage(tmp_path), "a", "uint16", (), RAW if raw else LZ4, 8192, 8192, 65_535)
+    writer.append(np.arange(8192, dtype=np.uint16) % 100)
+    writer.append(values)
+    spec = writer.finish()
+    entries = {entry.key: entry for entry in writer.objects}
+    reader = ArrayReader(
+        LocalStorage(tmp_path), "a", spec, entries, lambda: writer.checks, "first", lambda *_: "rows", 100
+    )
+    if path == "map":
+        reader.verify(*ranges((0, 8292)))
+    elif path == "pieces":
+        assert reader.pieces(np.array([1])).view(np.uint16)[100] == 65_535
+    else:
+        reader.check_features(reader.chunks(np.array([0, 1])), np.array([0, 1]))
+
+
+@pytest.mark.parametrize("check", ["first", "always", "never"])
+def test_decoded_feature_numbers_are_compared_once_or_always(tmp_path: Path, check: str) -> None:
+    reader = store_with(tmp_path, 0, "int32", LZ4, -1).reader(check, n_features=1000)
+    numbers = np.arange(4)
+    values = reader.chunks(numbers)
+    reader.check_features(values, numbers)
+    values[5] = 1000
+    if check == "always":
+        with pytest.raises(CorruptStoreError, match="feature number 1000, expected 0 to 999"):
+            reader.check_features(values, numbers)
+    else:
+        reader.check_features(values, numbers)
+
+
+def test_feature_numbers_are_whole_numbers(tmp_path: Path) -> None:
+    for dtype in ("float32", "bool"):
+        written = Written(tmp_path / dtype, np.zeros(5, dtype), dtype, RAW, 8, 8, [])
+        with pytest.raises(CorruptStoreError, match=f"a has {dtype}, expected feature numbers"):
+            written.reader(n_features=3)
 
 
 def test_never_means_that_damage_is_read(raw: Written) -> None:
@@ -273,13 +459,6 @@ def test_never_means_that_damage_is_read(raw: Written) -> None:
     reader = raw.reader("never")
     reader.verify(*ranges((0, 1)))
     assert reader.elements()[0] == 1
-
-
-@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=6))
-def test_ranges_become_distinct_numbers(pairs: list[tuple[int, int]]) -> None:
-    pairs = sorted((min(pair), max(pair)) for pair in pairs)
-    expected = sorted({number for start, stop in pairs for number in range(start, stop)})
-    assert arrays._ranges(*ranges(*pairs)).tolist() == expected
 
 
 def test_arrays_read_before_stay_valid_after_deletion(raw: Written) -> None:
@@ -439,7 +618,7 @@ def test_a_tampered_index_is_told(tmp_path: Path, codec: Codec, change: Callable
 
 
 def test_checksums_of_another_array_are_told(packed: Written) -> None:
-    with pytest.raises(CorruptStoreError, match=r"a has 3 checksums, expected 9"):
+    with pytest.raises(CorruptStoreError, match="a has 3 checksums of uint32, expected 9 of uint32"):
         packed.reader(checks=lambda: np.zeros(3, np.uint32)).read_all()
 
 

@@ -20,17 +20,20 @@ def plain_crc32c(payload: bytes) -> int:
     return crc ^ 0xFFFFFFFF
 
 
-@pytest.mark.parametrize(
-    ("payload", "expected"),
-    [
-        (b"", 0),
-        (b"123456789", 0xE3069283),
-        (bytes(32), 0x8A9136AA),
-        (b"\xff" * 32, 0x62A8AB43),
-        (bytes(range(32)), 0x46DD794E),
-    ],
-    ids=["empty", "digits", "zeros", "ones", "ascending"],
-)
+READ_10 = "01c00000 00000000 00000000 00000000 14000000 00000400 00000014 00000018 28000000 00000000 02000000 00000000"
+RFC_3720 = {
+    "empty": (b"", 0),
+    "digits": (b"123456789", 0xE3069283),
+    "zeros": (bytes(32), 0x8A9136AA),
+    "ones": (b"\xff" * 32, 0x62A8AB43),
+    "ascending": (bytes(range(32)), 0x46DD794E),
+    "descending": (bytes(range(31, -1, -1)), 0x113FDB5C),
+    "iSCSI read": (bytes.fromhex(READ_10), 0xD9963A56),
+}
+"""Check values of appendix B.4, the digits' of the catalogues of checksums."""
+
+
+@pytest.mark.parametrize(("payload", "expected"), RFC_3720.values(), ids=RFC_3720)
 def test_the_values_of_rfc_3720(payload: bytes, expected: int) -> None:
     assert crc32c(payload) == expected == plain_crc32c(payload)
 

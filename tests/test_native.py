@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
-import llvmlite.binding as llvm
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sparsestore.kernels import gather, native
-from sparsestore.kernels.native import Kernel, UnsuitableError
+from sparsestore.kernels import compiler, gather, image, native
+from sparsestore.kernels.image import UnsuitableError
+from sparsestore.kernels.native import Kernel
 
 ROOT = Path(__file__).parents[1]
 Array = NDArray[Any]
@@ -25,7 +27,7 @@ INDPTR, DESCENT = np.array([0, 2, 4]), np.array([1, 2, 5, 3], np.int32)  # row 1
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder for object files."""
+    """An empty folder for machine code."""
     for name in [name for name in os.environ if name.startswith("NUMBA_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
@@ -39,7 +41,7 @@ def without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("numba is used")
 
-    monkeypatch.setattr(Kernel, "_compile", refuse)
+    monkeypatch.setattr(compiler, "object_file", refuse)
     monkeypatch.setattr(Kernel, "compiled", property(refuse))
 
 
@@ -53,7 +55,7 @@ def is_native(kernel: Kernel) -> bool:
 
 
 def objects(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.o"))
+    return sorted(folder.glob("*.code"))
 
 
 def test_a_kernel_is_compiled_once(cache: Path, request: pytest.FixtureRequest) -> None:
@@ -82,20 +84,32 @@ def test_a_damaged_file_is_compiled_anew(cache: Path, damage: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "name", "value"),
-    [
-        (llvm, "get_host_cpu_name", lambda: "another"),
-        (llvm, "get_process_triple", lambda: "another"),
-        (native.importlib.metadata, "version", lambda _: "9.9"),
-        (native.Path, "read_bytes", lambda _: b"another source"),
-    ],
-    ids=["cpu", "system", "compiler", "source"],
+    ("name", "value"),
+    [("_processor", lambda: b"another"), ("_source", lambda file: f"another {file}")],
+    ids=["processor", "source"],
 )
-def test_the_key_changes_with(monkeypatch: pytest.MonkeyPatch, where: Any, name: str, value: Any) -> None:
+def test_the_key_changes_with(monkeypatch: pytest.MonkeyPatch, name: str, value: Any) -> None:
     kinds = (INDPTR.dtype, 1, DESCENT.dtype, 1)
     before = first_descent().key(kinds)
-    monkeypatch.setattr(where, name, value)
+    monkeypatch.setattr(native, name, value)
     assert first_descent().key(kinds) != before
+
+
+def test_the_key_knows_the_source_of_what_a_kernel_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_source", lambda file: f"another {file}" if file == __file__ else file)
+    plain, complete = Kernel(gather.first_descent.function), Kernel(gather.first_descent.function, needs=intrinsics)
+    assert plain.key(()) != complete.key(())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads what Linux says")
+def test_the_processor_is_known_where_sys_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bytes:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(native.Path, "read_bytes", refuse)
+    found = {native._processor.__wrapped__() for _ in range(5)}
+    assert len(found) == 1  # without its frequency, which changes all the time
+    assert {line.partition(b"\t")[0] for line in found.pop().splitlines()} >= {b"flags", b"model name"}
 
 
 def test_the_key_changes_with_kernel_and_dtypes() -> None:
@@ -176,6 +190,26 @@ def test_another_platform_goes_to_numba(cache: Path, monkeypatch: pytest.MonkeyP
     assert not is_native(kernel)
 
 
+def test_a_process_that_may_not_make_memory_executable_asks_numba(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(code: bytes) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(image, "load", refuse)
+    kernel = first_descent()
+    assert kernel(INDPTR, DESCENT) == 1
+    assert not is_native(kernel)
+
+
+@pytest.mark.parametrize(("name", "value"), [("_DATA", 24), ("_SHAPE", 24), ("_STRIDES", 24), ("_SHAPE", 40)])
+def test_arrays_of_another_layout_go_to_numba(monkeypatch: pytest.MonkeyPatch, name: str, value: int) -> None:
+    compiler.check_arrays.__wrapped__()
+    monkeypatch.setattr(compiler, name, value)
+    monkeypatch.setattr(compiler, "check_arrays", compiler.check_arrays.__wrapped__)
+    kernel = first_descent()
+    assert kernel(INDPTR, DESCENT) == 1
+    assert not is_native(kernel)
+
+
 def allocates(values: Array) -> int:
     return len(np.concatenate((values, values)))
 
@@ -198,11 +232,12 @@ def test_code_that_needs_more_than_itself_goes_to_numba(cache: Path, function: A
     assert objects(cache) == []
 
 
-def test_a_kernel_that_raises_is_reported(cache: Path) -> None:
+def test_a_kernel_that_raises_goes_to_numba(cache: Path) -> None:
     kernel = Kernel(raises)
     assert kernel(np.ones(2)) == 2
-    with pytest.raises(RuntimeError, match="raises an exception, which a kernel must not do"):
+    with pytest.raises(ValueError, match="too long"):
         kernel(np.ones(3))
+    assert not is_native(kernel)
 
 
 def intrinsics() -> dict[str, Any]:
@@ -240,7 +275,7 @@ def test_a_kernel_may_need_names_that_only_numba_can_make(cache: Path, monkeypat
     assert kernel(words) == google_crc32c.value(words.tobytes())
     assert is_native(kernel)
     assert make(crc32c).compiled(words) == kernel(words)
-    monkeypatch.setattr(Kernel, "_compile", None)
+    monkeypatch.setattr(compiler, "object_file", None)
     kept = make(crc32c)
     assert kept(words) == kernel(words)
     assert is_native(kept)
@@ -258,38 +293,50 @@ def test_what_is_lacking_is_reported_to_the_caller(cache: Path) -> None:
 IR = """
 declare i32 @absent(i64)
 declare double @llvm.sin.f64(double)
-define i32 @bare(i64 %x) {
+define i32 @bare(i64* %result, i8** %error, i64 %x) {
   BODY
-}
-define i32 @_ZN7cpython_wrapper(i64 %x) {
-  %r = call i32 @absent(i64 %x)
-  ret i32 %r
 }
 """
 
 
 @pytest.mark.parametrize(
-    ("body", "parameters", "reason"),
+    ("body", "kinds", "reason"),
     [
-        ("%r = call i32 @absent(i64 %x)\nret i32 %r", ["i64"], "it needs absent"),
-        ("%s = call double @llvm.sin.f64(double 0.5)\n%r = fptosi double %s to i32\nret i32 %r", ["i64"], "llvm.sin"),
-        ("ret i32 0", ["ptr"], r"parameters \['i64'\], expected \['ptr'\]"),
-        ("ret i32 0\n}\ndefine i32 @other(i64 %x) {\nret i32 0", ["i64"], "2 functions"),
+        ("%r = call i32 @absent(i64 %x)\nret i32 0", (int, 0), "it needs absent"),
+        ("%s = call double @llvm.sin.f64(double 0.5)\nstore double %s, double* @d\nret i32 0", (int, 0), "needs"),
+        ("ret i32 0", (float, 0), r"parameters \['ptr', 'ptr', 'i64'\], expected \['ptr', 'ptr', 'double'\]"),
+        ("ret i32 0", (INDPTR.dtype, 1), "parameters"),
+        ("ret i32 0\n}\ndefine i32 @other(i64 %x) {\nret i32 0", (int, 0), "2 functions"),
+        ("%r = trunc i64 %x to i32\nret i32 %r", (int, 0), "it can raise exceptions"),
     ],
-    ids=["function", "library", "parameters", "two"],
+    ids=["function", "library", "number", "array", "two", "exceptions"],
 )
-def test_code_is_refused_that_could_not_be_loaded(body: str, parameters: list[str], reason: str) -> None:
+def test_code_is_refused_that_could_not_be_loaded(body: str, kinds: tuple[Any, ...], reason: str) -> None:
     with pytest.raises(UnsuitableError, match=reason):
-        native.isolate(IR.replace("BODY", body), "name", parameters)
+        image.build(compiler.isolate(IR.replace("BODY", body) + "@d = external global double", "name", kinds), "name")
 
 
-def test_wrappers_and_what_they_need_are_left_out() -> None:
-    code = native.isolate(IR.replace("BODY", "ret i32 0"), "name", ["i64"])
-    assert b"name\0" in code
-    assert b"absent" not in code
+def test_what_the_bare_function_does_not_call_is_not_needed() -> None:
+    assert image.build(compiler.isolate(IR.replace("BODY", "ret i32 0"), "name", (int, 0)), "name")
 
 
-@pytest.mark.parametrize("dtype", ["bool", *"bhilBHILfd"])
+def mixed(first: Array, factor: int, out: Array, shift: float) -> int:
+    for i in range(first.shape[0]):
+        for j in range(first.shape[1]):
+            for k in range(first.shape[2]):
+                out[i, j] += first[i, j, k] * factor + shift
+    return first.size
+
+
+def test_arrays_of_any_dimensions_and_numbers_arrive_as_they_were_given(cache: Path) -> None:
+    first, out = np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.zeros((2, 3))
+    kernel = Kernel(mixed)
+    assert kernel(first, -(2**40), out, 0.125) == 24
+    assert is_native(kernel)
+    np.testing.assert_array_equal(out, first.sum(axis=2) * -(2.0**40) + 0.5)
+
+
+@pytest.mark.parametrize("dtype", ["bool", *"bhilqBHILQfd"])
 def test_every_dtype_of_a_store_is_loaded_from_a_file(dtype: str) -> None:
     kernel = Kernel(gather.densify.function)
     data, out = np.array([1, 0, 1], dtype), np.zeros((2, 3), dtype)
@@ -314,7 +361,7 @@ if "fork" in sys.argv:
     if not child:
         os._exit(found)
     assert os.waitpid(child, 0)[1] == found == 0
-print(dense, "numba" in sys.modules)
+print(dense, "numba" in sys.modules or "llvmlite" in sys.modules)
 """
 
 
@@ -349,7 +396,7 @@ def test_batches_are_read_without_numba_once_kernels_are_compiled(start: Any) ->
 
 def test_processes_that_compile_at_once_leave_whole_files(start: Any, cache: Path) -> None:
     assert len({printed(process)[0] for process in [start() for _ in range(3)]}) == 1
-    assert {path.suffix for path in cache.iterdir() if path.is_file()} == {".o"}
+    assert {path.suffix for path in cache.iterdir() if path.is_file()} == {".code"}
     assert printed(start())[1] == "False"
 
 
@@ -374,3 +421,91 @@ def test_threads_may_call_a_new_kernel_at_once(cache: Path) -> None:
         thread.join()
     assert found == [1] * 4
     assert len(objects(cache)) == 1
+
+
+def test_threads_may_call_a_kernel_with_arrays_of_their_own(cache: Path) -> None:
+    kernel, n = Kernel(gather.fill.function), 400
+    kernel(0.0, np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+    outs = [np.zeros(500) for _ in range(4)]
+
+    def work(number: int) -> None:
+        for i in range(n):
+            kernel(float(number * n + i), np.array([1]), np.array([i]), outs[number])
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, out in enumerate(outs):
+        assert out[:n].tolist() == [number * n + i for i in range(n)]
+        assert not out[n:].any()
+
+
+# ---- whoever waits is told
+
+LINE = "compiling the read path for this machine (once per installation) ..."
+WAITING = """
+import sys
+import numpy as np
+from sparsestore import cli
+from sparsestore.kernels import compiler, gather, native
+native._notice = compiler.Notice(patience_s=float(sys.argv.pop(1)))
+if sys.argv[1:]:
+    cli.main()
+gather.first_descent(np.array([0, 2]), np.array([1, 0], np.uint32))
+gather.first_descent(np.array([0, 2]), np.array([1, 0], np.uint16))
+"""
+
+
+def said(patience_s: float, *arguments: str, terminal: bool = False) -> list[str]:
+    """Lines on standard error of a process that compiles two kernels, or runs a command."""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", WAITING, str(patience_s), *arguments]
+    if not terminal:
+        run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+        return run.stderr.splitlines()
+    ours, its = os.openpty()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=its, cwd=ROOT) as process:
+        os.close(its)
+        found = b""
+        with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+            while piece := os.read(ours, 65536):
+                found += piece
+    os.close(ours)
+    assert process.returncode == 0, found
+    return found.decode().splitlines()
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a terminal")
+def test_who_waits_at_a_terminal_is_told_once(cache: Path) -> None:
+    assert said(0, terminal=True) == [f"sparsestore: {LINE}"]
+    assert said(0, terminal=True) == []  # nothing to compile any more
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a terminal")
+def test_who_does_not_wait_is_not_told(cache: Path) -> None:
+    assert said(1e6, terminal=True) == []
+
+
+def test_away_from_a_terminal_it_is_a_line_of_the_log(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert said(0) == []
+    notice = compiler.Notice(patience_s=0)
+    with caplog.at_level("INFO", logger="sparsestore"), notice.waiting():
+        while not notice._given:
+            time.sleep(0.001)
+    assert [record.getMessage() for record in caplog.records] == [LINE]
+
+
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
+def test_the_command_line_says_it_once(tmp_path: Path, cache: Path, terminal: bool) -> None:
+    import scipy.sparse
+
+    import sparsestore as ss
+
+    x = scipy.sparse.random_array((300, 20), density=0.1, format="csr", rng=np.random.default_rng(0))
+    ss.convert(x, tmp_path / "s.zarr")
+    for file in objects(cache):
+        file.unlink()
+    lines = said(0, "verify", str(tmp_path / "s.zarr"), terminal=terminal)
+    assert objects(cache)
+    assert lines == [f"sparsestore: {LINE}" if terminal else f"info: {LINE}"]

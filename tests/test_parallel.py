@@ -1,6 +1,8 @@
 """Work over rows is done once for every row, on as many threads as it is worth, and its errors come back."""
 
 import threading
+import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsestore import parallel
-from sparsestore.parallel import over_rows
+from sparsestore.parallel import over_ranges, over_rows
 
 
 @given(lengths=st.lists(st.integers(0, 9), max_size=60), n_threads=st.integers(1, 9))
@@ -40,11 +42,42 @@ def test_few_entries_start_no_thread() -> None:
 
 def test_an_error_in_a_thread_comes_back_after_all_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "LEAST_ENTRIES", 1)
+    ended = []
 
     def work(start: int, stop: int) -> None:
-        if start:
+        if start == 50:
             raise KeyError(start)
+        time.sleep(0.01)
+        ended.append(start)
 
     with pytest.raises(KeyError, match="50"):
-        over_rows(work, np.arange(1, 101), 2)
-    assert not [t for t in threading.enumerate() if t.name == "sparsestore-copy"]
+        over_rows(work, np.arange(1, 101), 4)
+    assert sorted(ended) == [0, 25, 75]
+
+
+def test_ranges_are_worked_on_at_once() -> None:
+    barrier = threading.Barrier(3, timeout=30)
+    over_ranges(lambda *_: barrier.wait(), 3, 1, 3)
+
+
+def test_a_thread_that_never_starts_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    late: list[Any] = []
+    monkeypatch.setattr(parallel, "start_new_thread", lambda *call: late.append(call))
+    ranges: list[tuple[int, int]] = []
+    over_ranges(lambda start, stop: ranges.append((start, stop)), 30, 10, 3)
+    assert ranges == [(0, 10), (10, 20), (20, 30)]
+    for function, arguments in late:  # they find nothing left to do, and do not wait either
+        function(*arguments)
+    assert len(late) == 2
+    assert len(ranges) == 3
+
+
+@given(n=st.integers(0, 60), least=st.integers(1, 70), n_threads=st.integers(1, 9))
+def test_every_thing_of_a_range_is_worked_on_once(n: int, least: int, n_threads: int) -> None:
+    ranges: list[tuple[int, int]] = []
+    over_ranges(lambda start, stop: ranges.append((start, stop)), n, least, n_threads)
+    assert [i for start, stop in sorted(ranges) for i in range(start, stop)] == list(range(n))
+    sizes = [stop - start for start, stop in ranges]
+    assert len(sizes) == min(n_threads, max(n // least, 1))
+    assert max(sizes) - min(sizes) <= 1
+    assert min(sizes) >= min(least, n)

@@ -1,8 +1,8 @@
 """A kernel compiled once an installation, and loaded without numba.
 
 numba costs half a second before its first call, cached machine code or not: more than reading a million rows does. So
-numba compiles here and does no more: the machine code of the bare loop is kept as an object file, which LLVM's own
-loader (llvmlite) takes in some hundredths of a second and ctypes calls, with the GIL released.
+numba only compiles (`compiler`): what comes of it is kept as an `image`, which is in memory a fraction of a millisecond
+after the first call, and which ctypes calls, with the GIL released.
 
 Whatever is not as expected goes to numba's own dispatcher, which gives the same result later: other platforms, arrays
 that are no plain memory, code that would need anything of numba or Python while it runs, folders that can not be
@@ -14,9 +14,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import importlib.metadata
 import logging
 import os
+import platform
 import sys
 import threading
 import time
@@ -27,30 +27,24 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Kernel", "UnsuitableError", "folders", "isolate"]
+from sparsestore.kernels import compiler, image
+from sparsestore.kernels.compiler import Kinds
+from sparsestore.kernels.image import UnsuitableError
+
+__all__ = ["Kernel", "folders"]
 
 log = logging.getLogger("sparsestore")
 
-Kinds = tuple[Any, ...]
-"""What machine code is compiled for: of each argument its dtype and number of dimensions, or `int` or `float`."""
+Native = tuple[Callable[..., bytes], Callable[[bytes], int]]
+"""What makes eight bytes of each argument, and what takes the whole: addresses of array objects, or numbers."""
 
-PLATFORMS = ("linux",)  # on others numba does it all: nobody has tried there what is done here
-_SCALARS = {int: ctypes.c_int64, float: ctypes.c_double}
-# numba's way to pass an array: two owners, elements, bytes an element, address; then its shape and its strides
-_HEAD = ("ptr", "ptr", "i64", "i64", "ptr")
-# Operations of LLVM that become instructions, or calls of the C library that every process has. Any other function
-# that the code refers to may be missing when it is loaded, upon which LLVM ends the process.
-_INTRINSICS = {"assume", "experimental", "lifetime", "masked", "memcpy", "memmove", "memset", "prefetch", "vector"}
-_INTRINSICS |= {"smax", "smin", "uadd", "umax", "umin", "usub"}
-_INSTRUCTIONS = ("llvm.x86.sse42.", "llvm.x86.pclmulqdq")  # of this machine, which a kernel asks for by name
+PLATFORMS = (("linux", "x86_64"),)  # on others numba does it all: nobody has tried there what is done here
+_READABLE, _WRITABLE = 0x101, 0x501  # numpy's flags: elements in C order and aligned; and may be written
 # a process that forks does so while no other thread is inside LLVM, whose own lock the child would find taken for ever
 _lock = threading.RLock()
+_notice = compiler.Notice()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
-
-
-class UnsuitableError(Exception):
-    """The kernel has to be called by way of numba; the message says why."""
 
 
 class Kernel:
@@ -79,27 +73,26 @@ class Kernel:
         self.function = function
         self._needs = needs
         code = function.__code__
-        self._written = tuple(name.startswith("out") for name in code.co_varnames[: code.co_argcount])
+        parameters = code.co_varnames[: code.co_argcount]
+        self._flags = tuple(_WRITABLE if name.startswith("out") else _READABLE for name in parameters)
         self._gives_number = function.__annotations__["return"] in ("int", int)
-        self._loaded: dict[Kinds, Callable[..., int] | None] = {}
+        self._loaded: dict[Kinds, Native | None] = {}
 
     def __call__(self, *arguments: Any) -> Any:
         """Run the loop; with whatever numba accepts, and with numba's errors."""
-        kinds: list[Any] = []
-        values: list[Any] = []
-        if len(arguments) != len(self._written):
+        if len(arguments) != len(self._flags):
             return self.compiled(*arguments)
-        for argument, written in zip(arguments, self._written, strict=True):
-            if type(argument) is np.ndarray:
-                flags = argument.flags
-                if not (flags.c_contiguous and flags.aligned and (flags.writeable or not written)):
-                    return self.compiled(*arguments)
-                kinds += (argument.dtype, argument.ndim)
-                values += (None, None, argument.size, argument.itemsize, argument.__array_interface__["data"][0])
-                values += argument.shape
-                values += argument.strides
-            elif type(argument) is float or (type(argument) is int and -(2**63) <= argument < 2**63):
-                kinds.append(type(argument))
+        kinds: list[Any] = []
+        values: list[int | float] = []
+        for argument, flags in zip(arguments, self._flags):  # noqa: B905 - just found equally long, and time counts
+            kind = type(argument)
+            if kind is np.ndarray and argument.flags.num & flags == flags:
+                kinds.append(argument.dtype)
+                kinds.append(argument.ndim)
+                values.append(id(argument))
+            elif kind is float or (kind is int and -(2**63) <= argument < 2**63):
+                kinds.append(kind)
+                kinds.append(0)
                 values.append(argument)
             else:
                 return self.compiled(*arguments)
@@ -110,10 +103,9 @@ class Kernel:
             native = self._load(key)
         if native is None:
             return self.compiled(*arguments)
-        result, error = ctypes.c_int64(), ctypes.c_void_p()
-        if native(ctypes.byref(result), ctypes.byref(error), *values):
-            raise RuntimeError(f"{self.function.__qualname__} raises an exception, which a kernel must not do")
-        return result.value if self._gives_number else None
+        pack, enter = native
+        result = enter(pack(*values))  # `arguments` keeps the arrays alive meanwhile
+        return result if self._gives_number else None
 
     @functools.cached_property
     def compiled(self) -> Callable[..., Any]:
@@ -132,7 +124,7 @@ class Kernel:
         complete = types.FunctionType(plain.__code__, names, plain.__name__, plain.__defaults__, plain.__closure__)
         return functools.update_wrapper(complete, plain)
 
-    def _load(self, kinds: Kinds) -> Callable[..., int] | None:
+    def _load(self, kinds: Kinds) -> Native | None:
         """Machine code for these arguments, from the cache or compiled; None where numba has to be called."""
         with _lock:
             if kinds not in self._loaded:
@@ -143,179 +135,76 @@ class Kernel:
                     self._loaded[kinds] = None
             return self._loaded[kinds]
 
-    def _native(self, kinds: Kinds) -> Callable[..., int]:
-        if sys.platform not in PLATFORMS or sys.maxsize < 2**63 - 1 or sys.byteorder != "little":
-            raise UnsuitableError(f"never tried on {sys.platform}")
-        harmless = ("NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS")
-        if any(name.startswith("NUMBA_") and name not in harmless for name in os.environ):
-            raise UnsuitableError("the environment has wishes about compiled code")
+    def _native(self, kinds: Kinds) -> Native:
+        _check_process()
+        compiler.check_arrays()
         for kind in kinds:
             if isinstance(kind, np.dtype) and not (kind.isnative and kind.kind in "biuf" and kind.str[1:] != "f2"):
                 raise UnsuitableError(f"arrays of {kind}")
         key = self.key(kinds)
-        name = f"{self.function.__module__.rpartition('.')[2]}.{self.function.__name__}-{key[:24]}.o"
+        name = f"{self.function.__module__.rpartition('.')[2]}.{self.function.__name__}-{key[:24]}.code"
         code = _read(name, key)
         if code is None:
             began = time.perf_counter()
-            code = self._compile(kinds, f"sparsestore_{key}")
+            with _notice.waiting():
+                code = image.build(compiler.object_file(self._complete(), kinds, self._gives_number, "entry"), "entry")
             path = _write(name, key, code)
             took = time.perf_counter() - began
-            log.info("compiled %s in %.2f s, kept in %s", self.function.__qualname__, took, path or "no file")
-        return _link(code, f"sparsestore_{key}", kinds)
+            log.debug("compiled %s in %.2f s, kept in %s", self.function.__qualname__, took, path or "no file")
+        enter = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_char_p)(image.load(code))
+        return compiler.packing(kinds).pack, enter
 
     def key(self, kinds: Kinds) -> str:
-        """Hexadecimal digest of all that machine code depends on: sources, compilers, this machine, the arguments."""
-        import llvmlite.binding as llvm
+        """Hexadecimal digest of all that machine code depends on: sources, processor, arguments.
 
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-        files = [__file__, self.function.__code__.co_filename]
+        Not the versions of compilers, which cost more to find out than all the rest: another one's code is as good.
+        """
+        files = [__file__, compiler.__file__, image.__file__, self.function.__code__.co_filename]
         if self._needs is not None:
             files.append(self._needs.__code__.co_filename)
-        sources = [Path(file).read_bytes() for file in files]
         asked = [kind.str if isinstance(kind, np.dtype) else str(kind) for kind in kinds]
-        return hashlib.sha256(
-            repr((sources, *_compilers(), self.function.__qualname__, asked)).encode()
-        ).hexdigest()
+        depends = (*map(_source, files), _processor(), self.function.__qualname__, asked)
+        return hashlib.sha256(repr(depends).encode()).hexdigest()
 
-    def _compile(self, kinds: Kinds, symbol: str) -> bytes:
-        """Object file with the loop for these arguments as its one function, of the given name."""
-        from numba import from_dtype, njit
-        from numba import types as nb
 
-        signature = []
-        for kind, dimensions in zip(kinds, (*kinds[1:], None), strict=True):
-            if isinstance(kind, np.dtype):
-                signature.append(nb.Array(from_dtype(kind), dimensions, "C"))
-            elif kind in _SCALARS:
-                signature.append(nb.int64 if kind is int else nb.float64)
-        dispatcher = njit(tuple(signature), nogil=True, error_model="numpy")(self._complete())
-        (typed,) = dispatcher.nopython_signatures
-        if typed.return_type != (nb.int64 if self._gives_number else nb.none):
-            raise UnsuitableError(f"it returns {typed.return_type}")
-        return isolate(dispatcher.inspect_llvm(dispatcher.signatures[0]), symbol, ["ptr", "ptr", *_flat(kinds)])
+# ---- what machine code depends on
 
 
 @functools.cache
-def _compilers() -> tuple[Any, ...]:
-    """Versions of what makes machine code, and the machine that it is for."""
-    import llvmlite.binding as llvm
-
-    versions = [importlib.metadata.version(package) for package in ("numba", "llvmlite", "numpy")]
-    return versions, (llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
+def _source(file: str) -> str:
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
-def _flat(kinds: Kinds) -> list[str]:
-    """LLVM's types of a call's arguments."""
-    flat: list[str] = []
-    for kind in kinds:
-        if isinstance(kind, np.dtype):
-            flat += _HEAD
-        elif isinstance(kind, int):
-            flat += ["i64"] * (2 * kind)
-        else:
-            flat.append("i64" if kind is int else "double")
-    return flat
+@functools.cache
+def _processor() -> bytes:
+    """Maker, model and abilities of the processor."""
+    try:
+        # not /proc/cpuinfo: to open it makes some versions of Linux ask every processor for its present frequency
+        return Path("/sys/devices/system/cpu/modalias").read_bytes()
+    except OSError:
+        with Path("/proc/cpuinfo").open("rb") as file:  # of the first processor: up to an empty line
+            lines = list(iter(file.readline, b"\n"))
+        return b"".join(line for line in lines if line.startswith((b"vendor", b"cpu family", b"model", b"flags")))
 
 
-def isolate(ir: str, symbol: str, parameters: list[str]) -> bytes:
-    """Object file of the one bare function in numba's module, for this machine.
-
-    Parameters
-    ----------
-    ir : str
-        Optimised module: the function, and wrappers of it for callers in Python and in C.
-    symbol : str
-        New name of the function.
-    parameters : list of str
-        LLVM's types that it must take.
-
-    Raises
-    ------
-    UnsuitableError
-        Where there is not just one such function, its parameters are others, or it needs anything outside of itself.
-    """
-    import llvmlite.binding as llvm
-
-    module = llvm.parse_assembly(ir)
-    defined = [function for function in module.functions if not function.is_declaration]
-    bare = [f for f in defined if not f.name.startswith(("_ZN7cpython", "cfunc.", "NRT_"))]
-    if len(bare) != 1:
-        raise UnsuitableError(f"{len(bare)} functions where one was expected: {[f.name for f in bare]}")
-    found = [
-        "ptr" if str(argument.type).endswith(("*", "ptr")) else str(argument.type) for argument in bare[0].arguments
-    ]
-    if found != parameters:
-        raise UnsuitableError(f"parameters {found}, expected {parameters}")
-    for value in (*defined, *module.global_variables):
-        if not value.is_declaration:
-            value.linkage = "internal"  # what nobody calls then goes, and with it all that it alone refers to
-    bare[0].linkage, bare[0].name = "external", symbol
-    target = llvm.Target.from_triple(llvm.get_process_triple())
-    x86 = target.name.startswith("x86")
-    machine = target.create_target_machine(  # as numba's
-        cpu=llvm.get_host_cpu_name(),
-        features=llvm.get_host_cpu_features().flatten(),
-        opt=3,
-        reloc="static" if x86 else "default",
-        codemodel="jitdefault",
-        jit=True,
-    )
-    if hasattr(llvm, "create_module_pass_manager"):  # llvmlite 0.44
-        passes = llvm.create_module_pass_manager()
-        passes.add_global_dce_pass()
-        passes.run(module)
-    else:
-        passes = llvm.create_new_module_pass_manager()
-        passes.add_global_dead_code_eliminate_pass()
-        passes.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options()))
-    outside = [v.name for v in (*module.functions, *module.global_variables) if v.is_declaration]
-    unknown = [
-        n
-        for n in outside
-        if not (n.startswith("llvm.") and (n.startswith(_INSTRUCTIONS) or n.split(".")[1] in _INTRINSICS))
-    ]
-    if unknown:
-        raise UnsuitableError(f"it needs {', '.join(unknown)}")
-    code: bytes = machine.emit_object(module)
-    return code
-
-
-def _is_instruction(name: str) -> bool:
-    return name.startswith(_INSTRUCTIONS) or (name.startswith("llvm.") and name.split(".")[1] in _INTRINSICS)
-
-
-# machine code stays where it is as long as the process lives
-_engines: list[Any] = []
-
-
-def _link(code: bytes, symbol: str, kinds: Kinds) -> Callable[..., int]:
-    """Load an object file; its function, to be called with two pointers (result, error) and the flattened arguments."""
-    import llvmlite.binding as llvm
-
-    # an engine each: one that has handed out addresses should not be given more code
-    machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(jit=True)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-    engine.finalize_object()
-    address = engine.get_function_address(symbol)
-    if not address:
-        raise UnsuitableError(f"the object file has no {symbol}")
-    _engines.append(engine)
-    c = {"ptr": ctypes.c_void_p, "i64": ctypes.c_int64, "double": ctypes.c_double}
-    pointers = (ctypes.POINTER(ctypes.c_int64), ctypes.POINTER(ctypes.c_void_p))
-    return ctypes.CFUNCTYPE(ctypes.c_int32, *pointers, *(c[kind] for kind in _flat(kinds)))(address)
-
-
-# ---- files of the cache: a digest, then an object file
+def _check_process() -> None:
+    """Refuse other platforms, and wishes about compiled code."""
+    if (sys.platform, platform.machine()) not in PLATFORMS or sys.maxsize < 2**63 - 1:
+        raise UnsuitableError(f"never tried on {sys.platform} {platform.machine()}")
+    harmless = ("NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS")
+    if any(name.startswith("NUMBA_") and name not in harmless for name in os.environ):
+        raise UnsuitableError("the environment has wishes about compiled code")
 
 
 def folders() -> list[Path]:
-    """Folders for object files, the best first: $NUMBA_CACHE_DIR; else beside the modules, or a folder of the user."""
+    """Folders for images, the best first: $NUMBA_CACHE_DIR; else beside the modules, or a folder of the user."""
     if "NUMBA_CACHE_DIR" in os.environ:
         return [Path(os.environ["NUMBA_CACHE_DIR"])]
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     return [Path(__file__).parent / "__pycache__", home.expanduser() / "sparsestore"]
+
+
+# ---- files of the cache: a digest, then an image
 
 
 def _digest(key: str, code: bytes) -> bytes:
@@ -323,7 +212,7 @@ def _digest(key: str, code: bytes) -> bytes:
 
 
 def _read(name: str, key: str) -> bytes | None:
-    """Object file from the cache; None where there is none, or one that is damaged or was made for something else."""
+    """Image from the cache; None where there is none, or one that is damaged or was made for something else."""
     for folder in folders():
         try:
             payload = (folder / name).read_bytes()
@@ -335,7 +224,7 @@ def _read(name: str, key: str) -> bytes | None:
 
 
 def _write(name: str, key: str, code: bytes) -> Path | None:
-    """Keep an object file, whole or not at all; None where no folder can be written."""
+    """Keep an image, whole or not at all; None where no folder can be written."""
     for folder in folders():
         temporary = folder / f".{name}.{os.getpid()}.{threading.get_ident()}"
         try:
