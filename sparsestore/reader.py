@@ -314,7 +314,9 @@ class Reader:
         values = array.take(local)
         if name == ROW_ID:
             values = values + segment.document.row_id_start
-        return values, segment.array(f"columns/{name}.mask").take(local) if segment.has(f"columns/{name}.mask") else None
+        return values, segment.array(f"columns/{name}.mask").take(local) if segment.has(
+            f"columns/{name}.mask"
+        ) else None
 
     def label_statistics(self, name: str) -> LabelStatistics | None:
         """How a column's values vary between blocks of rows; None where a segment has no such statistics."""

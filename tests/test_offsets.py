@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sparsestore.errors import CorruptStoreError
+from sparsestore.kernels import offsets
 from sparsestore.reader import Located, _Part
 from sparsestore.segment import RowOffsets, runs
 from sparsestore.storage import LocalStorage
@@ -150,6 +151,27 @@ def test_a_later_chunk_may_not_start_below_zero_or_past_the_end() -> None:
         fake: Any = FakeIndptr(indptr, 1024)
         with pytest.raises(CorruptStoreError, match="no ascending sequence"):
             RowOffsets(fake, 5000, 1, 5000).locate(np.array([2000]))
+
+
+@given(
+    steps=st.lists(st.integers(0, 300), min_size=1, max_size=40),
+    changes=st.lists(st.tuples(st.integers(0, 40), st.integers(-(2**63), 2**63 - 1)), max_size=2),
+    first=st.sampled_from([0, 7, 2**40]),
+    longest=st.sampled_from([255, 300, 65_535, 2**40]),
+)
+def test_lengths_are_narrowed_as_their_twin_does(
+    steps: list[int], changes: list[tuple[int, int]], first: int, longest: int
+) -> None:
+    indptr = np.cumsum([first, *steps])
+    total = int(indptr[-1])
+    for at, value in changes:
+        indptr[at % len(indptr)] = value
+    dtype = next(d for d in ("uint8", "uint16", "uint64") if longest <= np.iinfo(d).max)
+    found, expected = np.zeros((2, len(steps)), dtype)
+    sound = offsets.narrow_numpy(indptr, longest, total, expected)
+    assert offsets.narrow(indptr, longest, total, found) == sound
+    if sound:
+        np.testing.assert_array_equal(found, expected)
 
 
 @given(
