@@ -128,11 +128,17 @@ class ArrayWriter:
             self._checks.append(piece_crc32c(payload))
             self._file.write(payload)
         else:
-            for start in range(0, len(values), chunk):
-                encoded = _encode(values[start : start + chunk], self._spec)
-                self._index.append((self._file.length, len(encoded)))
-                self._checks.append(np.array([crc32c(encoded)], np.uint32))
-                self._file.write(encoded)
+            encoded = [b""] * (len(values) // chunk)
+
+            def work(start: int, stop: int) -> None:
+                for at in range(start, stop):
+                    encoded[at] = _encode(values[at * chunk : (at + 1) * chunk], self._spec)
+
+            over_ranges(work, len(encoded), max(_LEAST_ELEMENTS // chunk, 1))
+            for part in encoded:
+                self._index.append((self._file.length, len(part)))
+                self._checks.append(np.array([crc32c(part)], np.uint32))
+                self._file.write(part)
         if len(self._index) * chunk == self._spec.shard:
             self._close_shard()
 
