@@ -29,6 +29,7 @@ Array = NDArray[Any]
 Bytes = NDArray[np.uint8]
 _ABSENT = 2**64 - 1  # the sharding codec's mark of a chunk that is not there
 _STRING_CHUNK_BYTES = 1 << 28
+_ROWS = 1 << 20  # looked at in one call: for each there must be room for two numbers
 _LEAST_PIECES = (2 << 20) // PIECE  # for which a thread is worth starting
 _LEAST_ELEMENTS = 1 << 17  # to decode, for which a thread is worth starting
 _TURN_ELEMENTS = 1 << 18  # decoded before they are checked: still in the processor's cache
@@ -395,21 +396,26 @@ class ArrayReader:
         ------
         CorruptStoreError
         """
-        if self._sound:
-            return
+        for at in range(0, len(starts), _ROWS):
+            if self._sound:
+                return
+            units = self._due(starts[at : at + _ROWS], lengths[at : at + _ROWS])
+            if len(units):
+                stored = self.mapped()
+                elements = stored[: self.spec.shape[0] * self.spec.itemsize]
+                self._check_pieces(stored, elements, units, units)
+
+    def _due(self, starts: NDArray[np.uint64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Pieces that hold these elements and are to be checked, ascending."""
         from sparsestore.kernels import checks
 
-        length, itemsize = self.spec.shape[0], self.spec.itemsize
+        n, itemsize = self.spec.shape[0], self.spec.itemsize
         units = np.empty(2 * len(starts) + int(lengths.sum()) * itemsize // PIECE, np.int64)
-        n = checks.touched(starts, lengths, length, itemsize, self._verified, units)
-        if n < 0:
-            raise CorruptStoreError(f"{self.storage.name}: {self.prefix}: rows end past its {length} elements")
-        units = units[:n]
-        if not bool((units[1:] > units[:-1]).all()):
-            units = np.unique(units)
-        if n:
-            stored = self.mapped()
-            self._check_pieces(stored, stored[: length * itemsize], units, units)
+        found = checks.touched(starts, lengths, n, itemsize, self._verified, units)
+        if found < 0:
+            raise CorruptStoreError(f"{self.storage.name}: {self.prefix}: rows end past its {n} elements")
+        units = units[:found]
+        return units if bool((units[1:] > units[:-1]).all()) else np.unique(units)
 
     def pieces(self, units: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Bytes of the given 16 KiB pieces, ascending, end to end, read without a map and checked as `verify` does."""
@@ -467,7 +473,7 @@ class ArrayReader:
         """What is wrong with a piece of these bytes."""
         itemsize = self.spec.itemsize
         first = unit * PIECE // itemsize
-        last = min(first + PIECE // itemsize, self.spec.shape[0])
+        last = max(first, min(first + PIECE // itemsize, self.spec.shape[0]))
         number, start = divmod(unit * PIECE, self.spec.shard * itemsize)
         if self._check == "never" or crc32c(piece) == self._expected(unit):
             at, reason = self._out_of_range(piece.view(self.spec.dtype)[: last - first])

@@ -32,7 +32,7 @@ def open(path: str | os.PathLike[str], *, version: int | None = None, check: str
     version : int, optional
     check : {"first", "always", "never"}
         When stored bytes are compared with their checksums: the first time that this process touches them, each time,
-        or never.
+        or never. That feature numbers are in range is checked the first time in any case.
     mmap : bool
         False reads with preadv in place of a memory map: slower, but a file cut short from outside then gives an
         error where a map would end the process.

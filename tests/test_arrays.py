@@ -329,6 +329,16 @@ def test_just_the_pieces_that_are_touched_are_checked(
     assert reader._sound
 
 
+def test_more_rows_than_are_looked_at_in_one_call(raw: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "_ROWS", 3)
+    reader = raw.reader()
+    reader.verify(*ranges(*((at, at + 1) for at in range(0, 40_960, 5000))))
+    assert reader._verified.tolist() == [True] * 5 + [False]
+    flip(raw.shard(2), PIECE)
+    with pytest.raises(CorruptStoreError, match=r"bytes 16384 to 32768 .*do not match their crc32c"):
+        reader.verify(*ranges(*((at, at + 1) for at in range(0, 45_056, 5000)), (45_000, 45_001)))
+
+
 def test_ranges_past_the_end_are_told(raw: Written) -> None:
     for start, stop in ((45_000, 45_057), (2**40, 2**40 + 1), (45_056, 45_057)):
         with pytest.raises(CorruptStoreError, match="a: rows end past its 45056 elements"):

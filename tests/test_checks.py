@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from test_checksum import RFC_3720, plain_crc32c
 import sparsestore as ss
 from sparsestore import checksum
 from sparsestore.errors import CorruptStoreError
-from sparsestore.kernels import checks
+from sparsestore.kernels import checks, native
 from sparsestore.kernels.checks import LANE, PIECE, REST, WORDS
 from sparsestore.kernels.native import Kernel
 from sparsestore.manifest import read_manifest
@@ -218,6 +219,18 @@ def test_numba_and_machine_code_from_a_file_agree() -> None:
             checked[wrong] ^= 1
         for scan in (checks.scan, checks.scan.compiled):
             assert scan(words, values, np.arange(3), checked, SHIFTS, 1000, np.zeros(1, np.uint64)) == wrong
+
+
+@needs_instruction
+@pytest.mark.skipif((sys.platform, platform.machine()) not in native.PLATFORMS, reason="numba does it all here")
+def test_machine_code_is_kept_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    values, expected = pieces_of(0, 1)
+    scan = Kernel(checks.scan.function, needs=checks._instructions)  # type: ignore[call-arg]
+    touched = Kernel(checks.touched.function)
+    assert scan(values.view(np.uint64), values, np.arange(1), expected, SHIFTS, 1000, np.zeros(1, np.uint64)) == -1
+    assert touched(np.zeros(1, np.uint64), np.ones(1, np.int64), 1, 4, np.zeros(1, bool), np.zeros(2, np.int64)) == 1
+    assert len(list(tmp_path.glob("checks.*.code"))) == 2
 
 
 WISHES = """

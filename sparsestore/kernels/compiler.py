@@ -118,7 +118,11 @@ def isolate(ir: str, symbol: str, kinds: Kinds) -> bytes:
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    bare = [function for function in llvm.parse_assembly(ir).functions if not function.is_declaration]
+    defined = [function for function in llvm.parse_assembly(ir).functions if not function.is_declaration]
+    counting = [
+        f.name for f in defined if f.name.startswith("NRT_")
+    ]  # of references: numba leaves them in some modules
+    bare = [function for function in defined if function.name not in counting]
     if len(bare) != 1:
         raise UnsuitableError(f"{len(bare)} functions where one was expected: {[f.name for f in bare]}")
     for block in bare[0].blocks:
@@ -127,6 +131,8 @@ def isolate(ir: str, symbol: str, kinds: Kinds) -> bytes:
             raise UnsuitableError("it can raise exceptions")
     types = [str(argument.type) for argument in bare[0].arguments]
     module = llvm.parse_assembly(ir + _entry(symbol, bare[0].name, types, kinds))
+    for name in counting:
+        module.get_function(name).linkage = "available_externally"  # not emitted: a call would be found to be missing
     module.get_function(bare[0].name).linkage = "internal"  # to be called by its distance
     # numba has optimised the function: done once more, together with the entry, some loops came out half as fast
     machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
