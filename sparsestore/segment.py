@@ -17,7 +17,7 @@ from sparsestore.format import ObjectEntry, SegmentDocument, SegmentLine
 from sparsestore.storage import LocalStorage
 from sparsestore.zarr_format import ArraySpec
 
-__all__ = ["RowOffsets", "Segment", "runs"]
+__all__ = ["RowOffsets", "Segment"]
 
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
@@ -249,63 +249,42 @@ class Segment:
                 array.verify(starts, lengths)
             data = self.data.elements() if self.data is not None else None
             return self.indices.elements(), data, starts
-        begin = starts.astype(np.int64)
-        first, last = runs(begin, begin + lengths)
-        if int(last.max(initial=0)) > self.nnz:
-            raise self._damaged(f"{self.prefix}/X/indptr", 0, 0, f"rows end at entry {int(last.max())} of {self.nnz}")
-        found = [_loaded(array, first, last, begin) for array in arrays]
+        found = [self._loaded(array, starts, lengths) for array in arrays]
         if any(not np.array_equal(found[0][1], other[1]) for other in found[1:]):
             # indices and data were read in units of different lengths: bring both to the rows' own order
             found = [(_compact(values, at, lengths), _own_starts(lengths)) for values, at in found]
-        return found[0][0], found[1][0] if len(found) > 1 else None, found[0][1].astype(np.uint64)
+        return found[0][0], found[1][0] if len(found) > 1 else None, found[0][1]
+
+    def _loaded(
+        self, array: ArrayReader, starts: NDArray[np.uint64], lengths: Ints
+    ) -> tuple[Array, NDArray[np.uint64]]:
+        """Read the units that hold these entries into memory; where each row starts in that."""
+        from sparsestore.kernels import offsets
+
+        spec = array.spec
+        raw = spec.codec.name == "none"
+        unit = max(PIECE // spec.itemsize, 1) if raw else spec.chunk
+        units, moved = np.empty(-(-self.nnz // unit), np.int64), np.empty(len(starts), np.uint64)
+        n = offsets.place(starts, lengths, unit, self.nnz, units, moved)
+        if n == -1:
+            order = np.argsort(starts, kind="stable")
+            values, placed = self._loaded(array, starts[order], lengths[order])
+            moved[order] = placed
+            return values, moved
+        if n < 0:
+            raise self._damaged(f"{self.prefix}/X/indptr", 0, 0, f"rows end past entry {self.nnz}, the last one")
+        if raw:
+            return array.pieces(units[:n]).view(spec.dtype), moved
+        return array.chunks(units[:n]), moved
 
 
-def _own_starts(lengths: Ints) -> Ints:
-    return np.cumsum(lengths) - lengths
+def _own_starts(lengths: Ints) -> NDArray[np.uint64]:
+    return (np.cumsum(lengths) - lengths).astype(np.uint64)
 
 
-def _compact(values: Array, starts: Ints, lengths: Ints) -> Array:
+def _compact(values: Array, starts: NDArray[np.uint64], lengths: Ints) -> Array:
     from sparsestore.kernels import gather
 
     out = np.empty(int(lengths.sum()), values.dtype)
-    gather.gather_indices(values, starts.astype(np.uint64), lengths, _own_starts(lengths), out)
+    gather.gather_indices(values, starts, lengths, _own_starts(lengths), out)
     return out
-
-
-def runs(begin: Ints, end: Ints) -> tuple[Ints, Ints]:
-    """Merge the entries of rows that follow each other; ascending by their start."""
-    if len(begin) > 1 and not bool((begin[1:] >= begin[:-1]).all()):
-        order = np.argsort(begin, kind="stable")
-        begin, end = begin[order], end[order]
-    new = np.flatnonzero(begin[1:] != end[:-1]) + 1
-    first = begin[np.concatenate([np.zeros(1, np.int64), new])]
-    last = end[np.concatenate([new - 1, np.array([len(end) - 1])])]
-    keep = last > first
-    return first[keep], last[keep]
-
-
-def _loaded(array: ArrayReader, first: Ints, last: Ints, begin: Ints) -> tuple[Array, Ints]:
-    """Read the units that hold entries first[i] to last[i] into memory; where entries `begin` stand in that."""
-    spec = array.spec
-    raw = spec.codec.name == "none"
-    unit = max(PIECE // spec.itemsize, 1) if raw else spec.chunk
-    low, high = first // unit, -(-last // unit)
-    low[1:] = np.maximum(low[1:], high[:-1])
-    counts = np.maximum(high - low, 0)
-    ends = np.cumsum(counts)
-    total = int(ends[-1]) if len(ends) else 0
-    units = np.arange(total, dtype=np.int64) + np.repeat(low - (ends - counts), counts)
-    if raw:
-        values: Array = array.pieces(units).view(spec.dtype)
-    else:
-        values = array.chunks(units)
-    if not total:
-        return values, np.zeros(len(begin), np.int64)
-    shifts = (ends - counts - low) * unit  # of all entries from first[i] to last[i]
-    if bool((begin[1:] >= begin[:-1]).all()):
-        rows = np.diff(np.searchsorted(begin, first[1:]), prepend=0, append=len(begin))
-        moved = begin + np.repeat(shifts, rows)
-    else:
-        moved = begin + shifts[np.maximum(np.searchsorted(first, begin, side="right") - 1, 0)]
-    # an empty row may start where nothing was read: any place will do for it
-    return values, np.clip(moved, 0, len(values))
