@@ -596,10 +596,13 @@ class ArrayReader:
         """Check the encoded bytes of chunks."""
         if self._load_checks is None or self._check == "never" or self._raw:
             return
-        expected = self._checksums()[encoded.numbers[start:stop]].tolist()
-        for at in range(start, stop):
-            if crc32c(encoded.payload(at)) != expected[at - start]:
-                raise self._chunk_fault(encoded, at, "the bytes do not match their crc32c")
+        from sparsestore.kernels import frames
+
+        part = slice(start, stop)
+        expected = self._checksums()[encoded.numbers[part]]
+        bad = frames.first_damaged(encoded.source, encoded.starts[part], encoded.lengths[part], expected)
+        if bad >= 0:
+            raise self._chunk_fault(encoded, start + bad, "the bytes do not match their crc32c")
 
     def _decode_checked(self, encoded: _Encoded, start: int, stop: int, out: Array) -> None:
         spec, at = self.spec, start

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from numcodecs import blosc
 from numpy.typing import NDArray
 
-from sparsestore.kernels import frames
+from sparsestore.checksum import crc32c
+from sparsestore.kernels import checks, frames
 
 Array = NDArray[Any]
 Unpack = Callable[[Array, Array, Array, int, Array], int]
@@ -178,6 +179,36 @@ def test_no_damaged_frame_does_harm(
         payload = payload[:-cut]
         payload[12:16] = len(payload).to_bytes(4, "little")
     assert unpacked([bytes(payload)], values.nbytes)[0] in (0, 1)
+
+
+@given(
+    lengths=st.lists(st.integers(0, 40) | st.sampled_from([3071, 3072, 3073, 6144, 10_000]), min_size=1, max_size=6),
+    gap=st.integers(0, 9),
+    bad=st.sets(st.integers(0, 5)),
+)
+def test_the_first_damaged_frame_is_found(lengths: list[int], gap: int, bad: set[int]) -> None:
+    rng = np.random.default_rng(gap)
+    sizes = np.array(lengths, np.int64)
+    starts = np.cumsum(sizes + gap) - sizes
+    source = rng.integers(0, 256, int((sizes + gap).sum())).astype(np.uint8)
+    expected = np.array([crc32c(source[at : at + n]) for at, n in zip(starts, sizes, strict=True)], np.uint32)
+    for frame in bad:
+        if frame < len(sizes):
+            expected[frame] ^= np.uint32(1 << rng.integers(0, 32))
+    first = min((frame for frame in bad if frame < len(sizes)), default=-1)
+    assert frames.first_damaged(source, starts, sizes, expected) == first
+    assert frames.first_damaged_numpy(source, starts, sizes, expected) == first
+
+
+def test_checksums_need_no_instruction_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(*_: int) -> int:
+        raise checks.LackingInstructionError
+
+    monkeypatch.setattr(frames, "_damaged", lacking)
+    source = np.arange(100, dtype=np.uint8)
+    place = np.zeros(1, np.int64), np.array([100])
+    assert frames.first_damaged(source, *place, np.array([crc32c(source)], np.uint32)) == -1
+    assert frames.first_damaged(source, *place, np.array([1], np.uint32)) == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mprotect")

@@ -11,19 +11,24 @@ loops read or write elsewhere.
 
 from __future__ import annotations
 
+import functools
 from types import FunctionType
 from typing import Any
 
 import numpy as np
+from google_crc32c import value as crc32c
 from numpy.typing import NDArray
 
+from sparsestore.kernels.checks import LackingInstructionError, _instructions, shift_tables
 from sparsestore.kernels.native import Kernel
 
-__all__ = ["unpack", "unpack_numpy"]
+__all__ = ["first_damaged", "first_damaged_numpy", "unpack", "unpack_numpy"]
 
 Array = NDArray[Any]
 _U = np.uint64
+_LANE = 128  # words of eight bytes
 
+_shifts = functools.cache(functools.partial(shift_tables, _LANE, 0))
 _spare: list[Array] = []  # memory of earlier calls: fresh memory would cost as much as what is done with it
 _KEPT = 2 << 20
 _SLACK = 64  # bytes that copies may write behind the end of a block, and read behind it where the source goes on
@@ -56,7 +61,25 @@ def unpack(source: Array, starts: Array, lengths: Array, size: int, out: Array) 
     return int(done)
 
 
-# ---- the kernel and its parts. Numbers alone pass between them, addresses among these: numba counts references to
+def first_damaged(source: Array, starts: Array, lengths: Array, expected: Array) -> int:
+    """Number of the first frame whose crc32c is another one than expected, or -1.
+
+    Parameters
+    ----------
+    source : (n,) uint8 array
+    starts, lengths : (m,) int64 array
+        As for `unpack`.
+    expected : (m,) uint32 array
+    """
+    shifts = _shifts()
+    addresses = [array.ctypes.data for array in (source, starts, lengths, expected, shifts)]
+    try:
+        return int(_damaged(*addresses, len(starts)))
+    except LackingInstructionError:
+        return first_damaged_numpy(source, starts, lengths, expected)
+
+
+# ---- the kernels and their parts. Numbers alone pass between them, addresses among these: numba counts references to
 # arrays that are passed on or left in several ways. The first six are instructions, which numba is told to make.
 
 
@@ -352,6 +375,54 @@ def _unpack(source: int, starts: int, lengths: int, out: int, scratch: int, limi
         if not _frame(_U(source), begin, length, _U(limit), target, _U(scratch), _U(size)):
             return np.int64(frame)  # type: ignore[return-value]
     return np.int64(count)  # type: ignore[return-value]
+
+
+def _crc_parts() -> dict[str, Any]:
+    return {**_instructions(), **_parts()}
+
+
+@Kernel(needs=_crc_parts)  # type: ignore[call-arg]
+def _damaged(source: int, starts: int, lengths: int, expected: int, shifts: int, count: int) -> int:
+    """See `first_damaged`: all but the last are addresses."""
+    bytes_, tables, lane = _U(source), _U(shifts), _U(8 * _LANE)
+    for frame in range(_U(count)):
+        at, left = _get8(_U(starts), _U(frame) << _U(3)), _get8(_U(lengths), _U(frame) << _U(3))
+        crc = _U(0xFFFFFFFF)
+        while left >= _U(3) * lane:  # three side by side: see `checks`
+            b, c = _U(0), _U(0)
+            for _ in range(_LANE):
+                crc = crc32_of_eight(crc, _get8(bytes_, at))  # type: ignore[name-defined]  # noqa: F821
+                b = crc32_of_eight(b, _get8(bytes_, at + lane))  # type: ignore[name-defined]  # noqa: F821
+                c = crc32_of_eight(c, _get8(bytes_, at + _U(2) * lane))  # type: ignore[name-defined]  # noqa: F821
+                at += _U(8)
+            for k in range(4):
+                low = _U(k) << _U(3)
+                c ^= _get4(tables, (_U(k) << _U(10)) + (((b >> low) & _U(255)) << _U(2)))
+                c ^= _get4(tables, _U(4096) + (_U(k) << _U(10)) + (((crc >> low) & _U(255)) << _U(2)))
+            crc = c
+            at += _U(2) * lane
+            left -= _U(3) * lane
+        while left >= _U(8):
+            crc = crc32_of_eight(crc, _get8(bytes_, at))  # type: ignore[name-defined]  # noqa: F821
+            at += _U(8)
+            left -= _U(8)
+        while left:
+            crc ^= _get1(bytes_, at)
+            for _ in range(8):
+                crc = (crc >> _U(1)) ^ (_U(0x82F63B78) if crc & _U(1) else _U(0))
+            at += _U(1)
+            left -= _U(1)
+        if crc ^ _U(0xFFFFFFFF) != _get4(_U(expected), _U(frame) << _U(2)):
+            return np.int64(frame)  # type: ignore[return-value]
+    return -1
+
+
+def first_damaged_numpy(source: Array, starts: Array, lengths: Array, expected: Array) -> int:
+    """Twin of `first_damaged`, by way of the C library."""
+    for frame, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
+        if crc32c(source[start : start + length]) != int(expected[frame]):
+            return frame
+    return -1
 
 
 def unpack_numpy(source: Array, starts: Array, lengths: Array, size: int, out: Array) -> int:
