@@ -93,6 +93,8 @@ def codec_for(role: str, profile: str) -> Codec:
         return Codec("zstd", clevel=3)
     if role == "indices":
         return Codec("blosc", "lz4hc", 9, "shuffle")
+    if role == "data":
+        return Codec("blosc", "lz4hc", 4, "bitshuffle")
     return Codec("blosc", "lz4", 5, "shuffle" if role == "indptr" else "bitshuffle")
 
 

@@ -31,7 +31,7 @@ _LANE = 128  # words of eight bytes
 _shifts = functools.cache(functools.partial(shift_tables, _LANE, 0))
 _spare: list[Array] = []  # memory of earlier calls: fresh memory would cost as much as what is done with it
 _KEPT = 2 << 20
-_SLACK = 64  # bytes that copies may write behind the end of a block, and read behind it where the source goes on
+_SLACK = 128  # bytes that copies may write behind the end of a block, and read behind it where the source goes on
 
 
 def unpack(source: Array, starts: Array, lengths: Array, size: int, out: Array) -> int:
@@ -107,29 +107,35 @@ def _copy32(to: Any, i: Any, base: Any, j: Any) -> None:
 def _lz4(source: Any, at: Any, stop: Any, limit: Any, out: Any, end: Any) -> Any:
     """Unpack the LZ4 block from `at` to `stop` of the source into `out`, up to its `end`; whether it is sound.
 
-    Reads nothing from `limit` of the source on, and writes up to 31 bytes behind `end`.
+    Reads nothing from `limit` of the source on, and writes up to 63 bytes behind `end`.
     """
     to = _U(0)
     while at < stop:
         token = _get1(source, at)
         at += _U(1)
         n = token >> _U(4)
-        if n == _U(15):
-            while at < stop:
-                more = _get1(source, at)
-                at += _U(1)
-                n += more
-                if more != _U(255):
-                    break
+        if at == stop:
+            return n == _U(0) and to == end
+        long = _U(1) if n == _U(15) else _U(0)
+        more = _get1(source, at) & (_U(0) - long)
+        at += long
+        n += more
+        while more == _U(255) and at < stop:
+            more = _get1(source, at)
+            at += _U(1)
+            n += more
+        if at > stop:
+            return False
         if n > stop - at or n > end - to:
             return False
         done = to + n
-        if n + _U(31) < limit - at:
+        if n + _U(63) < limit - at:
             i, j = to, at
             while True:
                 _copy32(out, i, source, j)
-                i += _U(32)
-                j += _U(32)
+                _copy32(out, i + _U(32), source, j + _U(32))
+                i += _U(64)
+                j += _U(64)
                 if i >= done:
                     break
         else:
@@ -143,14 +149,19 @@ def _lz4(source: Any, at: Any, stop: Any, limit: Any, out: Any, end: Any) -> Any
             return False
         back = _get1(source, at) | (_get1(source, at + _U(1)) << _U(8))
         at += _U(2)
+        if at == stop:
+            return False
         n = token & _U(15)
-        if n == _U(15):
-            while at < stop:
-                more = _get1(source, at)
-                at += _U(1)
-                n += more
-                if more != _U(255):
-                    break
+        long = _U(1) if n == _U(15) else _U(0)
+        more = _get1(source, at) & (_U(0) - long)
+        at += long
+        n += more
+        while more == _U(255) and at < stop:
+            more = _get1(source, at)
+            at += _U(1)
+            n += more
+        if at > stop:
+            return False
         n += _U(4)
         if back == _U(0) or back > to or n > end - to:
             return False
