@@ -546,12 +546,12 @@ class ArrayReader:
         if source is not None:
             return _Encoded(number, numbers, source, starts, lengths, starts)
         ends = starts + lengths
-        cuts = np.flatnonzero(starts[1:] != ends[:-1]) + 1
-        firsts, lasts = np.append(0, cuts), np.append(cuts, len(starts))
+        cuts = np.flatnonzero(starts[1:] != ends[:-1])
+        firsts, lasts = starts[np.append(0, cuts + 1)].tolist(), ends[np.append(cuts, -1)].tolist()
         elements = self._elements(int(numbers[0]), int(numbers[-1]))
         payloads = [
-            np.frombuffer(self._read(number, int(starts[first]), int(ends[last - 1]), elements), np.uint8)
-            for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True)
+            np.frombuffer(self._read(number, start, stop, elements), np.uint8)
+            for start, stop in zip(firsts, lasts, strict=True)
         ]
         places = np.cumsum(lengths) - lengths
         return _Encoded(number, numbers, np.concatenate(payloads), places, lengths, starts)
