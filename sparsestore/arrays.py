@@ -7,8 +7,9 @@ codec, so any zarr reader opens them; docs/decisions/0002 says why zarr-python i
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,9 @@ _ABSENT = 2**64 - 1  # the sharding codec's mark of a chunk that is not there
 _STRING_CHUNK_BYTES = 1 << 28
 _ROWS = 1 << 20  # looked at in one call: for each there must be room for two numbers
 _LEAST_PIECES = (2 << 20) // PIECE  # for which a thread is worth starting
+_LEAST_ELEMENTS = 1 << 17  # to decode, for which a thread is worth starting
+_TURN_ELEMENTS = 1 << 18  # decoded before they are checked: still in the processor's cache
+_FEW = 64  # rows of a run that are faster copied as one than one by one
 
 
 class ArrayWriter:
@@ -125,11 +129,17 @@ class ArrayWriter:
             self._checks.append(piece_crc32c(payload))
             self._file.write(payload)
         else:
-            for start in range(0, len(values), chunk):
-                encoded = _encode(values[start : start + chunk], self._spec)
-                self._index.append((self._file.length, len(encoded)))
-                self._checks.append(np.array([crc32c(encoded)], np.uint32))
-                self._file.write(encoded)
+            encoded = [b""] * (len(values) // chunk)
+
+            def work(start: int, stop: int) -> None:
+                for at in range(start, stop):
+                    encoded[at] = _encode(values[at * chunk : (at + 1) * chunk], self._spec)
+
+            over_ranges(work, len(encoded), max(_LEAST_ELEMENTS // chunk, 1))
+            for part in encoded:
+                self._index.append((self._file.length, len(part)))
+                self._checks.append(np.array([crc32c(part)], np.uint32))
+                self._file.write(part)
         if len(self._index) * chunk == self._spec.shard:
             self._close_shard()
 
@@ -201,6 +211,23 @@ def _encode(values: Array, spec: ArraySpec) -> bytes:
     return bytes(payload)
 
 
+class _Encoded(NamedTuple):
+    """Chunks of one shard, not decoded yet."""
+
+    shard: int
+    numbers: NDArray[np.int64]
+    source: Bytes
+    starts: NDArray[np.int64]
+    """Where they start in `source`."""
+    lengths: NDArray[np.int64]
+    places: NDArray[np.int64]
+    """Where they start in the shard."""
+
+    def payload(self, at: int) -> Bytes:
+        """Bytes of one of them."""
+        return self.source[self.starts[at] : self.starts[at] + self.lengths[at]]
+
+
 class ArrayReader:
     """Reads one array of an immutable segment. Methods may be called from several threads at once.
 
@@ -221,6 +248,8 @@ class ArrayReader:
     n_features : int, optional
         The elements are feature numbers: all that are read must be from 0 to this. That is checked when they are first
         touched, whatever `check` says, and each time where it says "always".
+    mmap : bool
+        Encoded chunks are decoded straight from a map; else they are read first.
     """
 
     def __init__(
@@ -233,6 +262,7 @@ class ArrayReader:
         check: str,
         describe: Callable[[int, int], str],
         n_features: int | None = None,
+        mmap: bool = True,
     ) -> None:
         self.storage = storage
         self.prefix = prefix
@@ -244,6 +274,8 @@ class ArrayReader:
         self._lock = threading.Lock()
         self._indexes: dict[int, NDArray[np.uint64]] = {}
         self._mapped: Array | None = None
+        self._mmap = mmap
+        self._stored: dict[int, Bytes] = {}
         self._entries: list[ObjectEntry] = []
         for number in range(spec.n_shards):
             entry = entries.get(f"{prefix}/{spec.shard_key(number)}")
@@ -262,7 +294,7 @@ class ArrayReader:
             self._n_features = n_features
             if known.min < 0 or known.max >= n_features:
                 self._limit = min(n_features, known.max + 1)
-        self._in_range = np.zeros(0 if self._raw or self._limit is None else spec.n_chunks, bool)
+        self._known = np.zeros(spec.n_chunks, bool)  # chunks that were checked when they were decoded
         self._sound = check == "never" and self._limit is None
 
     def _fail(self, number: int, start: int, stop: int, elements: tuple[int, int], reason: str) -> CorruptStoreError:
@@ -284,7 +316,8 @@ class ArrayReader:
         start = entry.length - size
         if start < 0:
             raise self._fail(number, 0, entry.length, elements, f"too short for an index of {size} bytes")
-        payload = self._read(number, start, entry.length, elements)
+        stored = self._stored.get(number)
+        payload = self._read(number, start, entry.length, elements) if stored is None else stored[start:].tobytes()
         if crc32c(payload[:-4]) != int.from_bytes(payload[-4:], "little"):
             raise self._fail(number, start, entry.length, elements, "the shard's index does not match its crc32c")
         index = np.frombuffer(payload[:-4], "<u8").reshape(-1, 2)
@@ -458,101 +491,185 @@ class ArrayReader:
 
     # ------------------------------------------------------------------ any codec
 
-    def chunks(self, numbers: NDArray[np.int64]) -> Array:
-        """The given inner chunks, ascending, decoded end to end, with the padding of the last: (n * chunk, ...)."""
-        spec = self.spec
-        if spec.dtype == "string":
-            out: Array = np.empty(len(numbers) * spec.chunk, object)
-        else:
-            out = np.empty((len(numbers) * spec.chunk, *spec.shape[1:]), spec.dtype)
-        per_shard = spec.shard // spec.chunk
-        by_shard = np.split(numbers, np.flatnonzero(np.diff(numbers // per_shard)) + 1) if len(numbers) else []
-        slot = 0
-        for group in by_shard:
-            number = int(group[0]) // per_shard
-            index = self._index(number)[group - number * per_shard].astype(np.int64)
-            elements = (int(group[0]) * spec.chunk, min((int(group[-1]) + 1) * spec.chunk, spec.shape[0]))
-            for chunk, payload in zip(group.tolist(), self._payloads(number, index, elements), strict=True):
-                target = out[slot * spec.chunk : (slot + 1) * spec.chunk]
-                self._decode(chunk, number, payload, target)
-                slot += 1
-        return out
-
-    def check_features(self, values: Array, numbers: NDArray[np.int64]) -> None:
-        """Check the feature numbers of decoded chunks, those not checked before.
+    def chunks(self, numbers: NDArray[np.int64], out: Array | None = None) -> Array:
+        """The given inner chunks, ascending, decoded end to end, with the padding of the last: (n * chunk, ...).
 
         Parameters
         ----------
-        values : array
-            As `chunks` gives them.
-        numbers : int64 array
-            Numbers of the chunks.
+        numbers : (n,) int64 array
+        out : (n * chunk, ...) array, optional
+            Where to decode them, contiguous and of the array's dtype. Fresh memory costs more than decoding into it.
 
         Raises
         ------
         CorruptStoreError
         """
+        spec = self.spec
+        if out is None:
+            shape = (len(numbers) * spec.chunk, *spec.shape[1:])
+            out = np.empty(shape, object if spec.dtype == "string" else spec.dtype)
+        groups = list(self._groups(numbers))
+
+        def work(start: int, stop: int) -> None:
+            for first, last, encoded in groups:
+                low, high = max(start, first), min(stop, last)
+                if low < high:
+                    self._decode(encoded, low - first, high - first, out[low * spec.chunk : high * spec.chunk])
+
+        over_ranges(work, len(numbers), max(_LEAST_ELEMENTS // spec.chunk, 1))
+        return out
+
+    def each_chunk(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, Array]]:
+        """The given inner chunks, ascending, one after the other: (number, elements), which live until the next one."""
+        out: Array = np.empty((self.spec.chunk, *self.spec.shape[1:]), self.spec.dtype)
+        for first, last, encoded in self._groups(numbers):
+            for at in range(last - first):
+                self._decode(encoded, at, at + 1, out)
+                yield int(encoded.numbers[at]), out
+
+    def _groups(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, int, _Encoded]]:
+        """Chunks, shard by shard: from which of `numbers` to which, and where they are."""
+        cuts = np.flatnonzero(np.diff(numbers // (self.spec.shard // self.spec.chunk))) + 1
+        for first, last in pairwise([0, *cuts.tolist(), len(numbers)]):
+            if first < last:
+                yield first, last, self._payloads(numbers[first:last])
+
+    def _payloads(self, numbers: NDArray[np.int64]) -> _Encoded:
+        """Find chunks of one shard; where they have to be read, neighbours come in one read."""
+        per_shard = self.spec.shard // self.spec.chunk
+        number = int(numbers[0]) // per_shard
+        index = self._index(number)[numbers - number * per_shard].astype(np.int64)
+        starts, lengths = np.ascontiguousarray(index.T)
+        if self._mmap and number not in self._stored:
+            self._map_shard(number)
+        source = self._stored.get(number)
+        if source is not None:
+            return _Encoded(number, numbers, source, starts, lengths, starts)
+        ends = starts + lengths
+        cuts = np.flatnonzero(starts[1:] != ends[:-1])
+        firsts, lasts = starts[np.append(0, cuts + 1)].tolist(), ends[np.append(cuts, -1)].tolist()
+        elements = self._elements(int(numbers[0]), int(numbers[-1]))
+        payloads = [
+            np.frombuffer(self._read(number, start, stop, elements), np.uint8)
+            for start, stop in zip(firsts, lasts, strict=True)
+        ]
+        places = np.cumsum(lengths) - lengths
+        return _Encoded(number, numbers, np.concatenate(payloads), places, lengths, starts)
+
+    def _map_shard(self, number: int) -> None:
+        entry, per_shard = self._entries[number], self.spec.shard // self.spec.chunk
+        elements = self._elements(number * per_shard, (number + 1) * per_shard - 1)
+        try:
+            stored = self.storage.map([(entry.key, entry.length)])
+        except FileNotFoundError:
+            raise self._fail(number, 0, entry.length, elements, "the object is missing") from None
+        except CorruptStoreError as error:
+            raise self._fail(number, 0, entry.length, elements, str(error)) from None
+        with self._lock:
+            self._stored.setdefault(number, stored)
+
+    def _elements(self, first: int, last: int) -> tuple[int, int]:
+        """Elements of the chunks from `first` to `last`, that included."""
+        return first * self.spec.chunk, min((last + 1) * self.spec.chunk, self.spec.shape[0])
+
+    def _decode(self, encoded: _Encoded, start: int, stop: int, out: Array) -> None:
+        """Check and decode chunks start to stop of some that were found."""
+        numbers, chunk = encoded.numbers, self.spec.chunk
+        new = not (self._known[numbers[start:stop]].all() and self._check != "always")
+        # what is checked and decoded in turns is still in the processor's cache
+        step = max(_TURN_ELEMENTS // chunk, 1) if new else stop - start
+        for at in range(start, stop, step):
+            end = min(at + step, stop)
+            target = out[(at - start) * chunk : (end - start) * chunk]
+            if new:
+                self._check_encoded(encoded, at, end)
+            self._decode_checked(encoded, at, end, target)
+            if new:
+                self._check_features(encoded, at, end, target)
+                self._known[numbers[at:end]] = True
+
+    def _chunk_fault(self, encoded: _Encoded, at: int, reason: str) -> CorruptStoreError:
+        chunk, start = int(encoded.numbers[at]), int(encoded.places[at])
+        return self._fail(encoded.shard, start, start + int(encoded.lengths[at]), self._elements(chunk, chunk), reason)
+
+    def _check_encoded(self, encoded: _Encoded, start: int, stop: int) -> None:
+        """Check the encoded bytes of chunks."""
+        if self._load_checks is None or self._check == "never" or self._raw:
+            return
+        from sparsestore.kernels import frames
+
+        part = slice(start, stop)
+        expected = self._checksums()[encoded.numbers[part]]
+        bad = frames.first_damaged(encoded.source, encoded.starts[part], encoded.lengths[part], expected)
+        if bad >= 0:
+            raise self._chunk_fault(encoded, start + bad, "the bytes do not match their crc32c")
+
+    def _decode_checked(self, encoded: _Encoded, start: int, stop: int, out: Array) -> None:
+        spec, at = self.spec, start
+        while at < stop:
+            target = out[(at - start) * spec.chunk :]
+            if spec.codec.name == "blosc" and spec.codec.cname in ("lz4", "lz4hc"):
+                from sparsestore.kernels import frames
+
+                part, plain = slice(at, stop), target.reshape(-1).view(np.uint8)
+                starts, lengths = encoded.starts[part], encoded.lengths[part]
+                at += frames.unpack(encoded.source, starts, lengths, spec.chunk * spec.itemsize, plain)
+                if at == stop:
+                    return
+                target = out[(at - start) * spec.chunk :]
+            try:
+                _decode_into(encoded.payload(at), spec, target[: spec.chunk])
+            except (ValueError, RuntimeError) as error:
+                raise self._chunk_fault(encoded, at, f"the chunk can not be decoded: {error}") from error
+            at += 1
+
+    def _check_features(self, encoded: _Encoded, start: int, stop: int, values: Array) -> None:
+        """Check that the feature numbers of decoded chunks are in range."""
         if self._limit is None:
             return
-        spec = self.spec
-        for slot, chunk in enumerate(numbers.tolist()):
-            if self._in_range[chunk] and self._check != "always":
-                continue
-            first = chunk * spec.chunk
-            last = min(first + spec.chunk, spec.shape[0])
-            found = values[slot * spec.chunk :][: last - first]
-            if int(found.view(f"u{spec.itemsize}").max()) >= self._limit:
-                at, reason = self._out_of_range(found)
-                number, within = divmod(chunk, spec.shard // spec.chunk)
-                start, size = self._index(number)[within].tolist()
-                raise self._fail(number, start, start + size, (first + at, first + at + 1), reason)
-            self._in_range[chunk] = True
-
-    def _payloads(self, number: int, index: NDArray[np.int64], elements: tuple[int, int]) -> list[memoryview]:
-        """Encoded bytes of chunks of one shard; neighbours come in one read."""
-        starts, ends = index[:, 0], index[:, 0] + index[:, 1]
-        cuts = np.flatnonzero(starts[1:] != ends[:-1]) + 1
-        payloads: list[memoryview] = []
-        for run in np.split(np.arange(len(index)), cuts):
-            first = int(starts[run[0]])
-            data = memoryview(self._read(number, first, int(ends[run[-1]]), elements))
-            payloads += [data[int(starts[i]) - first : int(ends[i]) - first] for i in run]
-        return payloads
-
-    def _decode(self, chunk: int, number: int, view: memoryview, target: Array) -> None:
-        payload = np.frombuffer(view, np.uint8)
-        per_shard = self.spec.shard // self.spec.chunk
-        elements = (chunk * self.spec.chunk, min((chunk + 1) * self.spec.chunk, self.spec.shape[0]))
-
-        def fault(reason: str) -> CorruptStoreError:
-            start, size = self._indexes[number][chunk - number * per_shard].tolist()
-            return self._fail(number, start, start + size, elements, reason)
-
-        raw = self.spec.codec.name == "none" and self.spec.dtype != "string"
-        due = self._check == "always" or (self._check == "first" and not self._verified[chunk])
-        if self._load_checks is not None and not raw and due:
-            if crc32c(payload) != self._expected(chunk):
-                raise fault("the bytes do not match their crc32c")
-            self._verified[chunk] = True
-        try:
-            _decode_into(payload, self.spec, target)
-        except (ValueError, RuntimeError) as error:
-            raise fault(f"the chunk can not be decoded: {error}") from error
+        numbers, chunk = encoded.numbers[start:stop], self.spec.chunk
+        values = values[: len(values) - max(int(numbers[-1] + 1) * chunk - self.spec.shape[0], 0)]  # no padding
+        if int(values.view(f"u{self.spec.itemsize}").max()) >= self._limit:
+            at, reason = self._out_of_range(values)
+            first, place = int(numbers[at // chunk]) * chunk + at % chunk, start + at // chunk
+            begin = int(encoded.places[place])
+            size = int(encoded.lengths[place])
+            raise self._fail(encoded.shard, begin, begin + size, (first, first + 1), reason)
 
     def read_all(self) -> Array:
         """The whole array. Where there are no checksums beside it, its objects are checked whole."""
-        if self._load_checks is None and self._check != "never":
+        if self._load_checks is None:
+            per_shard = self.spec.shard // self.spec.chunk
             for number, entry in enumerate(self._entries):
-                elements = (number * self.spec.shard, min((number + 1) * self.spec.shard, self.spec.shape[0]))
-                if crc32c(self._read(number, 0, entry.length, elements)) != entry.crc32c:
+                elements = self._elements(number * per_shard, (number + 1) * per_shard - 1)
+                payload = self._read(number, 0, entry.length, elements)
+                if self._check != "never" and crc32c(payload) != entry.crc32c:
                     raise self._fail(number, 0, entry.length, elements, "the bytes do not match their crc32c")
-        return self.chunks(np.arange(self.spec.n_chunks))[: self.spec.shape[0]]
+                self._stored[number] = np.frombuffer(payload, np.uint8)
+        values = self.chunks(np.arange(self.spec.n_chunks))[: self.spec.shape[0]]
+        if self._load_checks is None:
+            self._stored.clear()
+        return values
 
     def take(self, rows: NDArray[np.int64]) -> Array:
         """Rows of the array by number, in any order; each chunk that they touch is decoded once."""
+        chunk = self.spec.chunk
         if not len(rows):
             return self.chunks(np.empty(0, np.int64))
-        wanted = rows // self.spec.chunk
+        cuts = np.flatnonzero(rows[1:] != rows[:-1] + 1) + 1
+        firsts, lasts = rows[np.append(0, cuts)], rows[np.append(cuts, len(rows)) - 1]
+        if len(cuts) * _FEW < len(rows) and bool((firsts[1:] > lasts[:-1]).all()):
+            # long runs of rows that follow each other, as shuffled blocks are
+            numbers = _ranges(firsts // chunk, lasts // chunk + 1)
+            decoded = self.chunks(numbers)
+            if len(decoded) == len(rows):
+                return decoded
+            out: Array = np.empty((len(rows), *decoded.shape[1:]), decoded.dtype)
+            starts = np.searchsorted(numbers, firsts // chunk) * chunk + firsts % chunk
+            for start, low, high in zip(starts.tolist(), [0, *cuts.tolist()], [*cuts.tolist(), len(rows)], strict=True):
+                out[low:high] = decoded[start : start + high - low]
+            return out
+        wanted = rows // chunk
         if bool((wanted[1:] >= wanted[:-1]).all()):
             keep = np.empty(len(wanted), bool)
             keep[0] = True
@@ -560,8 +677,18 @@ class ArrayReader:
             numbers, slots = wanted[keep], np.cumsum(keep) - 1
         else:
             numbers, slots = np.unique(wanted, return_inverse=True)
-        decoded = self.chunks(numbers)
-        return np.asarray(decoded[slots * self.spec.chunk + (rows - wanted * self.spec.chunk)])
+        return np.asarray(self.chunks(numbers)[slots * chunk + (rows - wanted * chunk)])
+
+
+def _ranges(first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Distinct integers of half-open ranges given in ascending order of their starts, ascending."""
+    first = first.copy()
+    first[1:] = np.maximum(first[1:], np.maximum.accumulate(last)[:-1])  # what an earlier range has is not repeated
+    lengths = np.maximum(last - first, 0)
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    found: NDArray[np.int64] = np.arange(total, dtype=np.int64) + np.repeat(first - (ends - lengths), lengths)
+    return found
 
 
 def _decode_into(payload: NDArray[np.uint8], spec: ArraySpec, target: Array) -> None:

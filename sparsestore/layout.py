@@ -15,6 +15,7 @@ from sparsestore.zarr_format import Codec
 __all__ = [
     "CHUNK",
     "COLUMN_CHUNK",
+    "PACKED_CHUNK",
     "PROFILES",
     "SHARD",
     "ValueRange",
@@ -26,6 +27,8 @@ __all__ = [
 
 CHUNK = 1 << 16
 """Elements of an inner chunk of a matrix array."""
+PACKED_CHUNK = 1 << 14
+"""The same where it is compressed: a block of rows begins and ends inside of chunks, which are decoded whole."""
 COLUMN_CHUNK = 1 << 12
 """Rows of an inner chunk of a column: a shuffled window reads blocks of at most this many rows."""
 SHARD = 1 << 24
@@ -79,12 +82,20 @@ def indices_dtype(n_features: int) -> str:
 
 
 def codec_for(role: str, profile: str) -> Codec:
-    """Codec of an array by its role: "matrix" (indices, data), "indptr", "column", "string" or "plain"."""
-    if role == "plain" or (role == "matrix" and profile == "raw"):
+    """Codec of an array by its role: "indices", "data", "indptr", "column", "string" or "plain".
+
+    Chosen for the rate at which they are decoded (docs/decisions/0006): the more thorough search of lz4hc finds fewer
+    and longer matches, and values with their bits sorted by significance are mostly runs of zeros and noise.
+    """
+    if role == "plain" or (role in ("indices", "data") and profile == "raw"):
         return Codec()
     if role == "string":
         return Codec("zstd", clevel=3)
-    return Codec("blosc", "lz4", 5, "bitshuffle" if role == "column" else "shuffle")
+    if role == "indices":
+        return Codec("blosc", "lz4hc", 9, "shuffle")
+    if role == "data":
+        return Codec("blosc", "lz4hc", 4, "bitshuffle")
+    return Codec("blosc", "lz4", 5, "shuffle" if role == "indptr" else "bitshuffle")
 
 
 @dataclass(frozen=True, slots=True)

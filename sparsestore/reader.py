@@ -282,27 +282,41 @@ class Reader:
         schema = ColumnSchema("int64") if name == ROW_ID else self.manifest.columns.get(name)
         if schema is None:
             raise KeyError(f"there is no column {name!r}: the store has {sorted(self.columns) or 'none'}")
+        groups = self._by_segment(rows)
+        parts = [self._column_of(number, name, schema, rows[group]) for number, group in groups]
+        if len(parts) == 1:
+            values, missing = parts[0]
+            return values if missing is None else np.ma.MaskedArray(values, missing)
         dtype = object if schema.dtype == "string" else np.dtype(schema.dtype)
         out: Array = np.empty((len(rows), *schema.shape), dtype)
         mask: NDArray[np.bool_] | None = None
-        for number, group in self._by_segment(rows):
-            segment = self.segment(number)
-            local = rows[group] - segment.start
-            if name == ROW_ID and not segment.has(f"columns/{name}"):
-                out[group] = local + segment.document.row_id_start
-                continue
-            array = segment.array(f"columns/{name}")
-            if (array.spec.dtype, array.spec.shape) != (schema.dtype, (segment.rows, *schema.shape)):
-                raise FormatError(
-                    f"{self.storage.name}: column {name!r} is {array.spec.dtype} {array.spec.shape} in segment "
-                    f"{segment.id}, expected {schema.dtype} {(segment.rows, *schema.shape)}"
-                )
-            values = array.take(local)
-            out[group] = values + segment.document.row_id_start if name == ROW_ID else values
-            if segment.has(f"columns/{name}.mask"):
+        for (_, group), (values, missing) in zip(groups, parts, strict=True):
+            out[group] = values
+            if missing is not None:
                 mask = np.zeros(len(rows), bool) if mask is None else mask
-                mask[group] = segment.array(f"columns/{name}.mask").take(local)
+                mask[group] = missing
         return out if mask is None else np.ma.MaskedArray(out, mask)
+
+    def _column_of(
+        self, number: int, name: str, schema: ColumnSchema, rows: Ints
+    ) -> tuple[Array, NDArray[np.bool_] | None]:
+        """Values of a column in one segment, and where they are missing."""
+        segment = self.segment(number)
+        local = rows - segment.start if segment.start else rows
+        if name == ROW_ID and not segment.has(f"columns/{name}"):
+            return local + segment.document.row_id_start, None
+        array = segment.array(f"columns/{name}")
+        if (array.spec.dtype, array.spec.shape) != (schema.dtype, (segment.rows, *schema.shape)):
+            raise FormatError(
+                f"{self.storage.name}: column {name!r} is {array.spec.dtype} {array.spec.shape} in segment "
+                f"{segment.id}, expected {schema.dtype} {(segment.rows, *schema.shape)}"
+            )
+        values = array.take(local)
+        if name == ROW_ID:
+            values = values + segment.document.row_id_start
+        return values, segment.array(f"columns/{name}.mask").take(local) if segment.has(
+            f"columns/{name}.mask"
+        ) else None
 
     def label_statistics(self, name: str) -> LabelStatistics | None:
         """How a column's values vary between blocks of rows; None where a segment has no such statistics."""

@@ -17,7 +17,7 @@ from sparsestore.format import ObjectEntry, SegmentDocument, SegmentLine
 from sparsestore.storage import LocalStorage
 from sparsestore.zarr_format import ArraySpec
 
-__all__ = ["RowOffsets", "Segment", "runs"]
+__all__ = ["RowOffsets", "Segment"]
 
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
@@ -29,10 +29,12 @@ class RowOffsets:
     """Where rows start in `indices`, at about one byte a row.
 
     Row lengths in the smallest dtype that holds the longest, and an absolute offset every 1,024 rows. Filled a chunk of
-    indptr at a time, when rows of it are first asked for.
+    indptr at a time, when rows of it are first asked for; each chunk is decoded once.
     """
 
     def __init__(self, indptr: ArrayReader, rows: int, longest: int, nnz: int) -> None:
+        if indptr.spec.dtype != "int64":
+            raise CorruptStoreError(f"{indptr.storage.name}: {indptr.prefix} has {indptr.spec.dtype}, expected int64")
         self._indptr = indptr
         self._rows = rows
         self._nnz = nnz
@@ -40,40 +42,60 @@ class RowOffsets:
         dtype = next((d for d in (np.uint8, np.uint16, np.uint32) if longest <= np.iinfo(d).max), np.uint64)
         self.lengths: Array = np.zeros(rows, dtype)
         self.anchors = np.zeros(-(-rows // _ANCHOR), np.int64)
-        self._loaded = np.zeros(-(-rows // indptr.spec.chunk), bool)
+        self._loaded = np.zeros(indptr.spec.n_chunks, bool)
+        self._all = False
+        # of each chunk that was loaded: the row before the first ends there, and the last one starts there
+        self._firsts, self._lasts = np.zeros((2, indptr.spec.n_chunks), np.int64)
         self._lock = threading.Lock()
 
     def load(self, rows: Ints) -> None:
         """Make sure of the lengths and anchors of these rows."""
-        chunk = self._indptr.spec.chunk
-        if self._loaded.all():
+        if self._all:
             return
+        chunk = self._indptr.spec.chunk
+        touched = np.zeros(len(self._loaded), bool)
+        for places in (rows // chunk, (rows + 1) // chunk):  # of where a row starts and ends
+            touched[places[np.flatnonzero(places[1:] != places[:-1])]] = True
+            touched[places[-1:]] = True
         with self._lock:
-            touched = np.zeros(len(self._loaded), bool)
-            touched[rows // chunk] = True
-            wanted = np.flatnonzero(touched & ~self._loaded)
-            # runs of neighbours, not too long: decoding is 8 bytes a row
-            for run in np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1):
-                for start in range(0, len(run), 16):
-                    self._load(int(run[start]), int(run[min(start + 16, len(run)) - 1]) + 1)
+            for number, offsets in self._indptr.each_chunk(np.flatnonzero(touched & ~self._loaded)):
+                self._load(number, offsets)
+            self._all = bool(self._loaded.all())
 
-    def _load(self, first: int, last: int) -> None:
-        """Chunks first to last; one more chunk tells where the last row of them ends."""
-        spec = self._indptr.spec
-        start, stop = first * spec.chunk, min(last * spec.chunk, self._rows)
-        numbers = np.arange(first, min(last + 1, spec.n_chunks))
-        indptr = self._indptr.chunks(numbers)[: stop - start + 1]
-        steps = np.diff(indptr)
-        bad = (start == 0 and indptr[0] != 0) or (stop == self._rows and indptr[-1] != self._nnz)
-        bad |= int(indptr.min()) < 0 or int(indptr.max()) > self._nnz  # or a difference could wrap around
-        if bad or (len(steps) and (steps.min() < 0 or steps.max() > self._longest)):
-            raise CorruptStoreError(
-                f"{self._indptr.storage.name}: {self._indptr.prefix}, elements {start} to {stop + 1}: the offsets are "
-                f"no ascending sequence from 0 to {self._nnz} in steps of at most {self._longest}"
-            )
-        self.lengths[start:stop] = steps
-        self.anchors[-(-start // _ANCHOR) : -(-stop // _ANCHOR)] = indptr[-start % _ANCHOR : stop - start : _ANCHOR]
-        self._loaded[first:last] = True
+    def _load(self, number: int, offsets: Ints) -> None:
+        """Take in one chunk."""
+        from sparsestore.kernels import offsets as kernels
+
+        start = number * len(offsets)
+        offsets = offsets[: self._rows + 1 - start]
+        stop = start + len(offsets)
+        sound = not (start == 0 and offsets[0] != 0) and not (stop > self._rows and offsets[-1] != self._nnz)
+        if not sound or not kernels.narrow(offsets, self._longest, self._nnz, self.lengths[start : stop - 1]):
+            raise self._damaged(start, stop)
+        self.anchors[-(-start // _ANCHOR) : -(-min(stop, self._rows) // _ANCHOR)] = offsets[
+            -start % _ANCHOR : self._rows - start : _ANCHOR
+        ]
+        self._firsts[number], self._lasts[number] = offsets[0], offsets[-1]
+        # the row across a border is known when both sides are
+        if number and self._loaded[number - 1]:
+            self._join(number - 1)
+        if number + 1 < len(self._loaded) and self._loaded[number + 1]:
+            self._join(number)
+        self._loaded[number] = True
+
+    def _join(self, number: int) -> None:
+        """Length of the last row of a chunk."""
+        end = (number + 1) * self._indptr.spec.chunk
+        length = int(self._firsts[number + 1] - self._lasts[number])
+        if not 0 <= length <= self._longest:
+            raise self._damaged(end - 1, end + 1)
+        self.lengths[end - 1] = length
+
+    def _damaged(self, start: int, stop: int) -> CorruptStoreError:
+        return CorruptStoreError(
+            f"{self._indptr.storage.name}: {self._indptr.prefix}, elements {start} to {stop}: the offsets are "
+            f"no ascending sequence from 0 to {self._nnz} in steps of at most {self._longest}"
+        )
 
     def locate(self, rows: Ints) -> tuple[NDArray[np.uint64], Ints]:
         """Start and length of each row."""
@@ -106,6 +128,7 @@ class Segment:
         self._storage = storage
         self._version = version
         self._n_features = n_features
+        self._mmap = mmap
         self.rows, self.nnz = line.rows, line.nnz
         self._check = check
         self._lock = threading.RLock()
@@ -194,6 +217,7 @@ class Segment:
                     self._check,
                     lambda first, last: self._rows_of(path, first, last),
                     self._n_features if path == "X/indices" else None,
+                    self._mmap,
                 )
             return self._arrays[path]
 
@@ -201,7 +225,7 @@ class Segment:
         """Which rows of the store elements of an array belong to, for messages: as narrow as undamaged offsets tell."""
         if path in ("X/indices", "X/data"):
             try:
-                self.offsets.load(np.arange(0, self.rows, self.offsets._indptr.spec.chunk))
+                self.offsets.load(np.append(np.arange(0, self.rows, self.offsets._indptr.spec.chunk), self.rows - 1))
                 ends = np.cumsum(self.offsets.lengths, dtype=np.int64)
                 first, last = (int(np.searchsorted(ends, at, side="right")) for at in (first, max(first, last - 1)))
                 last += 1
@@ -225,59 +249,42 @@ class Segment:
                 array.verify(starts, lengths)
             data = self.data.elements() if self.data is not None else None
             return self.indices.elements(), data, starts
-        begin = starts.astype(np.int64)
-        first, last = runs(begin, begin + lengths)
-        if int(last.max(initial=0)) > self.nnz:
-            raise self._damaged(f"{self.prefix}/X/indptr", 0, 0, f"rows end at entry {int(last.max())} of {self.nnz}")
-        found = [_loaded(array, first, last, begin) for array in arrays]
+        found = [self._loaded(array, starts, lengths) for array in arrays]
         if any(not np.array_equal(found[0][1], other[1]) for other in found[1:]):
             # indices and data were read in units of different lengths: bring both to the rows' own order
             found = [(_compact(values, at, lengths), _own_starts(lengths)) for values, at in found]
-        return found[0][0], found[1][0] if len(found) > 1 else None, found[0][1].astype(np.uint64)
+        return found[0][0], found[1][0] if len(found) > 1 else None, found[0][1]
+
+    def _loaded(
+        self, array: ArrayReader, starts: NDArray[np.uint64], lengths: Ints
+    ) -> tuple[Array, NDArray[np.uint64]]:
+        """Read the units that hold these entries into memory; where each row starts in that."""
+        from sparsestore.kernels import offsets
+
+        spec = array.spec
+        raw = spec.codec.name == "none"
+        unit = max(PIECE // spec.itemsize, 1) if raw else spec.chunk
+        units, moved = np.empty(-(-self.nnz // unit), np.int64), np.empty(len(starts), np.uint64)
+        n = offsets.place(starts, lengths, unit, self.nnz, units, moved)
+        if n == -1:
+            order = np.argsort(starts, kind="stable")
+            values, placed = self._loaded(array, starts[order], lengths[order])
+            moved[order] = placed
+            return values, moved
+        if n < 0:
+            raise self._damaged(f"{self.prefix}/X/indptr", 0, 0, f"rows end past entry {self.nnz}, the last one")
+        if raw:
+            return array.pieces(units[:n]).view(spec.dtype), moved
+        return array.chunks(units[:n]), moved
 
 
-def _own_starts(lengths: Ints) -> Ints:
-    return np.cumsum(lengths) - lengths
+def _own_starts(lengths: Ints) -> NDArray[np.uint64]:
+    return (np.cumsum(lengths) - lengths).astype(np.uint64)
 
 
-def _compact(values: Array, starts: Ints, lengths: Ints) -> Array:
+def _compact(values: Array, starts: NDArray[np.uint64], lengths: Ints) -> Array:
     from sparsestore.kernels import gather
 
     out = np.empty(int(lengths.sum()), values.dtype)
-    gather.gather_indices(values, starts.astype(np.uint64), lengths, _own_starts(lengths), out)
+    gather.gather_indices(values, starts, lengths, _own_starts(lengths), out)
     return out
-
-
-def runs(begin: Ints, end: Ints) -> tuple[Ints, Ints]:
-    """Merge the entries of rows that follow each other; ascending by their start."""
-    if len(begin) > 1 and not bool((begin[1:] >= begin[:-1]).all()):
-        order = np.argsort(begin, kind="stable")
-        begin, end = begin[order], end[order]
-    new = np.flatnonzero(begin[1:] != end[:-1]) + 1
-    first = begin[np.concatenate([np.zeros(1, np.int64), new])]
-    last = end[np.concatenate([new - 1, np.array([len(end) - 1])])]
-    keep = last > first
-    return first[keep], last[keep]
-
-
-def _loaded(array: ArrayReader, first: Ints, last: Ints, begin: Ints) -> tuple[Array, Ints]:
-    """Read the units that hold entries first[i] to last[i] into memory; where entries `begin` stand in that."""
-    spec = array.spec
-    raw = spec.codec.name == "none"
-    unit = max(PIECE // spec.itemsize, 1) if raw else spec.chunk
-    low, high = first // unit, -(-last // unit)
-    low[1:] = np.maximum(low[1:], high[:-1])
-    counts = np.maximum(high - low, 0)
-    ends = np.cumsum(counts)
-    total = int(ends[-1]) if len(ends) else 0
-    units = np.arange(total, dtype=np.int64) + np.repeat(low - (ends - counts), counts)
-    if raw:
-        values: Array = array.pieces(units).view(spec.dtype)
-    else:
-        values = array.chunks(units)
-        array.check_features(values, units)
-    if not total:
-        return values, np.zeros(len(begin), np.int64)
-    # an empty row may start in a unit that was not read: any place will do for it
-    slot = np.minimum(np.searchsorted(units, begin // unit), total - 1)
-    return values, np.maximum(slot * unit + begin % unit, 0)

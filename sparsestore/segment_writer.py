@@ -13,7 +13,15 @@ from sparsestore.checksum import crc32c
 from sparsestore.csr import Rows
 from sparsestore.documents import dump
 from sparsestore.format import ROW_ID, ColumnSchema, ObjectEntry, SegmentDocument, SegmentLine
-from sparsestore.layout import COLUMN_CHUNK, ValueRange, chunk_and_shard, codec_for, indices_dtype
+from sparsestore.layout import (
+    CHUNK,
+    COLUMN_CHUNK,
+    PACKED_CHUNK,
+    ValueRange,
+    chunk_and_shard,
+    codec_for,
+    indices_dtype,
+)
 from sparsestore.statistics import LabelAccumulator, RowCounts
 from sparsestore.storage import LocalStorage
 from sparsestore.zarr_format import ArraySpec, Codec, group_document
@@ -47,10 +55,12 @@ class SegmentWriter:
         self._schema = schema
         self._shuffled = shuffled
         self._writers: list[ArrayWriter] = []
-        matrix = codec_for("matrix", profile)
+        chunk = CHUNK if profile == "raw" else PACKED_CHUNK
         self._indptr = self._array("X/indptr", "int64", codec=codec_for("indptr", profile))
-        self._indices = self._array("X/indices", indices, codec=matrix)
-        self._data = self._array("X/data", data, codec=matrix) if constant is None else None
+        self._indices = self._array("X/indices", indices, codec=codec_for("indices", profile), chunk=chunk)
+        self._data: ArrayWriter | None = None
+        if constant is None:
+            self._data = self._array("X/data", data, codec=codec_for("data", profile), chunk=chunk)
         self._columns: dict[str, ArrayWriter] = {}
         self._labels = {
             name: LabelAccumulator(column.dtype, column.shape)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from sparsestore.arrays import ArrayReader, ArrayWriter
 from sparsestore.checksum import PIECE, crc32c
 from sparsestore.errors import CorruptStoreError
 from sparsestore.format import ObjectEntry
-from sparsestore.kernels import checks
+from sparsestore.kernels import checks, frames
 from sparsestore.storage import LocalStorage
 from sparsestore.zarr_format import ArraySpec, Codec
 
@@ -59,6 +62,7 @@ class Written:
             check,
             lambda first, last: f"rows {first} to {last}",
             changes.get("n_features"),
+            changes.get("mmap", True),
         )
 
     def shard(self, number: int) -> Path:
@@ -374,7 +378,7 @@ def test_a_feature_number_out_of_range_is_told(tmp_path: Path, check: str, path:
         elif path == "pieces":
             reader.pieces(units)
         else:
-            reader.check_features(reader.chunks(units), units)
+            reader.chunks(units)
 
     number, within = divmod(at * itemsize, (1 << 14) * itemsize)
     where = rf"bytes {within} to {within + itemsize}" if path != "chunks" else r"bytes \d+ to \d+"
@@ -414,7 +418,7 @@ def test_the_bound_is_exact(tmp_path: Path, path: str, dtype: str, number: int, 
         elif path == "pieces":
             reader.pieces(np.array([9000 * np.dtype(dtype).itemsize // PIECE]))
         else:
-            reader.check_features(reader.chunks(np.arange(2)), np.arange(2))
+            reader.chunks(np.arange(2))
 
     if sound:
         read()
@@ -440,21 +444,19 @@ def test_padding_is_no_feature_number(tmp_path: Path, path: str) -> None:
     elif path == "pieces":
         assert reader.pieces(np.array([1])).view(np.uint16)[100] == 65_535
     else:
-        reader.check_features(reader.chunks(np.array([0, 1])), np.array([0, 1]))
+        reader.chunks(np.array([0, 1]))
 
 
 @pytest.mark.parametrize("check", ["first", "always", "never"])
-def test_decoded_feature_numbers_are_compared_once_or_always(tmp_path: Path, check: str) -> None:
+def test_decoded_feature_numbers_are_compared_once_or_always(
+    tmp_path: Path, check: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reader = store_with(tmp_path, 0, "int32", LZ4, -1).reader(check, n_features=1000)
-    numbers = np.arange(4)
-    values = reader.chunks(numbers)
-    reader.check_features(values, numbers)
-    values[5] = 1000
-    if check == "always":
-        with pytest.raises(CorruptStoreError, match="feature number 1000, expected 0 to 999"):
-            reader.check_features(values, numbers)
-    else:
-        reader.check_features(values, numbers)
+    reader.chunks(np.arange(4))
+    calls: list[int] = []
+    monkeypatch.setattr(reader, "_check_features", lambda *_: calls.append(1))
+    reader.chunks(np.arange(4))
+    assert bool(calls) == (check == "always")
 
 
 def test_feature_numbers_are_whole_numbers(tmp_path: Path) -> None:
@@ -537,16 +539,22 @@ def test_without_checks_no_flipped_byte_does_harm(packed: Written) -> None:
 
 
 def test_checks_of_chunks_happen_never_once_or_always(packed: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[int] = []
+    first_damaged = frames.first_damaged
+
+    def counted(source: Array, starts: Array, lengths: Array, expected: Array) -> int:
+        checked.append(len(starts))
+        return first_damaged(source, starts, lengths, expected)
+
+    monkeypatch.setattr(frames, "first_damaged", counted)
     counts = {}
     for check in ("never", "first", "always"):
-        calls: list[int] = []
         reader = packed.reader(check)
-        reader.read_all()
-        monkeypatch.setattr(arrays, "crc32c", lambda payload, calls=calls: (calls.append(1), crc32c(payload))[1])
-        reader.read_all()
-        monkeypatch.undo()
-        counts[check] = len(calls)
-    assert counts == {"never": 0, "first": 0, "always": packed.spec.n_chunks}
+        checked.clear()
+        for _ in range(3):
+            reader.read_all()
+        counts[check] = sum(checked)
+    assert counts == {"never": 0, "first": packed.spec.n_chunks, "always": 3 * packed.spec.n_chunks}
 
 
 @pytest.mark.parametrize("cut", [0, 1, 10, 60, -1])
@@ -558,12 +566,28 @@ def test_a_shard_cut_short_is_told(packed: Written, cut: int) -> None:
 
 
 def test_a_missing_shard_is_told(packed: Written) -> None:
-    reader = packed.reader()
+    reader, mapped = packed.reader(mmap=False), packed.reader()
     reader.take(np.array([40]))
+    mapped.take(np.array([40]))
     packed.shard(1).unlink()
-    for broken in (reader, packed.reader()):
+    for broken in (reader, packed.reader(), packed.reader(mmap=False)):
         with pytest.raises(CorruptStoreError, match=r"a/c/1(/0)?, bytes .* \(rows 32 to .*\): the object is missing"):
             broken.read_all()
+    np.testing.assert_array_equal(mapped.take(np.array([40])), packed.values[[40]])  # a map outlives its file
+
+
+def test_chunks_that_are_read_come_neighbours_in_one_read(packed: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = packed.reader(mmap=False)
+    reader.read_all()
+    reads: list[tuple[str, int, int]] = []
+    read = packed.storage.read_range
+    monkeypatch.setattr(packed.storage, "read_range", lambda *call: (reads.append(call), read(*call))[1])
+    numbers = np.array([0, 1, 3, 4, 5, 6, 8])
+    found = reader.chunks(numbers).reshape(len(numbers), 8, *packed.spec.shape[1:])
+    for slot, number in enumerate(numbers.tolist()):
+        part = packed.values[number * 8 : number * 8 + 8]
+        np.testing.assert_array_equal(found[slot][: len(part)], part)
+    assert len(reads) == 4  # 0 and 1; 3; 4 to 6 of the next shard; 8 of the last
 
 
 def test_a_shard_that_the_segment_does_not_name_is_told(packed: Written) -> None:
@@ -642,6 +666,109 @@ def test_an_array_without_checksums_is_checked_by_its_objects(packed: Written) -
     packed.shard(1).unlink()
     with pytest.raises(CorruptStoreError, match="the object is missing"):
         packed.reader(checks=None).read_all()
+
+
+# ------------------------------------------------------------------------------------------------------ in threads
+
+
+@pytest.fixture(scope="module", params=["lz4", "bits", "lz4hc", "zstd", "blosc-zstd"])
+def large(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """Chunks enough for several threads, in three shards; the last one has but a part of its elements."""
+    codecs = {
+        "lz4": LZ4,
+        "bits": BITS,
+        "lz4hc": Codec("blosc", "lz4hc", 9, "shuffle"),
+        "zstd": ZSTD,
+        "blosc-zstd": Codec("blosc", "zstd", 3, "shuffle"),
+    }
+    values = np.random.default_rng(0).geometric(0.01, 600_000).astype(np.int32)
+    return Written(tmp_path_factory.mktemp("large"), values, "int32", codecs[request.param], 1 << 13, 1 << 18, [])
+
+
+@pytest.mark.parametrize("check", ["first", "always", "never"])
+@pytest.mark.parametrize("mmap", [True, False], ids=["map", "read"])
+def test_several_threads_may_read_one_array(large: Written, check: str, mmap: bool) -> None:
+    reader = large.reader(check, n_features=1 << 20, mmap=mmap)
+    wrong: list[int] = []
+
+    def read(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        for _ in range(4):
+            starts = np.sort(rng.choice(145, 20, replace=False)) * 4096
+            rows = (starts[:, None] + np.arange(4096)).ravel()
+            order = rows if seed % 2 else rng.permutation(rows)
+            if not np.array_equal(reader.take(order), large.values[order]):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@pytest.mark.parametrize("cores", [1, 2, 5])
+def test_all_cores_decode_together(large: Written, cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "n_cores", lambda: cores)
+    out = np.full(74 << 13, -1, np.int32)
+    found = large.reader().chunks(np.arange(74), out)
+    assert found is out
+    np.testing.assert_array_equal(out[:600_000], large.values)
+
+
+@pytest.mark.parametrize("chunk", [0, 31, 32, 73])
+def test_a_damaged_chunk_is_told_from_any_thread(
+    large: Written, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel, "n_cores", lambda: 3)
+    shutil.copytree(large.storage.path(""), tmp_path / "copy")
+    monkeypatch.setattr(large, "storage", LocalStorage(tmp_path / "copy"))
+    index = large.reader()._index(chunk // 32)[chunk % 32].tolist()
+    flip(large.shard(chunk // 32), index[0] + index[1] // 2)
+    rows = rf"\(rows {chunk << 13} to {min(chunk + 1 << 13, 600_000)}\)"
+    place = rf"a/c/{chunk // 32}, bytes {index[0]} to {sum(index)} {rows}"
+    reader = large.reader()
+    for _ in range(2):
+        with pytest.raises(CorruptStoreError, match=f"{place}: the bytes do not match their crc32c"):
+            reader.chunks(np.arange(74))
+    others = np.delete(np.arange(74), chunk)
+    np.testing.assert_array_equal(reader.take(others << 13), large.values[others << 13])
+
+
+def test_decoding_takes_little_memory_beside_its_result(large: Written) -> None:
+    reader, numbers = large.reader(), np.arange(74)
+    reader.chunks(numbers)
+    tracemalloc.start()
+    try:
+        out = reader.chunks(numbers)
+        assert tracemalloc.get_traced_memory()[1] < out.nbytes + (1 << 18)
+    finally:
+        tracemalloc.stop()
+
+
+def test_one_chunk_after_the_other_is_given_in_the_same_memory(large: Written) -> None:
+    places = set()
+    for number, values in large.reader().each_chunk(np.array([3, 4, 40, 73])):
+        part = large.values[number << 13 : number + 1 << 13]
+        np.testing.assert_array_equal(values[: len(part)], part)
+        places.add(values.ctypes.data)
+    assert len(places) == 1
+
+
+@given(
+    blocks=st.lists(st.integers(0, 146), min_size=1, max_size=12, unique=True),
+    size=st.sampled_from([1, 7, 4096, 5000]),
+    ascending=st.booleans(),
+    holes=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_blocks_of_rows_are_taken(large: Written, blocks: list[int], size: int, ascending: bool, holes: bool) -> None:
+    rows = np.concatenate([np.arange(b * 4096, b * 4096 + size) for b in (sorted(blocks) if ascending else blocks)])
+    rows = rows[rows < 600_000]
+    if holes:
+        rows = rows[rows % 97 != 5]
+    np.testing.assert_array_equal(large.reader("never").take(rows), large.values[rows])
 
 
 # -------------------------------------------------------------------------------------------------------- bombs

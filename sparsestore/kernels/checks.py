@@ -86,14 +86,14 @@ def _instructions() -> dict[str, Any]:
     return {"crc32_of_eight": crc32_of_eight, "fetch": fetch}
 
 
-def shift_tables() -> NDArray[np.uint32]:
-    """What zeros after a message do to its crc32c: for a lane and the rest, and for two lanes and the rest.
+def shift_tables(lane: int = LANE, rest: int = REST) -> NDArray[np.uint32]:
+    """What zeros after a message do to its crc32c: for a lane and the rest, and for two lanes and the rest, in words.
 
     A checksum is linear in its bits, so a table of each of its four bytes will do: (2, 4, 256). The C library tells
     where a single bit goes.
     """
     tables = np.zeros((2, 4, 256), np.uint32)
-    for table, words in zip(tables, (LANE + REST, 2 * LANE + REST), strict=True):
+    for table, words in zip(tables, (lane + rest, 2 * lane + rest), strict=True):
         zeros = bytes(8 * words)
         for bit in range(32):
             # the library complements a checksum before and after

@@ -12,7 +12,7 @@ __all__ = ["PlanReport"]
 SMALL_READ = 64 << 10
 """Bytes below which a read costs more to start than to carry out."""
 _PAGE = 4096
-_CHUNK_ELEMENTS = 1 << 16
+_CHUNK_ELEMENTS = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
