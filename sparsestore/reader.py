@@ -151,8 +151,8 @@ class Reader:
         When stored bytes are compared with their checksums: the first time that a process touches them, each time, or
         never.
     mmap : bool
-        Map uncompressed segments. False reads them with preadv: slower, but safe where files may be cut short from
-        outside while they are open.
+        Map segments. False reads them with preadv: slower, but safe where files may be cut short from outside while
+        they are open.
     """
 
     def __init__(self, storage: LocalStorage, manifest: Manifest, *, check: str = "first", mmap: bool = True) -> None:

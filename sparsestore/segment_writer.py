@@ -14,7 +14,6 @@ from sparsestore.csr import Rows
 from sparsestore.documents import dump
 from sparsestore.format import ROW_ID, ColumnSchema, ObjectEntry, SegmentDocument, SegmentLine
 from sparsestore.layout import (
-    CHUNK,
     COLUMN_CHUNK,
     PACKED_CHUNK,
     ValueRange,
@@ -55,12 +54,12 @@ class SegmentWriter:
         self._schema = schema
         self._shuffled = shuffled
         self._writers: list[ArrayWriter] = []
-        chunk = CHUNK if profile == "raw" else PACKED_CHUNK
+        shorter: dict[str, Any] = {} if profile == "raw" else {"chunk": PACKED_CHUNK}
         self._indptr = self._array("X/indptr", "int64", codec=codec_for("indptr", profile))
-        self._indices = self._array("X/indices", indices, codec=codec_for("indices", profile), chunk=chunk)
+        self._indices = self._array("X/indices", indices, codec=codec_for("indices", profile), **shorter)
         self._data: ArrayWriter | None = None
         if constant is None:
-            self._data = self._array("X/data", data, codec=codec_for("data", profile), chunk=chunk)
+            self._data = self._array("X/data", data, codec=codec_for("data", profile), **shorter)
         self._columns: dict[str, ArrayWriter] = {}
         self._labels = {
             name: LabelAccumulator(column.dtype, column.shape)

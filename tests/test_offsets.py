@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -213,6 +214,28 @@ def test_rows_in_any_order_are_loaded_from_a_compact_store(tmp_path: Path) -> No
         for rows in (np.arange(3000), np.random.default_rng(1).permutation(3000), np.array([5, 5, 2, 2999, 0])):
             found = store[rows]
             assert (found != x[rows].astype(found.dtype)).nnz == 0
+
+
+@pytest.mark.parametrize("check", ["first", "always"])
+def test_several_threads_may_read_one_compact_store(tmp_path: Path, check: str) -> None:
+    rng = np.random.default_rng(0)
+    x = scipy.sparse.random_array((40_000, 200), density=0.05, format="csr", rng=rng)
+    ss.convert(x, tmp_path / "s", columns={"y": np.arange(40_000)}, profile="compact")
+    store = ss.open(tmp_path / "s", check=check)
+    wrong: list[int] = []
+
+    def read(seed: int) -> None:
+        starts = np.sort(np.random.default_rng(seed).choice(39, 8, replace=False)) * 1024
+        rows = (starts[:, None] + np.arange(1024)).ravel()
+        if (store[rows] != x[rows]).nnz or not np.array_equal(store.column("y")[rows], rows):
+            wrong.append(seed)
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
 
 
 def test_entries_beyond_two_to_the_32nd_are_copied_from_a_map(tmp_path: Path) -> None:

@@ -144,11 +144,12 @@ def test_anndata_and_zarr_read_a_segment(path: Path) -> None:
     assert segment["columns/name"][7] == "row 7"
 
 
-def test_an_array_of_several_shards_comes_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("profile", ["raw", "compact"])
+def test_an_array_of_several_shards_comes_back(path: Path, profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment_writer.ArrayWriter.__init__, "__defaults__", ((), None, 1 << 14, 1 << 15, 0))
     dense = np.random.default_rng(0).integers(1, 60_000, (130, 1000)).astype(np.uint16)
     dense[5:100:7] = 0
-    with create(path, max_bytes=2) as w:
+    with create(path, max_bytes=2, profile=profile) as w:
         for start in range(0, 130, 33):
             w.append(dense[start : start + 33])
     assert open_reader(path).segment(0).indices.spec.n_shards > 2
