@@ -20,7 +20,7 @@ from sparsestore.errors import CorruptStoreError
 from sparsestore.format import ObjectEntry
 from sparsestore.layout import CHUNK, SHARD, chunk_and_shard
 from sparsestore.parallel import over_ranges
-from sparsestore.storage import LocalStorage, ObjectWriter
+from sparsestore.storage import LocalStorage, ObjectWriter, read_ahead
 from sparsestore.zarr_format import ArraySpec, Codec
 
 __all__ = ["ArrayReader", "ArrayWriter"]
@@ -28,6 +28,8 @@ __all__ = ["ArrayReader", "ArrayWriter"]
 Array = NDArray[Any]
 Bytes = NDArray[np.uint8]
 _ABSENT = 2**64 - 1  # the sharding codec's mark of a chunk that is not there
+_GAP = 1 << 16  # a disk reads over this as fast as it would seek
+_MOST_RUNS = 1 << 12
 _STRING_CHUNK_BYTES = 1 << 28
 _ROWS = 1 << 20  # looked at in one call: for each there must be room for two numbers
 _LEAST_PIECES = (2 << 20) // PIECE  # for which a thread is worth starting
@@ -404,6 +406,22 @@ class ArrayReader:
                 stored = self.mapped()
                 elements = stored[: self.spec.shape[0] * self.spec.itemsize]
                 self._check_pieces(stored, elements, units, units)
+
+    def advise(self, starts: NDArray[np.uint64], lengths: NDArray[np.int64]) -> None:
+        """Have the system read ahead what of the map holds elements [starts[i], starts[i] + lengths[i]), ascending.
+
+        Runs with less than `_GAP` bytes between them are one; where there are many runs, none is worth its call.
+        """
+        itemsize = self.spec.itemsize
+        first = starts.astype(np.int64) * itemsize
+        last = first + lengths * itemsize
+        cuts = np.flatnonzero(first[1:] - last[:-1] > _GAP) + 1
+        if len(cuts) >= _MOST_RUNS:
+            return
+        stored = self.mapped()
+        begins, ends = first[np.append(0, cuts)].tolist(), last[np.append(cuts - 1, len(last) - 1)].tolist()
+        for begin, end in zip(begins, ends, strict=True):
+            read_ahead(stored, begin, end)
 
     def _due(self, starts: NDArray[np.uint64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         """Pieces that hold these elements and are to be checked, ascending."""

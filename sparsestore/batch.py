@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from sparsestore.csr import Rows
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-__all__ = ["SAMPLE_WEIGHT", "Batch", "PieceData", "targets"]
+__all__ = ["SAMPLE_WEIGHT", "Batch", "Strip", "targets"]
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -40,9 +41,9 @@ class Batch:
 
     Notes
     -----
-    The arrays are the consumer's: made for one window, never written to or handed out again. Batches of one window are
-    disjoint slices of the same memory (no copy is made), so one kept batch keeps its window's memory, `window_rows`
-    rows, alive: copy what is to be kept for long. A dense `x` has memory of its own.
+    The arrays are the consumer's until it lets go of the last of them and of their views; only then is their memory used
+    again. Some batches that follow each other share a block of memory, so one kept batch keeps its neighbours', a few
+    MiB: copy what is to be kept for long.
     """
 
     x: csr_array | Array
@@ -53,32 +54,32 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class PieceData:
-    """Whole batches, read together, their rows in final order, in arrays that nobody else holds.
+class Strip:
+    """Some batches in a row, copied out together.
 
     Attributes
     ----------
-    x : Rows
+    x : Rows, or (n, n_features) array
+        All their rows: a dense array where that was asked for.
     columns : dict of str to (n,) or (n, k) array
     row_ids : (n,) int64 array
         Row numbers in the store.
-    batch_bounds : (n_batches + 1,) int64 array
-        Batch b is rows ``batch_bounds[b]`` to ``batch_bounds[b + 1]``.
+    bounds : (n_batches + 1,) list of int
+        Batch b is rows ``bounds[b]`` to ``bounds[b + 1]``.
     """
 
-    x: Rows
+    x: Rows | Array
     columns: dict[str, Array]
     row_ids: NDArray[np.int64]
-    batch_bounds: NDArray[np.int64]
+    bounds: list[int]
 
-    def batch(self, b: int, layout: str) -> Batch:
-        """Batch b of the piece; `layout` is "sparse" or "dense"."""
-        start, stop = int(self.batch_bounds[b]), int(self.batch_bounds[b + 1])
-        rows = self.x.slice(start, stop)
-        columns = {name: values[start:stop] for name, values in self.columns.items()}
-        y, sample_weight = targets(columns)
-        x = rows.to_scipy() if layout == "sparse" else rows.to_dense()
-        return Batch(x, y, sample_weight, self.row_ids[start:stop], columns)
+    def batches(self) -> Iterator[Batch]:
+        """The batches, each over its part of the strip's memory."""
+        for start, stop in pairwise(self.bounds):
+            columns = {name: values[start:stop] for name, values in self.columns.items()}
+            y, sample_weight = targets(columns)
+            x = self.x.slice(start, stop).to_scipy() if isinstance(self.x, Rows) else self.x[start:stop]
+            yield Batch(x, y, sample_weight, self.row_ids[start:stop], columns)
 
 
 def targets(columns: Mapping[str, T]) -> tuple[T | dict[str, T] | None, T | None]:

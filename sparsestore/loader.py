@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from sparsestore.batch import Batch, PieceData
+from sparsestore.batch import Batch, Strip
+from sparsestore.buffers import Buffers
 from sparsestore.plan.partition import Piece, pieces
 from sparsestore.prefetch import prefetch
+from sparsestore.window import Window
 
 if TYPE_CHECKING:
     from sparsestore.plan.selection import Selection
@@ -160,15 +162,23 @@ class Loader:
         return self._batches(epoch, batch)
 
     def _batches(self, epoch: int, batch: int) -> Iterator[Batch]:
-        runs = self.runs(epoch, batch, len(self) - batch)
-        with closing(prefetch((run, self.piece(run.epoch, run.piece)) for run in runs)) as read:
-            for run, piece in read:
-                for b in range(run.start, run.stop):
-                    item = piece.batch(b, self.layout)
+        with closing(prefetch(self._strips(epoch, batch))) as strips:
+            for strip in strips:
+                for item in strip.batches():
                     batch += 1
                     # a batch counts as soon as it is handed out, and the position after the last one is the next epoch
                     self._position = (epoch, batch) if batch < len(self) else (epoch + 1, 0)
                     yield item
+                    del item  # or its memory would wait here while the next strip is copied
+
+    def _strips(self, epoch: int, batch: int) -> Iterator[Strip]:
+        """What is left of an epoch, copied out strip by strip while another thread locates the next window."""
+        buffers = Buffers()
+        runs = self.runs(epoch, batch, len(self) - batch)
+        with closing(prefetch((run, self.window(run.epoch, run.piece)) for run in runs)) as windows:
+            for run, window in windows:
+                for first, last in window.cuts(run.start, run.stop, self.layout):
+                    yield window.strip(first, last, self.layout, buffers)
 
     def begin(self, *, across: bool = False) -> tuple[int, int]:
         """Claim an iteration: the (epoch, batch) it starts at. Safe to call from any thread.
@@ -193,12 +203,12 @@ class Loader:
             if batch == len(self):
                 epoch, batch = epoch + 1, 0
 
-    def piece(self, epoch: int, i: int) -> PieceData:
-        """Read piece i of this partition's epoch: a pure function of (epoch, i), into fresh arrays, from any thread."""
+    def window(self, epoch: int, i: int) -> Window:
+        """Find the rows of piece i of this partition's epoch, and have them read ahead; from any thread."""
         part = self.pieces[i]
         size = self.plan.batch_size
-        window = self.plan.window(epoch, part.window)
-        positions, order = window.positions, window.order
+        planned = self.plan.window(epoch, part.window)
+        positions, order = planned.positions, planned.order
         start, stop = part.first_batch * size, min(part.last_batch * size, len(positions))
         if order is None:
             positions = positions[start:stop]
@@ -208,17 +218,19 @@ class Loader:
             kept = np.sort(chosen)
             positions, order = positions[kept], np.searchsorted(kept, chosen)
         rows = self._selection.rows(positions)
+        found = self._reader.find(rows)
+        found.advise()
         columns = {name: self._reader.column(name, rows) for name in self.columns}
-        half = self.dtype == np.float16  # which compiled loops and scipy do not know
-        x = self._reader.locate(rows).take(order, dtype=np.float32 if half else self.dtype)
-        if self._features is not None:
-            x = x.take_features(self._features)
-        x = x.astype(self.dtype)
-        if order is not None:
-            rows = rows[order]
-            columns = {name: values[order] for name, values in columns.items()}
-        bounds = np.minimum(np.arange(0, stop - start + size, size), stop - start)
-        return PieceData(x, columns, rows, bounds)
+        return Window(
+            found,
+            order,
+            columns,
+            rows,
+            batch_size=size,
+            n_features=self.n_features,
+            features=self._features,
+            dtype=self.dtype,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Position after the batches that the consumer has received, as JSON values; costs nothing.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 __all__ = ["n_cores", "over_ranges", "over_rows"]
 
-LEAST_ENTRIES = 1 << 18
+LEAST_ENTRIES = 1 << 17
 """Entries for which a thread is worth starting: they take longer to copy than the tenth of a millisecond it costs."""
 
 

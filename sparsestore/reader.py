@@ -7,6 +7,7 @@ chunk, each once a call. Nothing here depends on the order in which rows are ask
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from sparsestore import csr
+from sparsestore.buffers import Buffers
 from sparsestore.csr import Rows, empty_aligned, index_dtype
 from sparsestore.errors import CorruptStoreError, FormatError
 from sparsestore.format import ROW_ID, ColumnSchema, Manifest, ObjectEntry
@@ -23,7 +25,7 @@ from sparsestore.segment import Segment
 from sparsestore.statistics import LabelStatistics, merge
 from sparsestore.storage import LocalStorage, open_storage
 
-__all__ = ["CHECKS", "Located", "Reader"]
+__all__ = ["CHECKS", "Found", "Located", "Reader"]
 
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
@@ -38,6 +40,47 @@ class _Part:
     indices: Array
     data: Array | None
     constant: Any
+
+
+class Found:
+    """Rows found by their offsets. Holds the segments: stays valid as long as it lives."""
+
+    def __init__(
+        self, parts: list[tuple[Segment, Any, NDArray[np.uint64], Ints]], n_rows: int, n_features: int
+    ) -> None:
+        self._parts = parts  # of each segment: which of the rows it has, where they start in it, their lengths
+        self._n_rows = n_rows
+        self._n_features = n_features
+
+    def __len__(self) -> int:
+        return self._n_rows
+
+    def advise(self) -> None:
+        """Have the system begin to read what `load` will check or decode; returns at once."""
+        for segment, _, starts, lengths in self._parts:
+            segment.advise(starts, lengths)
+
+    def load(self) -> Located:
+        """Check the entries, and decode those that are compressed.
+
+        Raises
+        ------
+        CorruptStoreError
+        """
+        if not self._parts:
+            nothing = [_Part(np.empty(0, np.int32), None, 0)]
+            return Located(nothing, None, np.zeros(0, np.uint64), np.zeros(0, np.int64), self._n_features)
+        if len(self._parts) == 1:
+            segment, _, starts, lengths = self._parts[0]
+            indices, data, starts = segment.parts(starts, lengths)
+            return Located([_Part(indices, data, segment.constant)], None, starts, lengths, self._n_features)
+        starts, lengths = np.zeros(self._n_rows, np.uint64), np.zeros(self._n_rows, np.int64)
+        part_of, parts = np.zeros(self._n_rows, np.int32), []
+        for slot, (segment, group, found, found_lengths) in enumerate(self._parts):
+            indices, data, starts[group] = segment.parts(found, found_lengths)
+            lengths[group], part_of[group] = found_lengths, slot
+            parts.append(_Part(indices, data, segment.constant))
+        return Located(parts, part_of, starts, lengths, self._n_features)
 
 
 class Located:
@@ -56,14 +99,12 @@ class Located:
         starts: NDArray[np.uint64],
         lengths: Ints,
         width: int,
-        where: str,
     ) -> None:
         self._parts = parts
         self._part_of = part_of
         self._starts = starts
         self.lengths = lengths
         self._width = width
-        self._where = where
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -73,66 +114,112 @@ class Located:
         """Entries of all rows together."""
         return int(self.lengths.sum())
 
-    def take(self, order: Ints | slice | None = None, dtype: DTypeLike = np.float32) -> Rows:
-        """Copy rows out, in any order, into fresh arrays that start at multiples of 64 bytes.
+    def reordered(self, order: Ints) -> Located:
+        """The same rows in another order, or some of them."""
+        part_of = None if self._part_of is None else self._part_of[order]
+        return Located(self._parts, part_of, self._starts[order], self.lengths[order], self._width)
+
+    def take(self, order: Ints | None = None, dtype: DTypeLike = np.float32) -> Rows:
+        """Copy rows out, in any order, into fresh arrays.
 
         Parameters
         ----------
-        order : int64 array, slice or None
+        order : int64 array, optional
             Which of the rows located; all by default.
         dtype : numpy dtype
             Of the values.
+        """
+        rows = self if order is None else self.reordered(order)
+        return rows.copy(0, len(rows), dtype)
+
+    def copy(self, start: int, stop: int, dtype: DTypeLike = np.float32, buffers: Buffers | None = None) -> Rows:
+        """Copy rows `start` to `stop` out, widened to `dtype` on the way, into arrays at multiples of 64 bytes.
+
+        The arrays share one block of `buffers`, and are fresh without these. Their feature numbers were checked when
+        they were located.
+        """
+        if np.dtype(dtype) == np.float16:  # which compiled loops do not know
+            return self.copy(start, stop, np.float32, buffers).astype(np.float16)
+        lengths = self.lengths[start:stop]
+        indptr = empty_aligned(len(lengths) + 1, np.int64)
+        indptr[0] = 0
+        np.cumsum(lengths, out=indptr[1:])
+        indices, data = _empty_pair(int(indptr[-1]), index_dtype(self._width), np.dtype(dtype), buffers)
+        for part, group in self._groups(start, stop):
+            _gather(part, self._starts[start:stop][group], lengths[group], indptr[:-1][group], indices, data)
+        return Rows(indptr, indices, data, self._width)
+
+    def scatter(self, start: int, stop: int, out: Array) -> None:
+        """Write the entries of rows `start` to `stop` into their cells of a zeroed (stop - start, n_features) array.
 
         Raises
         ------
         CorruptStoreError
-            Where a feature number is out of range.
+            Where a feature number is out of range, though it was not when the row was located.
         """
-        from sparsestore.kernels import gather
+        rows = np.arange(stop - start)
+        for part, group in self._groups(start, stop):
+            starts, lengths = self._starts[start:stop][group], self.lengths[start:stop][group]
+            if not _scatter(part, starts, lengths, rows[group], out):
+                raise CorruptStoreError(
+                    f"a feature number is not within 0 to {self._width - 1}, and was when it was checked: "
+                    "the files of the store were written to meanwhile"
+                )
 
-        if np.dtype(dtype) == np.float16:  # which compiled loops do not know
-            return self.take(order, np.float32).astype(np.float16)
-        picked = slice(None) if order is None else order
-        starts, lengths = self._starts[picked], self.lengths[picked]
-        indptr = empty_aligned(len(lengths) + 1, np.int64)
-        indptr[0] = 0
-        np.cumsum(lengths, out=indptr[1:])
-        total = int(indptr[-1])
-        indices, data = empty_aligned(total, index_dtype(self._width)), empty_aligned(total, dtype)
-        targets = indptr[:-1]
+    def _groups(self, start: int, stop: int) -> Iterator[tuple[_Part, Any]]:
+        """For each segment that has some of the rows: its part, and which of them."""
         if self._part_of is None:
-            groups: list[tuple[int, Any]] = [(0, slice(None))]
+            found: list[tuple[int, Any]] = [(0, slice(None))]
         else:
-            part_of = self._part_of[picked]
+            part_of = self._part_of[start:stop]
             by_part = np.argsort(part_of, kind="stable")
             cuts = np.flatnonzero(np.diff(part_of[by_part])) + 1
-            groups = [(int(part_of[group[0]]), group) for group in np.split(by_part, cuts) if len(group)]
-        for number, group in groups:
-            part = self._parts[number]
-            from_, sizes, to = starts[group], lengths[group], targets[group]
+            found = [(int(part_of[group[0]]), group) for group in np.split(by_part, cuts) if len(group)]
+        for number, group in found:
+            if len(self._parts[number].indices):
+                yield self._parts[number], group
 
-            def copy(
-                start: int,
-                stop: int,
-                part: _Part = part,
-                from_: NDArray[np.uint64] = from_,
-                sizes: Ints = sizes,
-                to: Ints = to,
-            ) -> None:
-                rows = from_[start:stop], sizes[start:stop], to[start:stop]
-                if part.data is None:
-                    gather.gather_indices(part.indices, *rows, indices)
-                    gather.fill(part.constant, *rows[1:], data)
-                else:
-                    gather.gather(part.indices, part.data, *rows, indices, data)
 
-            if len(part.indices):
-                over_rows(copy, np.cumsum(sizes))
-        if total and int(indices.view(f"u{indices.dtype.itemsize}").max()) >= self._width:
-            raise CorruptStoreError(
-                f"{self._where}: feature number {int(indices.max())} or a negative one, expected 0 to {self._width - 1}"
-            )
-        return Rows(indptr, indices, data, self._width)
+def _empty_pair(
+    n: int, index_dtype: np.dtype[Any], dtype: np.dtype[Any], buffers: Buffers | None
+) -> tuple[Array, Array]:
+    """Arrays for n feature numbers and values."""
+    if buffers is None:
+        return empty_aligned(n, index_dtype), empty_aligned(n, dtype)
+    middle = -(-n * index_dtype.itemsize // 64) * 64
+    block = buffers.empty(middle + n * dtype.itemsize, np.uint8)
+    return block[: n * index_dtype.itemsize].view(index_dtype), block[middle:].view(dtype)
+
+
+def _gather(part: _Part, starts: Array, lengths: Ints, targets: Ints, indices: Array, data: Array) -> None:
+    """Copy rows of one segment, on all cores."""
+    from sparsestore.kernels import gather
+
+    def copy(a: int, b: int) -> None:
+        if part.data is None:
+            gather.gather_indices(part.indices, starts[a:b], lengths[a:b], targets[a:b], indices)
+            gather.fill(part.constant, lengths[a:b], targets[a:b], data)
+        else:
+            gather.gather(part.indices, part.data, starts[a:b], lengths[a:b], targets[a:b], indices, data)
+
+    over_rows(copy, np.cumsum(lengths))
+
+
+def _scatter(part: _Part, starts: Array, lengths: Ints, targets: Ints, out: Array) -> bool:
+    """Write rows of one segment to rows of a dense array, on all cores; whether all had a cell there."""
+    from sparsestore.kernels import gather
+
+    outside: list[int] = []
+
+    def write(a: int, b: int) -> None:
+        rows = starts[a:b], lengths[a:b], targets[a:b]
+        if part.data is None:
+            outside.append(gather.scatter_constant(part.indices, part.constant, *rows, out))
+        else:
+            outside.append(gather.scatter(part.indices, part.data, *rows, out))
+
+    over_rows(write, np.cumsum(lengths))
+    return not any(outside)
 
 
 def _reopened(root: str, version: int, check: str, mmap: bool) -> Reader:
@@ -231,8 +318,8 @@ class Reader:
         cuts = np.flatnonzero(np.diff(of[order])) + 1
         return [(int(of[group[0]]), group) for group in np.split(order, cuts) if len(group)]
 
-    def locate(self, rows: Ints) -> Located:
-        """Find rows by number and check their bytes; copies nothing that can be mapped.
+    def find(self, rows: Ints) -> Found:
+        """Find rows by number: where their entries are, read or checked not yet.
 
         Parameters
         ----------
@@ -243,26 +330,22 @@ class Reader:
         ------
         IndexError
         CorruptStoreError
+            Where the offsets are no offsets.
         """
         rows = np.ascontiguousarray(rows, np.int64)
-        starts, lengths = np.zeros(len(rows), np.uint64), np.zeros(len(rows), np.int64)
-        groups = self._by_segment(rows)
-        part_of = None if len(groups) <= 1 else np.zeros(len(rows), np.int32)
         parts = []
-        for slot, (number, group) in enumerate(groups):
+        for number, group in self._by_segment(rows):
             segment = self.segment(number)
-            found, found_lengths = segment.offsets.locate(rows[group] - segment.start)
-            indices, data, found = segment.parts(found, found_lengths)
-            starts[group], lengths[group] = found, found_lengths
-            if part_of is not None:
-                part_of[group] = slot
-            parts.append(_Part(indices, data, segment.constant))
-        if not parts:
-            parts = [_Part(np.empty(0, np.int32), None, 0)]
-        where = f"{self.storage.name}: version {self.version}"
-        if len(rows):
-            where += f", rows {int(rows.min())} to {int(rows.max()) + 1}"
-        return Located(parts, part_of, starts, lengths, self.manifest.n_features, where)
+            local = rows[group] - segment.start if segment.start else rows[group]
+            parts.append((segment, group, *segment.offsets.locate(local)))
+        return Found(parts, len(rows), self.manifest.n_features)
+
+    def locate(self, rows: Ints) -> Located:
+        """Find rows by number and check their bytes; copies nothing that can be mapped.
+
+        Parameters and errors are those of `find`; CorruptStoreError also where entries are damaged.
+        """
+        return self.find(rows).load()
 
     def read(self, start: int, stop: int, dtype: DTypeLike | None = None) -> Rows:
         """Rows start to stop, in the store's logical dtype unless another is given."""

@@ -255,6 +255,12 @@ class Segment:
             found = [(_compact(values, at, lengths), _own_starts(lengths)) for values, at in found]
         return found[0][0], found[1][0] if len(found) > 1 else None, found[0][1]
 
+    def advise(self, starts: NDArray[np.uint64], lengths: Ints) -> None:
+        """Have the system read the pages of these entries ahead, where they are mapped; ascending starts only."""
+        if self.mapped and self.nnz and len(starts):
+            for array in [self.indices] if self.data is None else [self.indices, self.data]:
+                array.advise(starts, lengths)
+
     def _loaded(
         self, array: ArrayReader, starts: NDArray[np.uint64], lengths: Ints
     ) -> tuple[Array, NDArray[np.uint64]]:

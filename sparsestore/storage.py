@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import mmap as _mmap
 import os
 import shutil
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from sparsestore.checksum import extend_crc32c
 from sparsestore.errors import CorruptStoreError
 
-__all__ = ["LocalStorage", "ObjectWriter", "free_disk_bytes", "open_storage", "scratch_folder"]
+__all__ = ["LocalStorage", "ObjectWriter", "free_disk_bytes", "open_storage", "read_ahead", "scratch_folder"]
 
 Bytes = NDArray[np.uint8]
 
@@ -317,17 +318,32 @@ def _map_parts(parts: list[tuple[int, str, int]], total: int, name: str) -> Byte
             os.close(descriptor)
 
 
+def read_ahead(mapped: Bytes, start: int, stop: int) -> None:
+    """Have the system begin to read bytes `start` to `stop` of a mapped array; returns at once."""
+    if sys.platform == "win32" or stop <= start:
+        return
+    page = _mmap.PAGESIZE
+    address = mapped.__array_interface__["data"][0] + start
+    below = address % page
+    _libc().madvise(address - below, stop - start + below, _MADV_WILLNEED)  # advice: nobody minds where it fails
+
+
 # no link is followed, and opening a pipe does not wait for somebody to write into it
 _PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _MAP_FIXED = 0x10  # the same on Linux and macOS; Python's mmap module does not export it
 
 
+_MADV_WILLNEED = 3  # Linux, macOS and the BSDs
+
+
+@functools.cache
 def _libc() -> Any:
-    """The C library's mmap and munmap, with the types that 64-bit addresses need."""
+    """The C library's mmap, munmap and madvise, with the types that 64-bit addresses need."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_longlong)
     libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     return libc
 
 

@@ -16,6 +16,7 @@ from google_crc32c import extend, value
 from numpy.typing import NDArray
 
 from sparsestore.kernels.native import Kernel
+from sparsestore.kernels.prefetching import prefetching
 
 __all__ = [
     "LackingInstructionError",
@@ -65,25 +66,11 @@ def _instructions() -> dict[str, Any]:
         )
         return builder.call(instruction, arguments)
 
-    def prefetch(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        instruction = builder.module.declare_intrinsic(
-            "llvm.prefetch", (pointer,), ir.FunctionType(ir.VoidType(), (pointer, number, number, number))
-        )
-        at = builder.bitcast(builder.gep(array.data, (arguments[1],)), pointer)
-        builder.call(instruction, (at, number(0), number(2), number(1)))  # to read, into the second-level cache
-        return context.get_dummy_value()
-
     @intrinsic
     def crc32_of_eight(_typing: Any, _crc: Any, _eight: Any) -> Any:
         return types.uint64(types.uint64, types.uint64), crc32
 
-    @intrinsic
-    def fetch(_typing: Any, array: Any, _at: Any) -> Any:
-        return types.void(array, types.uint64), prefetch
-
-    return {"crc32_of_eight": crc32_of_eight, "fetch": fetch}
+    return {"crc32_of_eight": crc32_of_eight, **prefetching()}
 
 
 def shift_tables(lane: int = LANE, rest: int = REST) -> NDArray[np.uint32]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsestore.kernels.native import Kernel
+from sparsestore.kernels.prefetching import prefetching
 
 __all__ = [
     "densify",
@@ -26,18 +27,35 @@ __all__ = [
     "gather_numpy",
     "locate",
     "locate_numpy",
+    "scatter",
+    "scatter_constant",
+    "scatter_constant_numpy",
+    "scatter_numpy",
 ]
 
 Array = NDArray[Any]
+AHEAD = np.uint64(8)  # rows: the memory of a row comes while about that many are copied
+LINE = np.uint64(16)  # elements of 4 bytes that memory gives at once
+LINES = np.uint64(8)  # of a row: the processor sees by itself how a longer one goes on
 ANCHOR_SHIFT = np.uint64(10)  # one absolute offset every 1,024 rows
 
 
-@Kernel
+@Kernel(needs=prefetching)  # type: ignore[call-arg]
 def gather(
     indices: Array, data: Array, starts: Array, lengths: Array, targets: Array, out_indices: Array, out_data: Array
 ) -> None:
     """Copy entries [starts[i], starts[i] + lengths[i]) to targets[i] of the outputs, converted to their dtypes."""
-    for i in range(len(starts)):
+    n_rows = np.uint64(len(starts))
+    for i in range(n_rows):
+        # rows come in any order: without this every one would wait for memory
+        coming = np.uint64(i) + AHEAD
+        if coming < n_rows:
+            for line in range(LINES):
+                if np.uint64(line) * LINE < np.uint64(lengths[coming]):
+                    fetch(indices, np.uint64(starts[coming]) + np.uint64(line) * LINE)  # type: ignore[name-defined]  # noqa: F821
+            for line in range(LINES):
+                if np.uint64(line) * LINE < np.uint64(lengths[coming]):
+                    fetch(data, np.uint64(starts[coming]) + np.uint64(line) * LINE)  # type: ignore[name-defined]  # noqa: F821
         source, target = np.uint64(starts[i]), np.uint64(targets[i])
         n = np.uint64(lengths[i])
         for j in range(n):
@@ -46,10 +64,17 @@ def gather(
             out_data[target + np.uint64(j)] = data[source + np.uint64(j)]
 
 
-@Kernel
+@Kernel(needs=prefetching)  # type: ignore[call-arg]
 def gather_indices(indices: Array, starts: Array, lengths: Array, targets: Array, out_indices: Array) -> None:
     """As `gather`, for one array: where the values are constant, or absent."""
-    for i in range(len(starts)):
+    n_rows = np.uint64(len(starts))
+    for i in range(n_rows):
+        # rows come in any order: without this every one would wait for memory
+        coming = np.uint64(i) + AHEAD
+        if coming < n_rows:
+            for line in range(LINES):
+                if np.uint64(line) * LINE < np.uint64(lengths[coming]):
+                    fetch(indices, np.uint64(starts[coming]) + np.uint64(line) * LINE)  # type: ignore[name-defined]  # noqa: F821
         source, target = np.uint64(starts[i]), np.uint64(targets[i])
         n = np.uint64(lengths[i])
         for j in range(n):
@@ -86,6 +111,42 @@ def locate(rows: Array, lengths: Array, anchors: Array, out_starts: Array, out_l
         out_starts[i] = offset
         out_lengths[i] = lengths[row]
         previous = row
+
+
+@Kernel
+def scatter(indices: Array, data: Array, starts: Array, lengths: Array, targets: Array, out: Array) -> int:
+    """Write entries [starts[i], starts[i] + lengths[i]) into row targets[i] of a zeroed dense array.
+
+    Gives the number of entries that have no cell there; these are left out.
+    """
+    outside = 0
+    width = np.uint64(out.shape[1])
+    for i in range(len(starts)):
+        row = np.uint64(targets[i])
+        for j in range(np.uint64(starts[i]), np.uint64(starts[i]) + np.uint64(lengths[i])):
+            at = np.uint64(j)
+            feature = np.uint64(indices[at])
+            if feature < width:
+                out[row, feature] = data[at]
+            else:
+                outside += 1
+    return outside
+
+
+@Kernel
+def scatter_constant(indices: Array, value: Any, starts: Array, lengths: Array, targets: Array, out: Array) -> int:
+    """As `scatter`, where all entries have one value."""
+    outside = 0
+    width = np.uint64(out.shape[1])
+    for i in range(len(starts)):
+        row = np.uint64(targets[i])
+        for j in range(np.uint64(starts[i]), np.uint64(starts[i]) + np.uint64(lengths[i])):
+            feature = np.uint64(indices[np.uint64(j)])
+            if feature < width:
+                out[row, feature] = value
+            else:
+                outside += 1
+    return outside
 
 
 @Kernel
@@ -142,6 +203,22 @@ def locate_numpy(rows: Array, lengths: Array, anchors: Array, out_starts: Array,
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
     out_starts[:] = offsets[rows] + int(anchors[0] if len(anchors) else 0)
     out_lengths[:] = lengths[rows]
+
+
+def scatter_numpy(indices: Array, data: Array, starts: Array, lengths: Array, targets: Array, out: Array) -> int:
+    """Twin of `scatter`."""
+    entries = _entries(starts, lengths)
+    rows, features = np.repeat(targets, lengths), indices[entries].astype(np.int64)
+    inside = (features >= 0) & (features < out.shape[1])
+    out[rows[inside], features[inside]] = data[entries[inside]]
+    return int(len(entries) - inside.sum())
+
+
+def scatter_constant_numpy(
+    indices: Array, value: Any, starts: Array, lengths: Array, targets: Array, out: Array
+) -> int:
+    """Twin of `scatter_constant`."""
+    return scatter_numpy(indices, np.full(len(indices), value), starts, lengths, targets, out)
 
 
 def densify_numpy(indptr: Array, indices: Array, data: Array, out: Array) -> None:

@@ -142,6 +142,8 @@ class Selection:
         if not len(positions):
             return np.zeros(0, np.int64)
         _check_bounds(positions, self.n_rows)
+        if len(self._at) == 2 and self._bitmap is None and self._explicit is None:  # one run of rows
+            return positions + self._first[0] if self._first[0] else positions
         if self._explicit is not None:
             return self._explicit[positions]
         if (positions[1:] < positions[:-1]).any():

@@ -1,0 +1,123 @@
+"""One window of an epoch, found on disk and checked: its batches are copied out strip by strip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsestore.batch import Strip
+from sparsestore.buffers import Buffers
+from sparsestore.reader import Found, Located
+
+__all__ = ["STRIP_BYTES", "Window"]
+
+Array = NDArray[Any]
+
+STRIP_BYTES = 1 << 22
+"""What is copied out at a time: enough that a call costs little beside it, and little enough to stay in the cache."""
+
+
+class Window:
+    """Rows of whole batches, found on disk, and in their final order once they are loaded.
+
+    Holds places, not entries: some 50 bytes a row, and the columns. One thread at a time.
+
+    Parameters
+    ----------
+    found : Found
+        The rows in the order of the file.
+    order : int64 array or None
+        Their final order; None: as they are.
+    columns : dict of str to (n,) or (n, k) array
+        In the order of the file.
+    row_ids : (n,) int64 array
+        Row numbers in the store, in the order of the file.
+    batch_size : int
+        Rows in a batch; the last one may be short.
+    n_features : int
+        Width of a batch.
+    features : (n_features,) int64 array or None
+        Only these features, renumbered in the order given.
+    dtype : dtype
+        Of the values of a batch.
+    """
+
+    def __init__(
+        self,
+        found: Found,
+        order: NDArray[np.int64] | None,
+        columns: dict[str, Array],
+        row_ids: NDArray[np.int64],
+        *,
+        batch_size: int,
+        n_features: int,
+        features: NDArray[np.int64] | None,
+        dtype: np.dtype[Any],
+    ) -> None:
+        self._found: Found | None = found
+        self._order = order
+        self._batch_size = batch_size
+        self._n_features = n_features
+        self._features = features
+        self._dtype = dtype
+        self.n_rows = len(row_ids)
+        self.row_ids = row_ids if order is None else row_ids[order]
+        self.columns = columns if order is None else {name: values[order] for name, values in columns.items()}
+
+    @cached_property
+    def _located(self) -> Located:
+        if self._found is None:
+            raise ValueError("a window is loaded once")
+        found, self._found = self._found, None
+        located = found.load()
+        return located if self._order is None else located.reordered(self._order)
+
+    def cuts(self, first: int, last: int, layout: str, strip_bytes: int = STRIP_BYTES) -> Iterator[tuple[int, int]]:
+        """Batches `first` to `last`, cut into runs whose arrays take about `strip_bytes`, or one batch.
+
+        Raises
+        ------
+        CorruptStoreError
+            Where the window's entries are damaged: they are checked, or decoded, when they are first asked for.
+        """
+        starts = np.minimum(np.arange(first, last + 1) * self._batch_size, self.n_rows)
+        located = self._located
+        if layout == "dense":
+            ends = starts * (self._n_features * self._dtype.itemsize)
+        else:
+            entries = np.concatenate([np.zeros(1, np.int64), np.cumsum(located.lengths[starts[0] : starts[-1]])])
+            ends = entries[starts - starts[0]] * (4 + self._dtype.itemsize)
+        at = 0
+        while at < last - first:
+            stop = int(np.searchsorted(ends, ends[at] + strip_bytes, side="right")) - 1
+            stop = min(max(stop, at + 1), last - first)
+            yield first + at, first + stop
+            at = stop
+
+    def strip(self, first: int, last: int, layout: str, buffers: Buffers | None = None) -> Strip:
+        """Copy batches `first` to `last` out, into a block of `buffers` or fresh arrays."""
+        size = self._batch_size
+        start, stop = first * size, min(last * size, self.n_rows)
+        bounds = [*range(0, stop - start, size), stop - start]
+        columns = {name: values[start:stop] for name, values in self.columns.items()}
+        x = self._rows(start, stop, buffers) if layout == "sparse" else self._dense(start, stop, buffers)
+        return Strip(x, columns, self.row_ids[start:stop], bounds)
+
+    def _rows(self, start: int, stop: int, buffers: Buffers | None) -> Any:
+        x = self._located.copy(start, stop, self._dtype, buffers)
+        return x if self._features is None else x.take_features(self._features).astype(self._dtype)
+
+    def _dense(self, start: int, stop: int, buffers: Buffers | None) -> Array:
+        shape = (stop - start, self._n_features)
+        cells = (buffers or Buffers()).empty(shape[0] * shape[1], self._dtype)
+        cells[:] = 0
+        out = cells.reshape(shape)
+        if self._features is not None or self._dtype == np.float16:  # which compiled loops do not know
+            self._rows(start, stop, None).to_dense(out)
+        else:
+            self._located.scatter(start, stop, out)
+        return out
