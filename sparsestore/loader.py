@@ -17,6 +17,7 @@ from sparsestore.batch import Batch, Strip
 from sparsestore.buffers import Buffers
 from sparsestore.plan.partition import Piece, pieces
 from sparsestore.prefetch import prefetch
+from sparsestore.storage import DiskWatch
 from sparsestore.window import Window
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class Loader:
         self._selection = selection
         self._features = features
         self._lock = Lock()
+        self._disk = DiskWatch()
         self.columns = tuple(columns)
         self.dtype = np.dtype(dtype)
         self.layout = layout
@@ -204,7 +206,7 @@ class Loader:
                 epoch, batch = epoch + 1, 0
 
     def window(self, epoch: int, i: int) -> Window:
-        """Find the rows of piece i of this partition's epoch, and have them read ahead; from any thread."""
+        """Find the rows of piece i of this partition's epoch, and have what is on a disk read ahead; from any thread."""
         part = self.pieces[i]
         size = self.plan.batch_size
         planned = self.plan.window(epoch, part.window)
@@ -219,7 +221,8 @@ class Loader:
             positions, order = positions[kept], np.searchsorted(kept, chosen)
         rows = self._selection.rows(positions)
         found = self._reader.find(rows)
-        found.advise()
+        if self._disk.stirred():
+            found.advise()
         columns = {name: self._reader.column(name, rows) for name in self.columns}
         return Window(
             found,

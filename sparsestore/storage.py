@@ -24,7 +24,15 @@ from numpy.typing import NDArray
 from sparsestore.checksum import extend_crc32c
 from sparsestore.errors import CorruptStoreError
 
-__all__ = ["LocalStorage", "ObjectWriter", "free_disk_bytes", "open_storage", "read_ahead", "scratch_folder"]
+__all__ = [
+    "DiskWatch",
+    "LocalStorage",
+    "ObjectWriter",
+    "free_disk_bytes",
+    "open_storage",
+    "read_ahead",
+    "scratch_folder",
+]
 
 Bytes = NDArray[np.uint8]
 
@@ -316,6 +324,22 @@ def _map_parts(parts: list[tuple[int, str, int]], total: int, name: str) -> Byte
     finally:
         for descriptor, _, _ in parts:
             os.close(descriptor)
+
+
+class DiskWatch:
+    """Whether this process reads from a disk: reading ahead of what is in memory already costs a look at every page."""
+
+    def __init__(self) -> None:
+        self._seen = -1
+
+    def stirred(self) -> bool:
+        """Whether anything was read from a disk since this was last asked; the first time, and where unknown, True."""
+        if sys.platform == "win32":
+            return True
+        import resource
+
+        seen, self._seen = self._seen, resource.getrusage(resource.RUSAGE_SELF).ru_inblock
+        return seen != self._seen
 
 
 def read_ahead(mapped: Bytes, start: int, stop: int) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sparsestore.batch import Strip
 from sparsestore.buffers import Buffers
+from sparsestore.csr import Rows
 from sparsestore.reader import Found, Located
 
 __all__ = ["STRIP_BYTES", "Window"]
@@ -107,9 +108,12 @@ class Window:
         x = self._rows(start, stop, buffers) if layout == "sparse" else self._dense(start, stop, buffers)
         return Strip(x, columns, self.row_ids[start:stop], bounds)
 
-    def _rows(self, start: int, stop: int, buffers: Buffers | None) -> Any:
-        x = self._located.copy(start, stop, self._dtype, buffers)
-        return x if self._features is None else x.take_features(self._features).astype(self._dtype)
+    def _rows(self, start: int, stop: int, buffers: Buffers | None) -> Rows:
+        if self._features is None:
+            return self._located.copy(start, stop, self._dtype, buffers)
+        # scipy, which picks features, has no float16
+        wide = np.dtype(np.float32) if self._dtype == np.float16 else self._dtype
+        return self._located.copy(start, stop, wide).take_features(self._features).astype(self._dtype)
 
     def _dense(self, start: int, stop: int, buffers: Buffers | None) -> Array:
         shape = (stop - start, self._n_features)
