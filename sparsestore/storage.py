@@ -14,6 +14,7 @@ import uuid
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -25,12 +26,13 @@ from sparsestore.checksum import extend_crc32c
 from sparsestore.errors import CorruptStoreError
 
 __all__ = [
+    "Advice",
     "DiskWatch",
     "LocalStorage",
     "ObjectWriter",
+    "advise",
     "free_disk_bytes",
     "open_storage",
-    "read_ahead",
     "scratch_folder",
 ]
 
@@ -342,22 +344,30 @@ class DiskWatch:
         return seen != self._seen
 
 
-def read_ahead(mapped: Bytes, start: int, stop: int) -> None:
-    """Have the system begin to read bytes `start` to `stop` of a mapped array; returns at once."""
-    if sys.platform == "win32" or stop <= start:
+class Advice(IntEnum):
+    """What will be done with mapped bytes; the numbers are madvise(2)'s."""
+
+    RANDOM = 1
+    """Read here and there: what lies around is not to be read with it."""
+    SOON = 3
+    """To be read from now on, ahead of its use."""
+    DONE = 20
+    """Not needed soon: to be dropped before others, where memory is short. Linux 5.4."""
+
+
+def advise(mapped: Bytes, start: int, stop: int, advice: Advice) -> None:
+    """Tell the system what will be done with bytes `start` to `stop` of a mapped array; returns at once."""
+    if sys.platform == "win32" or stop <= start or (advice is Advice.DONE and sys.platform != "linux"):
         return
     page = _mmap.PAGESIZE
     address = mapped.__array_interface__["data"][0] + start
     below = address % page
-    _libc().madvise(address - below, stop - start + below, _MADV_WILLNEED)  # advice: nobody minds where it fails
+    _libc().madvise(address - below, stop - start + below, advice)  # nobody minds where it fails
 
 
 # no link is followed, and opening a pipe does not wait for somebody to write into it
 _PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _MAP_FIXED = 0x10  # the same on Linux and macOS; Python's mmap module does not export it
-
-
-_MADV_WILLNEED = 3  # Linux, macOS and the BSDs
 
 
 @functools.cache
