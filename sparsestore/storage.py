@@ -359,15 +359,21 @@ def advise(mapped: Bytes, start: int, stop: int, advice: Advice) -> None:
     """Tell the system what will be done with bytes `start` to `stop` of a mapped array; returns at once."""
     if sys.platform == "win32" or stop <= start or (advice is Advice.DONE and sys.platform != "linux"):
         return
-    page = _mmap.PAGESIZE
-    address = mapped.__array_interface__["data"][0] + start
-    below = address % page
-    _libc().madvise(address - below, stop - start + below, advice)  # nobody minds where it fails
+    base = mapped.__array_interface__["data"][0]
+    # Linux reads no more for one call than a disk takes at a time, and forgets the rest
+    step = _READ_AHEAD if advice is Advice.SOON else stop
+    for at in range(start // step * step, stop, step):
+        first, last = base + max(at, start), base + min(at + step, stop)
+        first -= first % _mmap.PAGESIZE
+        _libc().madvise(first, last - first, advice)  # nobody minds where it fails
 
 
 # no link is followed, and opening a pipe does not wait for somebody to write into it
 _PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _MAP_FIXED = 0x10  # the same on Linux and macOS; Python's mmap module does not export it
+
+
+_READ_AHEAD = 1 << 17  # its default everywhere
 
 
 @functools.cache
