@@ -41,9 +41,9 @@ class Batch:
 
     Notes
     -----
-    The arrays are the consumer's until it lets go of the last of them and of their views; only then is their memory used
-    again. Some batches that follow each other share a block of memory, so one kept batch keeps its neighbours', a few
-    MiB: copy what is to be kept for long.
+    The arrays are the consumer's until it lets go of the last of them and of their views; only then is their memory
+    used again. Some batches that follow each other share a block of memory, so one kept batch keeps its neighbours', a
+    few MiB: copy what is to be kept for long.
     """
 
     x: csr_array | Array

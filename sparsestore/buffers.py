@@ -1,8 +1,8 @@
 """Memory for batches: handed out as arrays, taken back when the last of their views is gone. A leaf.
 
-Fresh pages are the largest cost of copying rows: the kernel clears each before it gives it. So large arrays lie on pages
-of 2 MiB where the system has them, which come five times as fast as those of 4 KiB, and are used again once nobody can
-see them any more.
+Fresh pages are the largest cost of copying rows: the kernel clears each before it gives it. So large arrays lie on
+pages of 2 MiB where the system has them, which come five times as fast as those of 4 KiB, and are used again once
+nobody can see them any more.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import mmap
 import sys
 import weakref
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,8 @@ class Buffers:
         # an object of its own for every loan: when it dies, the memory is nobody's
         loan = (ctypes.c_uint8 * size).from_buffer(block, _start(block))
         weakref.finalize(loan, self._free.append, block).atexit = False
-        return np.frombuffer(loan, dtype)
+        array: NDArray[Any] = np.frombuffer(loan, np.uint8).view(dtype)  # type: ignore[call-overload]
+        return array
 
     def _block(self, size: int) -> mmap.mmap:
         for _ in range(len(self._free)):
@@ -75,10 +77,8 @@ class Buffers:
         whole = -(-(size + size // 8) // HUGE_PAGE) * HUGE_PAGE if size >= HUGE_PAGE else size + size // 8
         block = mmap.mmap(-1, whole + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE") and size >= HUGE_PAGE:
-            try:
+            with suppress(OSError):  # a kernel without
                 block.madvise(mmap.MADV_HUGEPAGE)
-            except OSError:  # a kernel without
-                pass
         return block
 
 

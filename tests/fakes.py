@@ -15,6 +15,7 @@ from sparsestore.csr import Rows, empty_aligned, index_dtype
 from sparsestore.format import ColumnSchema
 from sparsestore.loader import Loader
 from sparsestore.plan.window import Plan
+from sparsestore.reader import Coordinates, Located
 
 Array = NDArray[Any]
 
@@ -69,8 +70,11 @@ class FakeLocated:
     def nnz(self) -> int:
         return int(self.lengths.sum())
 
-    def take(self, order: NDArray[np.int64] | slice | None = None, dtype: DTypeLike = np.float32) -> Rows:
-        chosen = self.matrix[self.rows if order is None else self.rows[order]]
+    def reordered(self, order: NDArray[np.int64]) -> FakeLocated:
+        return FakeLocated(self.matrix, self.rows[order])
+
+    def copy(self, start: int, stop: int, dtype: DTypeLike = np.float32, _buffers: Any = None) -> Rows:
+        chosen = self.matrix[self.rows[start:stop]]
         width = self.matrix.shape[1]
         parts = [(chosen.indptr, np.int64), (chosen.indices, index_dtype(width)), (chosen.data, dtype)]
         out = [empty_aligned(len(values), wanted) for values, wanted in parts]
@@ -78,11 +82,30 @@ class FakeLocated:
             target[:] = values
         return Rows(out[0], out[1], out[2], width)
 
+    def coordinates(
+        self, start: int, stop: int, batch_size: int, dtype: DTypeLike, buffers: Any = None
+    ) -> Coordinates:
+        return Located.of(self.copy(start, stop)).coordinates(0, stop - start, batch_size, dtype, buffers)
+
+    def scatter(self, start: int, stop: int, out: Array) -> None:
+        out += self.matrix[self.rows[start:stop]].toarray().astype(out.dtype)
+
+
+@dataclass(frozen=True)
+class FakeFound:
+    located: FakeLocated
+
+    def advise(self) -> None:
+        """Nothing is read ahead of a matrix in memory."""
+
+    def load(self) -> FakeLocated:
+        return self.located
+
 
 class FakeReader:
     """The reader's face over a matrix in memory.
 
-    `located` records the rows of each call of `locate`. `before_locate` is called first, with the number of calls
+    `found` records the rows of each call of `find`. `before_find` is called first, with the number of calls
     before this one: it may fail or wait.
     """
 
@@ -92,13 +115,13 @@ class FakeReader:
         columns: dict[str, Array] | None = None,
         *,
         version: int = 1,
-        before_locate: Callable[[int], None] = lambda _: None,
+        before_find: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.matrix = x
         self.values = columns or {}
         self.version = version
-        self.before_locate = before_locate
-        self.located: list[NDArray[np.int64]] = []
+        self.before_find = before_find
+        self.found: list[NDArray[np.int64]] = []
         self.columns = {
             name: ColumnSchema("string" if values.dtype == object else values.dtype.name, values.shape[1:])
             for name, values in self.values.items()
@@ -108,10 +131,10 @@ class FakeReader:
     def shape(self) -> tuple[int, int]:
         return self.matrix.shape
 
-    def locate(self, rows: NDArray[np.int64]) -> FakeLocated:
-        self.before_locate(len(self.located))
-        self.located.append(rows)
-        return FakeLocated(self.matrix, rows)
+    def find(self, rows: NDArray[np.int64]) -> FakeFound:
+        self.before_find(len(self.found))
+        self.found.append(rows)
+        return FakeFound(FakeLocated(self.matrix, rows))
 
     def column(self, name: str, rows: NDArray[np.int64] | slice) -> Array:
         return np.array(self.values[name][rows])
@@ -145,5 +168,5 @@ def make_loader(
 
 
 def slow(seconds: float) -> Callable[[int], None]:
-    """For `before_locate`: every read takes this long."""
+    """For `before_find`: every read takes this long."""
     return lambda _: time.sleep(seconds)

@@ -176,9 +176,9 @@ def test_a_state_tells_what_was_received_not_what_was_read() -> None:
     assert (loader.state_dict()["epoch"], loader.state_dict()["batch"]) == (0, 0)
     next(batches)
     until = time.monotonic() + 5
-    while len(source.located) < 2 and time.monotonic() < until:
+    while len(source.found) < 2 and time.monotonic() < until:
         time.sleep(0.001)
-    assert len(source.located) == 2
+    assert len(source.found) == 2
     assert loader.state_dict()["batch"] == 1
     for _ in batches:
         pass
@@ -371,8 +371,8 @@ def test_reads_ascend_and_only_what_a_piece_needs() -> None:
     source = reader()
     loader = make_loader(source, shuffle=True, batch_size=100, window_rows=500, partition=1, n_partitions=3)
     got = row_ids(loader)
-    assert all((np.diff(rows) > 0).all() for rows in source.located)
-    assert sum(map(len, source.located)) == sum(map(len, got))
+    assert all((np.diff(rows) > 0).all() for rows in source.found)
+    assert sum(map(len, source.found)) == sum(map(len, got))
 
 
 def test_a_resume_reads_nothing_of_the_windows_before() -> None:
@@ -380,11 +380,11 @@ def test_a_resume_reads_nothing_of_the_windows_before() -> None:
     loader = make_loader(source, batch_size=10, window_rows=100)
     loader.load_state_dict({**loader.state_dict(), "batch": 75})
     list(loader)
-    assert source.located[0][0] == 700
+    assert source.found[0][0] == 700
 
 
 def test_the_next_window_is_read_while_the_consumer_works() -> None:
-    source = reader(before_locate=slow(0.03))
+    source = reader(before_find=slow(0.03))
     loader = make_loader(source, batch_size=100, window_rows=100)
     started = time.monotonic()
     for _ in loader:
@@ -397,11 +397,11 @@ def test_an_error_of_the_reader_reaches_the_consumer_after_the_batches_before_it
         if call == 2:
             raise OSError("flipped byte in window 2")
 
-    loader = make_loader(reader(before_locate=fail))
+    loader = make_loader(reader(before_find=fail))
     got = []
     with pytest.raises(OSError, match="flipped byte in window 2"):
         got.extend(iter(loader))
-    batches = iter(make_loader(reader(before_locate=fail)))
+    batches = iter(make_loader(reader(before_find=fail)))
     assert len([next(batches) for _ in range(8)]) == 8
     with pytest.raises(OSError, match="flipped"):
         next(batches)
@@ -465,20 +465,20 @@ def test_an_iteration_abandoned_half_way_leaves_no_file_open(tmp_path: Path, mma
     del batches, batch, store
 
 
-def test_two_windows_are_alive_at_most() -> None:
+def test_three_windows_are_alive_at_most() -> None:
     loader = make_loader(reader(), batch_size=32, window_rows=32)
     windows: list[weakref.ref[Any]] = []
     most = 0
-    piece = loader.piece
+    window = loader.window
 
     def watched(epoch: int, i: int) -> Any:
         nonlocal most
-        data = piece(epoch, i)
-        windows.append(weakref.ref(data.x.indices.base if data.x.indices.base is not None else data.x.indices))
+        found = window(epoch, i)
+        windows.append(weakref.ref(found))
         most = max(most, sum(ref() is not None for ref in windows))
-        return data
+        return found
 
-    loader.piece = watched  # type: ignore[method-assign]
+    loader.window = watched  # type: ignore[method-assign]
     for batch in loader:
         del batch
     assert len(windows) == 32

@@ -252,7 +252,7 @@ def test_entries_beyond_two_to_the_32nd_are_copied_from_a_map(tmp_path: Path) ->
         pytest.skip("the file system has no holes")
     indices = storage.map([("indices", n * 2)]).view("<u2")
     lengths = np.full(3, 3)
-    located = Located([_Part(indices, None, 7)], None, starts, lengths, 65_536, "store")
+    located = Located([_Part(indices, None, 7)], None, starts, lengths, 65_536)
     rows = located.take(np.array([2, 0, 1]))
     assert rows.indices.tolist() == [3, 40_002, 65_002, 1, 40_000, 65_000, 2, 40_001, 65_001]
     assert rows.data.tolist() == [7.0] * 9

@@ -142,7 +142,7 @@ def test_an_error_of_the_reader_reaches_the_model_with_its_words() -> None:
             raise OSError("segments/7/X/data: flipped byte")
 
     with pytest.raises(tf.errors.UnknownError, match="segments/7/X/data: flipped byte"):
-        list(dataset(make_loader(reader(before_locate=fail))))
+        list(dataset(make_loader(reader(before_find=fail))))
 
 
 class Begun:
@@ -316,7 +316,7 @@ def test_an_iterator_lives_without_any_other_name() -> None:
 
 
 def test_an_abandoned_iterator_stops_reading_and_lets_go() -> None:
-    source = reader(before_locate=slow(0.02))
+    source = reader(before_find=slow(0.02))
     alive = weakref.ref(source)
     loader = make_loader(source, columns=("y",), batch_size=10, window_rows=10)
     ds = dataset(loader)
@@ -324,10 +324,10 @@ def test_an_abandoned_iterator_stops_reading_and_lets_go() -> None:
     next(iterator)
     del iterator
     gc.collect()
-    read = len(source.located)
+    read = len(source.found)
     assert read < 10
     time.sleep(0.2)
-    assert len(source.located) <= read + 1
+    assert len(source.found) <= read + 1
     del ds, loader, source
     gc.collect()
     assert alive() is None
