@@ -116,6 +116,10 @@ class Window:
         rows = Located.of(self._rows(start, stop, None))
         return rows.coordinates(0, stop - start, self._batch_size, self._dtype, buffers)
 
+    def dense(self, first: int, last: int, buffers: Buffers | None = None) -> Array:
+        """Copy batches `first` to `last` out, as `strip` does: the (n, n_features) array alone."""
+        return self._dense(*self._range(first, last), buffers)
+
     def beside(self, first: int, last: int) -> dict[str, Array]:
         """The columns of batches `first` to `last`."""
         rows = slice(*self._range(first, last))

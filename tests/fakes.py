@@ -82,9 +82,7 @@ class FakeLocated:
             target[:] = values
         return Rows(out[0], out[1], out[2], width)
 
-    def coordinates(
-        self, start: int, stop: int, batch_size: int, dtype: DTypeLike, buffers: Any = None
-    ) -> Coordinates:
+    def coordinates(self, start: int, stop: int, batch_size: int, dtype: DTypeLike, buffers: Any = None) -> Coordinates:
         return Located.of(self.copy(start, stop)).coordinates(0, stop - start, batch_size, dtype, buffers)
 
     def scatter(self, start: int, stop: int, out: Array) -> None:

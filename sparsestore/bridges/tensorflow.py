@@ -109,7 +109,7 @@ def dataset(loader: Loader, *, prefetch: int = 2) -> tf.data.Dataset:
     return ds
 
 
-class _Key(ctypes.c_int64 * 3):
+class _Key(ctypes.c_int64 * 3):  # type: ignore[misc]
     """Epoch, piece and number of a window; the window lives as long as this memory does."""
 
     window: Window
@@ -193,7 +193,7 @@ class _Source:
             for first, last in window.cuts(start, stop, layout, budget)
             for at in range(first, last, self._n_outputs)
         ]
-        key = _Key.from_buffer(empty_aligned(3, np.int64))  # type: ignore[arg-type]
+        key = _Key.from_buffer(empty_aligned(3, np.int64))
         key[:] = epoch, piece, next(_numbers)
         key.window = window
         self._keys[key[2]] = key
@@ -241,10 +241,11 @@ class _Source:
         # TensorFlow shares the memory of what this returns, until the last tensor over it is gone
         first, last = map(int, part)
         window = self._held(key)
-        columns = window.beside(first, last)
+        # its own copy: TensorFlow may calculate in this memory, where an operation is the last to need a slice of it
+        columns = {name: values.copy() for name, values in window.beside(first, last).items()}
         rows = np.int64(min(last * self._size, window.n_rows) - first * self._size)
         if not self._sparse:
-            return [rows, window.strip(first, last, "dense", self._buffers).x.ravel(), *columns.values()]
+            return [rows, window.dense(first, last, self._buffers).ravel(), *columns.values()]
         x = window.coordinates(first, last, self._buffers)
         arrays: list[Array] = []
         for start, stop in zip(x.starts.tolist(), x.stops.tolist(), strict=True):

@@ -41,9 +41,7 @@ def coordinates(indices: Array, starts: Array, lengths: Array, targets: Array, r
             out[at + np.uint64(1)] = indices[source + np.uint64(j)]
 
 
-def coordinates_numpy(
-    indices: Array, starts: Array, lengths: Array, targets: Array, rows: Array, out: Array
-) -> None:
+def coordinates_numpy(indices: Array, starts: Array, lengths: Array, targets: Array, rows: Array, out: Array) -> None:
     """Twin of `coordinates`."""
     for start, length, target, row in zip(
         starts.tolist(), lengths.tolist(), targets.tolist(), rows.tolist(), strict=True
