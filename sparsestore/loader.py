@@ -163,7 +163,7 @@ class Loader:
         return self._batches(epoch, batch)
 
     def _batches(self, epoch: int, batch: int) -> Iterator[Batch]:
-        ahead = ReadAhead(self._reader.stored_bytes)
+        ahead = self.read_ahead()
         made = self._strips(epoch, batch, ahead)
         with closing(prefetch(made) if ahead.has_room_for(3 * self._batch_bytes()) else made) as strips:
             for strip in strips:
@@ -173,6 +173,10 @@ class Loader:
                     self._position = (epoch, batch) if batch < len(self) else (epoch + 1, 0)
                     yield item
                     del item  # or its memory would wait here while the next strip is copied
+
+    def read_ahead(self) -> ReadAhead:
+        """What advises the page cache along one iteration."""
+        return ReadAhead(self._reader.stored_bytes)
 
     def _batch_bytes(self) -> int:
         """Bytes of a batch's x, about."""

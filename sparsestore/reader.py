@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -25,7 +25,7 @@ from sparsestore.segment import Segment
 from sparsestore.statistics import LabelStatistics, merge
 from sparsestore.storage import Advice, LocalStorage, open_storage
 
-__all__ = ["CHECKS", "Found", "Located", "Reader"]
+__all__ = ["CHECKS", "Coordinates", "Found", "Located", "Reader"]
 
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
@@ -40,6 +40,24 @@ class _Part:
     indices: Array
     data: Array | None
     constant: Any
+
+
+class Coordinates(NamedTuple):
+    """Batches in the form of sparse tensors, one after the other with gaps between them.
+
+    Attributes
+    ----------
+    places : (m, 2) int64 array
+        Row in its batch and feature number of each entry, in row-major order.
+    values : (m,) array
+    starts, stops : (n_batches,) int64 array
+        Entries of each batch.
+    """
+
+    places: Ints
+    values: Array
+    starts: Ints
+    stops: Ints
 
 
 class Found:
@@ -119,6 +137,12 @@ class Located:
         """Entries of all rows together."""
         return int(self.lengths.sum())
 
+    @classmethod
+    def of(cls, rows: Rows) -> Located:
+        """Rows in memory, as if located there."""
+        part = _Part(rows.indices, rows.data, None)
+        return cls([part], None, rows.indptr[:-1].astype(np.uint64), np.diff(rows.indptr), rows.n_features)
+
     def reordered(self, order: Ints) -> Located:
         """The same rows in another order, or some of them."""
         part_of = None if self._part_of is None else self._part_of[order]
@@ -149,10 +173,36 @@ class Located:
         indptr = empty_aligned(len(lengths) + 1, np.int64)
         indptr[0] = 0
         np.cumsum(lengths, out=indptr[1:])
-        indices, data = _empty_pair(int(indptr[-1]), index_dtype(self._width), np.dtype(dtype), buffers)
+        n = int(indptr[-1])
+        indices, data = _empty_pair((n, index_dtype(self._width)), (n, np.dtype(dtype)), buffers)
         for part, group in self._groups(start, stop):
             _gather(part, self._starts[start:stop][group], lengths[group], indptr[:-1][group], indices, data)
         return Rows(indptr, indices, data, self._width)
+
+    def coordinates(
+        self, start: int, stop: int, batch_size: int, dtype: DTypeLike, buffers: Buffers | None = None
+    ) -> Coordinates:
+        """Copy rows `start` to `stop` out as coordinates, in batches that each begin at a multiple of 64 bytes."""
+        dtype = np.dtype(dtype)
+        lengths = self.lengths[start:stop]
+        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        firsts = np.arange(0, len(lengths), batch_size)
+        counts = np.diff(ends[np.append(firsts, len(lengths))])
+        step = max(64 // dtype.itemsize, 4)
+        padded = -(-counts // step) * step
+        starts = np.cumsum(padded) - padded
+        rows = np.arange(len(lengths)) % batch_size
+        targets = ends[:-1] + (starts - ends[firsts])[np.arange(len(lengths)) // batch_size]
+        n = int(padded.sum())
+        places, values = _empty_pair((2 * n, np.dtype(np.int64)), (n, dtype), buffers)
+        half = dtype == np.float16  # which compiled loops do not know
+        data = np.zeros(len(values), np.float32) if half else values
+        for part, group in self._groups(start, stop):
+            found = self._starts[start:stop][group], lengths[group], targets[group]
+            _gather_coordinates(part, *found, rows[group], places, data)
+        if half:
+            values[:] = data
+        return Coordinates(places.reshape(-1, 2), values, starts, starts + counts)
 
     def scatter(self, start: int, stop: int, out: Array) -> None:
         """Write the entries of rows `start` to `stop` into their cells of a zeroed (stop - start, n_features) array.
@@ -186,14 +236,15 @@ class Located:
 
 
 def _empty_pair(
-    n: int, index_dtype: np.dtype[Any], dtype: np.dtype[Any], buffers: Buffers | None
+    first: tuple[int, np.dtype[Any]], second: tuple[int, np.dtype[Any]], buffers: Buffers | None
 ) -> tuple[Array, Array]:
-    """Arrays for n feature numbers and values."""
+    """Arrays of these lengths and dtypes, for numbers and values."""
     if buffers is None:
-        return empty_aligned(n, index_dtype), empty_aligned(n, dtype)
-    middle = -(-n * index_dtype.itemsize // 64) * 64
-    block = buffers.empty(middle + n * dtype.itemsize, np.uint8)
-    return block[: n * index_dtype.itemsize].view(index_dtype), block[middle:].view(dtype)
+        return empty_aligned(*first), empty_aligned(*second)
+    sizes = [n * dtype.itemsize for n, dtype in (first, second)]
+    middle = -(-sizes[0] // 64) * 64
+    block = buffers.empty(middle + sizes[1], np.uint8)
+    return block[: sizes[0]].view(first[1]), block[middle:].view(second[1])
 
 
 def _gather(part: _Part, starts: Array, lengths: Ints, targets: Ints, indices: Array, data: Array) -> None:
@@ -206,6 +257,23 @@ def _gather(part: _Part, starts: Array, lengths: Ints, targets: Ints, indices: A
             gather.fill(part.constant, lengths[a:b], targets[a:b], data)
         else:
             gather.gather(part.indices, part.data, starts[a:b], lengths[a:b], targets[a:b], indices, data)
+
+    over_rows(copy, np.cumsum(lengths))
+
+
+def _gather_coordinates(
+    part: _Part, starts: Array, lengths: Ints, targets: Ints, rows: Ints, places: Array, data: Array
+) -> None:
+    """As `_gather`, with the number of the row beside that of the feature."""
+    from sparsestore.kernels import gather
+    from sparsestore.kernels.coordinates import coordinates
+
+    def copy(a: int, b: int) -> None:
+        coordinates(part.indices, starts[a:b], lengths[a:b], targets[a:b], rows[a:b], places)
+        if part.data is None:
+            gather.fill(part.constant, lengths[a:b], targets[a:b], data)
+        else:
+            gather.gather_indices(part.data, starts[a:b], lengths[a:b], targets[a:b], data)
 
     over_rows(copy, np.cumsum(lengths))
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sparsestore.batch import Strip
 from sparsestore.buffers import Buffers
 from sparsestore.csr import Rows
-from sparsestore.reader import Found, Located
+from sparsestore.reader import Coordinates, Found, Located
 from sparsestore.storage import Advice
 
 __all__ = ["STRIP_BYTES", "Window"]
@@ -109,11 +109,32 @@ class Window:
     def strip(self, first: int, last: int, layout: str, buffers: Buffers | None = None) -> Strip:
         """Copy batches `first` to `last` out, into a block of `buffers` or fresh arrays."""
         size = self._batch_size
-        start, stop = first * size, min(last * size, self.n_rows)
+        start, stop = self._range(first, last)
         bounds = [*range(0, stop - start, size), stop - start]
-        columns = {name: values[start:stop] for name, values in self.columns.items()}
+        columns = self.beside(first, last)
         x = self._rows(start, stop, buffers) if layout == "sparse" else self._dense(start, stop, buffers)
         return Strip(x, columns, self.row_ids[start:stop], bounds)
+
+    def coordinates(self, first: int, last: int, buffers: Buffers | None = None) -> Coordinates:
+        """Copy batches `first` to `last` out, as `strip` does, in the form of sparse tensors."""
+        start, stop = self._range(first, last)
+        if self._features is None:
+            return self._located.coordinates(start, stop, self._batch_size, self._dtype, buffers)
+        rows = Located.of(self._rows(start, stop, None))
+        return rows.coordinates(0, stop - start, self._batch_size, self._dtype, buffers)
+
+    def dense(self, first: int, last: int, buffers: Buffers | None = None) -> Array:
+        """Copy batches `first` to `last` out, as `strip` does: the (n, n_features) array alone."""
+        return self._dense(*self._range(first, last), buffers)
+
+    def beside(self, first: int, last: int) -> dict[str, Array]:
+        """The columns of batches `first` to `last`."""
+        rows = slice(*self._range(first, last))
+        return {name: values[rows] for name, values in self.columns.items()}
+
+    def _range(self, first: int, last: int) -> tuple[int, int]:
+        """Rows of batches `first` to `last`."""
+        return first * self._batch_size, min(last * self._batch_size, self.n_rows)
 
     def _rows(self, start: int, stop: int, buffers: Buffers | None) -> Rows:
         if self._features is None:

@@ -15,6 +15,7 @@ from sparsestore.csr import Rows, empty_aligned, index_dtype
 from sparsestore.format import ColumnSchema
 from sparsestore.loader import Loader
 from sparsestore.plan.window import Plan
+from sparsestore.reader import Coordinates, Located
 
 Array = NDArray[Any]
 
@@ -80,6 +81,9 @@ class FakeLocated:
         for target, (values, _) in zip(out, parts, strict=True):
             target[:] = values
         return Rows(out[0], out[1], out[2], width)
+
+    def coordinates(self, start: int, stop: int, batch_size: int, dtype: DTypeLike, buffers: Any = None) -> Coordinates:
+        return Located.of(self.copy(start, stop)).coordinates(0, stop - start, batch_size, dtype, buffers)
 
     def scatter(self, start: int, stop: int, out: Array) -> None:
         out += self.matrix[self.rows[start:stop]].toarray().astype(out.dtype)

@@ -72,7 +72,7 @@ TABLE: dict[str, set[str]] = {
     "integrity": {"csr", "format", "manifest", "reader", "checksum", "errors"},
     "maintain": {"reader", "writer", "format", "manifest", "storage", "errors"},
     "bench": {"batch", "bench", "errors", "manifest", "memory", "parallel", "progress", "reader", "storage", "store"},
-    "bridges": {"loader", "batch", "csr", "errors"},
+    "bridges": {"loader", "batch", "buffers", "csr", "errors", "window"},
     "view": {"bridges", "csr", "errors", "format", "indexing", "layout", "loader", "memory", "plan", "reader"},
 }
 NUMBA_ONLY_IN = "kernels"

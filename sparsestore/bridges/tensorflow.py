@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import itertools
+import time
 import warnings
+from collections.abc import Callable
 from typing import Any
-from weakref import ReferenceType, ref
+from weakref import WeakMethod, WeakValueDictionary, finalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +19,26 @@ except ImportError as error:
     raise ImportError('to_tf needs TensorFlow: pip install "sparsestore[tensorflow]"') from error
 
 from sparsestore.batch import SAMPLE_WEIGHT, targets
-from sparsestore.csr import index_dtype
+from sparsestore.buffers import Buffers
+from sparsestore.csr import empty_aligned
 from sparsestore.loader import Loader
+from sparsestore.window import STRIP_BYTES, Window
 
 __all__ = ["dataset"]
 
 # One thread cuts batches while the other is inside the call that reads the next window: with a single one the model
 # waits for that call. More only cost, a cut is shorter than handing it to another core.
 THREADS = 2
+
+STRIP_ROWS = 8192
+MOST_BATCHES = 32
+"""In a strip: then a call of Python costs a batch next to nothing, and a kept batch keeps few others in memory."""
+
+Array = NDArray[Any]
+Ints = NDArray[np.int64]
+
+# numbers of windows: no two are the same, in this process and in those that may restore an iterator of this one
+_numbers = itertools.count(time.time_ns())
 
 plain = tf.autograph.experimental.do_not_convert  # nothing here is Python that would have to become graph
 
@@ -67,14 +83,19 @@ def dataset(loader: Loader, *, prefetch: int = 2) -> tf.data.Dataset:
         raise ValueError(f"prefetch is {prefetch}, expected 0 or more batches")
     if SAMPLE_WEIGHT in loader.columns and len(loader.columns) == 1:
         raise ValueError(f"columns has {SAMPLE_WEIGHT!r} and nothing to weigh: add 'y', or leave it out")
-    claim = tf.data.Dataset.from_tensors(0).map(_claim(loader))
-    pieces = claim.flat_map(tf.data.Dataset.from_tensor_slices).map(_read(loader)).prefetch(1)
-    cut = _cut(loader)
+    source = _Source(loader)
+    claim = tf.data.Dataset.from_tensors(0).map(source.claim())
+    windows = claim.flat_map(tf.data.Dataset.from_tensor_slices).map(source.find()).prefetch(1)
+    strip, cut = source.strip(), source.cut()
 
-    def batches(run: Any, arrays: Any) -> tf.data.Dataset:
-        return tf.data.Dataset.range(run[2], run[3]).map(lambda b: cut(b, arrays))
+    def strips(key: Any, cuts: Any) -> tf.data.Dataset:
+        return tf.data.Dataset.from_tensor_slices(cuts).map(plain(lambda part: strip(key, part)))
 
-    ds = pieces.flat_map(plain(batches)).apply(tf.data.experimental.assert_cardinality(len(loader)))
+    def batches(n: Any, *arrays: Any) -> tf.data.Dataset:
+        return tf.data.Dataset.range(n).map(plain(lambda b: cut(b, *arrays)))
+
+    ds = windows.flat_map(plain(strips)).prefetch(1).flat_map(plain(batches))
+    ds = ds.apply(tf.data.experimental.assert_cardinality(len(loader)))
     options = tf.data.Options()
     options.threading.private_threadpool_size = THREADS
     options.autotune.enabled = False
@@ -84,96 +105,196 @@ def dataset(loader: Loader, *, prefetch: int = 2) -> tf.data.Dataset:
     ds = (ds.prefetch(prefetch) if prefetch else ds).with_options(options)
     # TensorFlow keeps what numpy_function was given until the process ends. So that is a weak reference, and the strong
     # one is here: iterators, and datasets made from this one, hold it and with it the loader and its files.
-    ds._loader = loader
+    ds._source = source
     return ds
 
 
-def _alive(loader: ReferenceType[Loader]) -> Loader:
-    held = loader()
-    if held is None:
-        raise ReferenceError("the dataset was forgotten while its graph is in use: keep a name for what to_tf returned")
-    return held
+class _Key(ctypes.c_int64 * 3):  # type: ignore[misc]
+    """Epoch, piece and number of a window; the window lives as long as this memory does."""
+
+    window: Window
 
 
-def _claim(loader: Loader) -> Any:
-    """Map function: anything -> (k, 4) int64, the runs of the iteration that begins now."""
-    held = ref(loader)
+class _Source:
+    """What the pipeline calls: every method gives a function over tensors.
 
-    def begin() -> NDArray[np.int64]:
-        loader = _alive(held)
+    No call changes what another one gives, so that several iterators can be alive, and one be restored. Windows belong
+    to the iterators: TensorFlow keeps the memory of a key alive as long as a tensor has it, and the key its window.
+    """
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+        self._buffers = Buffers()
+        self._ahead = loader.read_ahead()
+        self._keys: WeakValueDictionary[int, _Key] = WeakValueDictionary()
+        self._restored: tuple[bytes, Window] | None = None
+        self._size = loader.plan.batch_size
+        self._n_features = loader.n_features
+        self._whole = loader.plan.drop_remainder
+        self._schema = loader.schema
+        self._sparse = loader.layout == "sparse"
+        self._n_outputs = min(max(STRIP_ROWS // self._size, 1), MOST_BATCHES)
+        strings = [name for name, column in self._schema.items() if column.dtype == "string"]
+        self._types = [
+            tf.string if name in strings else tf.as_dtype(column.dtype) for name, column in self._schema.items()
+        ]
+
+    def _call(self, method: Callable[..., Any], inputs: list[Any], types: Any) -> Any:
+        """A method of this class as an operation that does not hold it."""
+        held = WeakMethod(method)
+
+        def call(*arrays: Any) -> Any:
+            alive = held()
+            if alive is None:
+                raise ReferenceError(
+                    "the dataset was forgotten while its graph is in use: keep a name for what to_tf returned"
+                )
+            return alive(*arrays)
+
+        return tf.numpy_function(call, inputs, types)
+
+    # ---- runs: where the batches of an iteration are found
+
+    def claim(self) -> Any:
+        """Anything -> (k, 4) int64, the runs of the iteration that begins now."""
+
+        def claim(_: Any) -> Any:
+            runs = self._call(self._begin, [], tf.int64)
+            runs.set_shape([None, 4])
+            return runs
+
+        return plain(claim)
+
+    def _begin(self) -> Ints:
+        loader = self._loader
         epoch, batch = loader.begin(across=True)
         return np.array(list(loader.runs(epoch, batch, len(loader))), np.int64)
 
-    def claim(_: Any) -> Any:
-        runs = tf.numpy_function(begin, [], tf.int64)
-        runs.set_shape([None, 4])
-        return runs
+    # ---- windows
 
-    return plain(claim)
+    def find(self) -> Any:
+        """Run -> (key of its window, (n, 2) int64 first and last batch of the strips)."""
 
+        def find(run: Any) -> Any:
+            key, cuts = self._call(self._find, [run], [tf.int64, tf.int64])
+            key.set_shape([3])
+            cuts.set_shape([None, 2])
+            return key, cuts
 
-def _read(loader: Loader) -> Any:
-    """Map function: run -> (run, arrays of its piece)."""
-    schema = loader.schema
-    strings = [name for name, column in schema.items() if column.dtype == "string"]
-    types = [tf.int64, tf.as_dtype(index_dtype(loader.n_features)), tf.as_dtype(loader.dtype)]
-    types += [tf.string if name in strings else tf.as_dtype(column.dtype) for name, column in schema.items()]
-    held = ref(loader)
+        return plain(find)
 
-    def read(epoch: np.int64, i: np.int64) -> list[NDArray[Any]]:
-        # TensorFlow shares the memory of what this returns: a piece is made of fresh arrays, and nobody else holds them
-        piece = _alive(held).piece(int(epoch), int(i))
-        for name, values in piece.columns.items():
+    def _find(self, run: Ints) -> list[Ints]:
+        epoch, piece, start, stop = map(int, run)
+        window = self._ahead.found(self._window(epoch, piece))
+        self._ahead.begin(window)
+        layout, per_entry = ("sparse", 4) if self._sparse else ("dense", 0)
+        itemsize = self._loader.dtype.itemsize
+        budget = STRIP_BYTES * (per_entry + itemsize) // (4 * per_entry + itemsize)  # `cuts` counts 4 bytes a place
+        cuts = [
+            (at, min(at + self._n_outputs, last))
+            for first, last in window.cuts(start, stop, layout, budget)
+            for at in range(first, last, self._n_outputs)
+        ]
+        key = _Key.from_buffer(empty_aligned(3, np.int64))
+        key[:] = epoch, piece, next(_numbers)
+        key.window = window
+        self._keys[key[2]] = key
+        finalize(key, self._ahead.done, window).atexit = False
+        return [np.frombuffer(key, np.int64), np.array(cuts, np.int64)]
+
+    def _window(self, epoch: int, piece: int) -> Window:
+        window = self._loader.window(epoch, piece)
+        for name, values in window.columns.items():
             if np.ma.is_masked(values):
                 missing = int(np.ma.getmaskarray(values).sum())
                 raise ValueError(
                     f"column {name!r} lacks {missing} of {values.size} values, and a tensor can not say so"
                 )
-        return [piece.x.indptr, piece.x.indices, piece.x.data, *piece.columns.values()]
+        return window
 
-    def read_run(run: Any) -> Any:
-        indptr, indices, data, *columns = tf.numpy_function(read, [run[0], run[1]], types)
-        for array in (indptr, indices, data):
-            array.set_shape([None])
-        for array, column in zip(columns, schema.values(), strict=True):
-            array.set_shape([None, *column.shape])
-        return run, (indptr, indices, data, dict(zip(schema, columns, strict=True)))
+    # ---- strips
 
-    return plain(read_run)
+    def strip(self) -> Any:
+        """(Key, first and last batch) -> (number of batches, their arrays, number of rows, columns)."""
+        dtype = tf.as_dtype(self._loader.dtype)
+        arrays = [tf.int64, dtype] * self._n_outputs if self._sparse else [dtype]
 
+        def strip(key: Any, part: Any) -> Any:
+            rows, *found = self._call(self._strip, [key, part], [tf.int64, *arrays, *self._types])
+            rows.set_shape([])
+            columns = found[len(arrays) :]
+            for array, column in zip(columns, self._schema.values(), strict=True):
+                array.set_shape([None, *column.shape])
+            places, values = found[: len(arrays) : 2], found[1 : len(arrays) : 2]
+            x = (listed(places), listed(values)) if self._sparse else (found[0],)
+            return part[1] - part[0], rows, x, dict(zip(self._schema, columns, strict=True))
 
-def _cut(loader: Loader) -> Any:
-    """Map function: (number of a batch in its piece, arrays of the piece) -> element of the dataset."""
-    size, n_features = loader.plan.batch_size, loader.n_features
-    whole = loader.plan.drop_remainder
+        def listed(tensors: list[Any]) -> Any:
+            if len(tensors) == 1:
+                return tensors[0]
+            # lists hold the tensors themselves, while a slice would be a copy
+            found = tf.raw_ops.EmptyTensorList(element_shape=-1, max_num_elements=-1, element_dtype=tensors[0].dtype)
+            for tensor in tensors:
+                found = tf.raw_ops.TensorListPushBack(input_handle=found, tensor=tensor)
+            return found
 
-    def cut(b: Any, arrays: Any) -> Any:
-        indptr, indices, data, columns = arrays
-        start = b * size
-        stop = start + size if whole else tf.minimum(start + size, tf.size(indptr, tf.int64) - 1)
-        bounds = indptr[start : stop + 1]
-        first, last = bounds[0], bounds[-1]
-        values = data[first:last]
-        row = tf.raw_ops.RaggedTensorToSparse(rt_nested_splits=[bounds - first], rt_dense_values=values)
-        at = tf.stack([row.sparse_indices[:, 0], tf.cast(indices[first:last], tf.int64)], axis=1)
-        shape = tf.constant([size, n_features], tf.int64) if whole else tf.stack([stop - start, n_features])
-        if loader.layout == "sparse":
-            x = tf.SparseTensor(at, values, shape)
-        else:
-            # rows are canonical, so nothing is left to validate; up to twice as fast as scatter_nd, and in `fit` faster
-            # than a compiled loop called through numpy_function, which has to wait for Python's lock every batch
-            zero = tf.zeros([], loader.dtype)
-            x = tf.raw_ops.SparseToDense(
-                sparse_indices=at, output_shape=shape, sparse_values=values, default_value=zero, validate_indices=False
-            )
-            x.set_shape([size if whole else None, n_features])
-        beside = {name: values[start:stop] for name, values in columns.items()}
-        if whole:
-            for values in beside.values():
-                values.set_shape([size, *values.shape[1:]])
-        y, sample_weight = targets(beside)
-        if y is None:
-            return x
-        return (x, y) if sample_weight is None else (x, y, sample_weight)
+        return plain(strip)
 
-    return plain(cut)
+    def _strip(self, key: Ints, part: Ints) -> list[Any]:
+        # TensorFlow shares the memory of what this returns, until the last tensor over it is gone
+        first, last = map(int, part)
+        window = self._held(key)
+        # its own copy: TensorFlow may calculate in this memory, where an operation is the last to need a slice of it
+        columns = {name: values.copy() for name, values in window.beside(first, last).items()}
+        rows = np.int64(min(last * self._size, window.n_rows) - first * self._size)
+        if not self._sparse:
+            return [rows, window.dense(first, last, self._buffers).ravel(), *columns.values()]
+        x = window.coordinates(first, last, self._buffers)
+        arrays: list[Array] = []
+        for start, stop in zip(x.starts.tolist(), x.stops.tolist(), strict=True):
+            arrays += x.places[start:stop], x.values[start:stop]
+        arrays += [x.places[:0], x.values[:0]] * (self._n_outputs - len(x.starts))
+        return [rows, *arrays, *columns.values()]
+
+    def _held(self, key: Ints) -> Window:
+        """The window of a key; found again where an iterator was restored from a checkpoint."""
+        held = self._keys.get(int(key[2]))
+        if held is not None:
+            return held.window
+        if self._restored is None or self._restored[0] != key.tobytes():
+            self._restored = key.tobytes(), self._window(int(key[0]), int(key[1]))
+        return self._restored[1]
+
+    # ---- batches
+
+    def cut(self) -> Any:
+        """(Number of a batch in its strip, number of rows of the strip, its arrays) -> element of the dataset."""
+        size, n_features, whole, dtype = self._size, self._n_features, self._whole, self._loader.dtype
+
+        def cut(b: Any, rows: Any, x: Any, columns: Any) -> Any:
+            start = b * size
+            stop = start + size if whole else tf.minimum(start + size, rows)
+            if self._sparse:
+                shape = tf.constant([size, n_features], tf.int64) if whole else tf.stack([stop - start, n_features])
+                x = tf.SparseTensor(item(x[0], b, tf.int64, [None, 2]), item(x[1], b, dtype, [None]), shape)
+            else:
+                # of a flat array TensorFlow gives out a part without a copy, where it begins and ends at 64 bytes
+                x = tf.reshape(x[0][start * n_features : stop * n_features], [size if whole else -1, n_features])
+            beside = {name: values[start:stop] for name, values in columns.items()}
+            if whole:
+                for values in beside.values():
+                    values.set_shape([size, *values.shape[1:]])
+            y, sample_weight = targets(beside)
+            if y is None:
+                return x
+            return (x, y) if sample_weight is None else (x, y, sample_weight)
+
+        def item(found: Any, b: Any, dtype: Any, shape: list[int | None]) -> Any:
+            if self._n_outputs > 1:
+                found = tf.raw_ops.TensorListGetItem(
+                    input_handle=found, index=tf.cast(b, tf.int32), element_shape=-1, element_dtype=dtype
+                )
+            found.set_shape(shape)
+            return found
+
+        return plain(cut)
