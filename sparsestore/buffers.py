@@ -23,7 +23,7 @@ __all__ = ["Buffers"]
 HUGE_PAGE = 1 << 21
 LEAST_BYTES = 1 << 18
 """Smaller arrays are the C library's: it has such memory at hand, and a page more or less is no matter."""
-KEPT = 4
+KEPT = 3
 """Blocks kept for the next array: as many as a consumer and a thread that reads ahead of it have in turns."""
 
 

@@ -19,8 +19,9 @@ __all__ = ["STRIP_BYTES", "Window"]
 
 Array = NDArray[Any]
 
-STRIP_BYTES = 1 << 22
-"""What is copied out at a time: enough that a call costs little beside it, and little enough to stay in the cache."""
+STRIP_BYTES = 7 << 19
+"""What is copied out at a time: enough that a call costs little beside it, and little enough to stay in the cache. With
+the eighth that `Buffers` adds it is two large pages."""
 
 
 class Window:
@@ -85,7 +86,7 @@ class Window:
         self._found.advise(advice)
 
     def cuts(self, first: int, last: int, layout: str, strip_bytes: int = STRIP_BYTES) -> Iterator[tuple[int, int]]:
-        """Batches `first` to `last`, cut into runs whose arrays take about `strip_bytes`, or one batch.
+        """Batches `first` to `last`, cut into runs whose arrays take `strip_bytes` or a quarter of all, or one batch.
 
         Raises
         ------
@@ -99,7 +100,10 @@ class Window:
         else:
             entries = np.concatenate([np.zeros(1, np.int64), np.cumsum(located.lengths[starts[0] : starts[-1]])])
             ends = entries[starts - starts[0]] * (4 + self._dtype.itemsize)
-        at = 0
+        at, strip_bytes = (
+            0,
+            min(strip_bytes, int(ends[-1] - ends[0]) // 4),
+        )  # some are alive at once: of small windows too
         while at < last - first:
             stop = int(np.searchsorted(ends, ends[at] + strip_bytes, side="right")) - 1
             stop = min(max(stop, at + 1), last - first)
