@@ -367,7 +367,7 @@ def test_at_most_three_windows_are_alive() -> None:
     assert most <= 3
 
 
-@pytest.mark.parametrize("batch_size", [50, 512])
+@pytest.mark.parametrize("batch_size", [100, 512])
 @LAYOUTS
 def test_batches_that_are_kept_never_change(layout: str, batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large enough for memory that is used again; every third batch is kept, the others give theirs back."""
