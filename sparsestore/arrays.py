@@ -20,7 +20,7 @@ from sparsestore.errors import CorruptStoreError
 from sparsestore.format import ObjectEntry
 from sparsestore.layout import CHUNK, SHARD, chunk_and_shard
 from sparsestore.parallel import over_ranges
-from sparsestore.storage import LocalStorage, ObjectWriter, read_ahead
+from sparsestore.storage import Advice, LocalStorage, ObjectWriter, advise
 from sparsestore.zarr_format import ArraySpec, Codec
 
 __all__ = ["ArrayReader", "ArrayWriter"]
@@ -407,11 +407,14 @@ class ArrayReader:
                 elements = stored[: self.spec.shape[0] * self.spec.itemsize]
                 self._check_pieces(stored, elements, units, units)
 
-    def advise(self, starts: NDArray[np.uint64], lengths: NDArray[np.int64]) -> None:
-        """Have the system read ahead what of the map holds elements [starts[i], starts[i] + lengths[i]), ascending.
+    def advise(self, starts: NDArray[np.uint64], lengths: NDArray[np.int64], advice: Advice) -> None:
+        """Tell the system what will be done with elements [starts[i], starts[i] + lengths[i]) of the map, ascending.
 
         Runs with less than `_GAP` bytes between them are one; where there are many runs, none is worth its call.
         """
+        if advice is Advice.RANDOM:
+            advise(self.mapped(), 0, self.mapped().nbytes, advice)
+            return
         itemsize = self.spec.itemsize
         first = starts.astype(np.int64) * itemsize
         last = first + lengths * itemsize
@@ -421,7 +424,7 @@ class ArrayReader:
         stored = self.mapped()
         begins, ends = first[np.append(0, cuts)].tolist(), last[np.append(cuts - 1, len(last) - 1)].tolist()
         for begin, end in zip(begins, ends, strict=True):
-            read_ahead(stored, begin, end)
+            advise(stored, begin, end, advice)
 
     def _due(self, starts: NDArray[np.uint64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         """Pieces that hold these elements and are to be checked, ascending."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
@@ -17,6 +17,7 @@ from sparsestore.batch import Batch, Strip
 from sparsestore.buffers import Buffers
 from sparsestore.plan.partition import Piece, pieces
 from sparsestore.prefetch import prefetch
+from sparsestore.read_ahead import ReadAhead
 from sparsestore.window import Window
 
 if TYPE_CHECKING:
@@ -162,7 +163,9 @@ class Loader:
         return self._batches(epoch, batch)
 
     def _batches(self, epoch: int, batch: int) -> Iterator[Batch]:
-        with closing(prefetch(self._strips(epoch, batch))) as strips:
+        ahead = self.read_ahead()
+        made = self._strips(epoch, batch, ahead)
+        with closing(prefetch(made) if ahead.has_room_for(3 * self._batch_bytes()) else made) as strips:
             for strip in strips:
                 for item in strip.batches():
                     batch += 1
@@ -171,14 +174,28 @@ class Loader:
                     yield item
                     del item  # or its memory would wait here while the next strip is copied
 
-    def _strips(self, epoch: int, batch: int) -> Iterator[Strip]:
+    def read_ahead(self) -> ReadAhead:
+        """What advises the page cache along one iteration."""
+        return ReadAhead(self._reader.stored_bytes)
+
+    def _batch_bytes(self) -> int:
+        """Bytes of a batch's x, about."""
+        a_row = self.n_features * self.dtype.itemsize
+        if self.layout == "sparse":
+            a_row = self._reader.nnz // max(self._reader.shape[0], 1) * (4 + self.dtype.itemsize)
+        return self.plan.batch_size * a_row
+
+    def _strips(self, epoch: int, batch: int, ahead: ReadAhead) -> Generator[Strip, None, None]:
         """What is left of an epoch, copied out strip by strip while another thread locates the next window."""
         buffers = Buffers()
         runs = self.runs(epoch, batch, len(self) - batch)
-        with closing(prefetch((run, self.window(run.epoch, run.piece)) for run in runs)) as windows:
+        located = ((run, ahead.found(self.window(run.epoch, run.piece))) for run in runs)
+        with closing(prefetch(located)) as windows:
             for run, window in windows:
+                ahead.begin(window)
                 for first, last in window.cuts(run.start, run.stop, self.layout):
                     yield window.strip(first, last, self.layout, buffers)
+                ahead.done(window)
 
     def begin(self, *, across: bool = False) -> tuple[int, int]:
         """Claim an iteration: the (epoch, batch) it starts at. Safe to call from any thread.
@@ -204,7 +221,7 @@ class Loader:
                 epoch, batch = epoch + 1, 0
 
     def window(self, epoch: int, i: int) -> Window:
-        """Find the rows of piece i of this partition's epoch, and have them read ahead; from any thread."""
+        """Find the rows of piece i of this partition's epoch, a pure function of (epoch, i), from any thread."""
         part = self.pieces[i]
         size = self.plan.batch_size
         planned = self.plan.window(epoch, part.window)
@@ -219,7 +236,6 @@ class Loader:
             positions, order = positions[kept], np.searchsorted(kept, chosen)
         rows = self._selection.rows(positions)
         found = self._reader.find(rows)
-        found.advise()
         columns = {name: self._reader.column(name, rows) for name in self.columns}
         return Window(
             found,

@@ -23,7 +23,7 @@ from sparsestore.manifest import read_manifest, segment_lines
 from sparsestore.parallel import over_rows
 from sparsestore.segment import Segment
 from sparsestore.statistics import LabelStatistics, merge
-from sparsestore.storage import LocalStorage, open_storage
+from sparsestore.storage import Advice, LocalStorage, open_storage
 
 __all__ = ["CHECKS", "Coordinates", "Found", "Located", "Reader"]
 
@@ -73,10 +73,15 @@ class Found:
     def __len__(self) -> int:
         return self._n_rows
 
-    def advise(self) -> None:
-        """Have the system begin to read what `load` will check or decode; returns at once."""
+    def advise(self, advice: Advice) -> None:
+        """Tell the system what will be done with these entries; returns at once."""
         for segment, _, starts, lengths in self._parts:
-            segment.advise(starts, lengths)
+            segment.advise(starts, lengths, advice)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the entries as they are stored, before compression."""
+        return sum(int(lengths.sum()) * segment.itemsize for segment, _, _, lengths in self._parts)
 
     def load(self) -> Located:
         """Check the entries, and decode those that are compressed.
@@ -496,6 +501,11 @@ class Reader:
         document = self.segment(len(self.lines) - 1).document
         width = np.dtype(document.indices_dtype).itemsize
         return float(width if document.constant else width + np.dtype(document.data_dtype).itemsize)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all entries as they are stored, before compression, by the newest segment."""
+        return int(self.stored_itemsize * self.manifest.nnz)
 
     def objects(self, number: int) -> list[ObjectEntry]:
         """All objects of a segment with keys in the storage, segment.json included."""

@@ -14,7 +14,7 @@ from sparsestore.checksum import PIECE, crc32c
 from sparsestore.documents import parse_json
 from sparsestore.errors import CorruptStoreError
 from sparsestore.format import ObjectEntry, SegmentDocument, SegmentLine
-from sparsestore.storage import LocalStorage
+from sparsestore.storage import Advice, LocalStorage
 from sparsestore.zarr_format import ArraySpec
 
 __all__ = ["RowOffsets", "Segment"]
@@ -255,11 +255,16 @@ class Segment:
             found = [(_compact(values, at, lengths), _own_starts(lengths)) for values, at in found]
         return found[0][0], found[1][0] if len(found) > 1 else None, found[0][1]
 
-    def advise(self, starts: NDArray[np.uint64], lengths: Ints) -> None:
-        """Have the system read the pages of these entries ahead, where they are mapped; ascending starts only."""
+    @property
+    def itemsize(self) -> int:
+        """Bytes that an entry takes as it is stored, before compression."""
+        return self.indices.spec.itemsize + (self.data.spec.itemsize if self.data is not None else 0)
+
+    def advise(self, starts: NDArray[np.uint64], lengths: Ints, advice: Advice) -> None:
+        """Tell the system what will be done with these entries, where they are mapped; ascending."""
         if self.mapped and self.nnz and len(starts):
             for array in [self.indices] if self.data is None else [self.indices, self.data]:
-                array.advise(starts, lengths)
+                array.advise(starts, lengths, advice)
 
     def _loaded(
         self, array: ArrayReader, starts: NDArray[np.uint64], lengths: Ints

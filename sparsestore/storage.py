@@ -14,6 +14,7 @@ import uuid
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -24,7 +25,16 @@ from numpy.typing import NDArray
 from sparsestore.checksum import extend_crc32c
 from sparsestore.errors import CorruptStoreError
 
-__all__ = ["LocalStorage", "ObjectWriter", "free_disk_bytes", "open_storage", "read_ahead", "scratch_folder"]
+__all__ = [
+    "Advice",
+    "DiskWatch",
+    "LocalStorage",
+    "ObjectWriter",
+    "advise",
+    "free_disk_bytes",
+    "open_storage",
+    "scratch_folder",
+]
 
 Bytes = NDArray[np.uint8]
 
@@ -318,14 +328,44 @@ def _map_parts(parts: list[tuple[int, str, int]], total: int, name: str) -> Byte
             os.close(descriptor)
 
 
-def read_ahead(mapped: Bytes, start: int, stop: int) -> None:
-    """Have the system begin to read bytes `start` to `stop` of a mapped array; returns at once."""
-    if sys.platform == "win32" or stop <= start:
+class DiskWatch:
+    """Whether this process reads from a disk: reading ahead of what is in memory already costs a look at every page."""
+
+    def __init__(self) -> None:
+        self._seen = -1
+
+    def stirred(self) -> bool:
+        """Whether anything was read from a disk since this was last asked; the first time, and where unknown, True."""
+        if sys.platform == "win32":
+            return True
+        import resource
+
+        seen, self._seen = self._seen, resource.getrusage(resource.RUSAGE_SELF).ru_inblock
+        return seen != self._seen
+
+
+class Advice(IntEnum):
+    """What will be done with mapped bytes; the numbers are madvise(2)'s."""
+
+    RANDOM = 1
+    """Read here and there: what lies around is not to be read with it."""
+    SOON = 3
+    """To be read from now on, ahead of its use."""
+    DONE = 20
+    """Not needed soon: to be dropped before others, where memory is short. Linux 5.4."""
+
+
+def advise(mapped: Bytes, start: int, stop: int, advice: Advice) -> None:
+    """Tell the system what will be done with bytes `start` to `stop` of a mapped array; returns at once."""
+    if sys.platform == "win32" or stop <= start or (advice is Advice.DONE and sys.platform != "linux"):
         return
-    page = _mmap.PAGESIZE
-    address = mapped.__array_interface__["data"][0] + start
-    below = address % page
-    _libc().madvise(address - below, stop - start + below, _MADV_WILLNEED)  # advice: nobody minds where it fails
+    base = mapped.__array_interface__["data"][0]
+    # Linux reads no more for one call than a disk takes at a time, and forgets the rest
+    step = _READ_AHEAD if advice is Advice.SOON else stop
+    for at in range(start // step * step, stop, step):
+        first, last = base + max(at, start), base + min(at + step, stop)
+        first -= first % _mmap.PAGESIZE
+        _libc().madvise(first, last - first, advice)  # nobody minds where it fails
 
 
 # no link is followed, and opening a pipe does not wait for somebody to write into it
@@ -333,7 +373,7 @@ _PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(o
 _MAP_FIXED = 0x10  # the same on Linux and macOS; Python's mmap module does not export it
 
 
-_MADV_WILLNEED = 3  # Linux, macOS and the BSDs
+_READ_AHEAD = 1 << 17  # its default everywhere
 
 
 @functools.cache

@@ -351,12 +351,15 @@ class View:
             window_rows = quality.default_window_rows(
                 batch_size, self._bytes_a_row(), window_bytes=parse_bytes(window_bytes, "window_bytes")
             )
-        a_row = self._bytes_a_row() + self._column_bytes(columns)
-        needed, free = int(min(window_rows, len(self)) * a_row) * 2, memory.free_bytes()
+        # places and columns of three windows; entries of what is copied out, and of windows that are not mapped
+        rows_held, free = min(window_rows, len(self)), memory.free_bytes()
+        decoded = 0 if self._reader.mmap and self._reader.manifest.profile == "raw" else 2 * rows_held
+        needed = int(3 * rows_held * (64 + self._column_bytes(columns)))
+        needed += int((decoded + 3 * min(batch_size, len(self))) * self._bytes_a_row())
         if free is not None and needed > free:
             raise ResourceError(
-                f"two windows of {window_rows} rows take about {needed:,} bytes and {free:,} are free: "
-                f"take a smaller window_rows or batch_size"
+                f"windows of {window_rows} rows and batches of {batch_size} take about {needed:,} bytes and {free:,} "
+                f"are free: take a smaller window_rows or batch_size"
             )
         needed = min(batch_size, len(self)) * self.shape[1] * cell_bytes
         if free is not None and needed > free:

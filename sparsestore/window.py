@@ -13,6 +13,7 @@ from sparsestore.batch import Strip
 from sparsestore.buffers import Buffers
 from sparsestore.csr import Rows
 from sparsestore.reader import Coordinates, Found, Located
+from sparsestore.storage import Advice
 
 __all__ = ["STRIP_BYTES", "Window"]
 
@@ -25,7 +26,7 @@ STRIP_BYTES = 1 << 22
 class Window:
     """Rows of whole batches, found on disk, and in their final order once they are loaded.
 
-    Holds places, not entries: some 50 bytes a row, and the columns. One thread at a time.
+    Holds places, not entries: some 60 bytes a row, and the columns. One thread at a time.
 
     Parameters
     ----------
@@ -59,7 +60,7 @@ class Window:
         features: NDArray[np.int64] | None,
         dtype: np.dtype[Any],
     ) -> None:
-        self._found: Found | None = found
+        self._found = found
         self._order = order
         self._batch_size = batch_size
         self._n_features = n_features
@@ -71,11 +72,17 @@ class Window:
 
     @cached_property
     def _located(self) -> Located:
-        if self._found is None:
-            raise ValueError("a window is loaded once")
-        found, self._found = self._found, None
-        located = found.load()
+        located = self._found.load()
         return located if self._order is None else located.reordered(self._order)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the window's entries as they are stored."""
+        return self._found.stored_bytes
+
+    def advise(self, advice: Advice) -> None:
+        """Tell the system what will be done with the window's entries."""
+        self._found.advise(advice)
 
     def cuts(self, first: int, last: int, layout: str, strip_bytes: int = STRIP_BYTES) -> Iterator[tuple[int, int]]:
         """Batches `first` to `last`, cut into runs whose arrays take about `strip_bytes`, or one batch.

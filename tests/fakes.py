@@ -93,8 +93,12 @@ class FakeLocated:
 class FakeFound:
     located: FakeLocated
 
-    def advise(self) -> None:
-        """Nothing is read ahead of a matrix in memory."""
+    def advise(self, advice: object) -> None:
+        """Nothing is read ahead of a matrix in memory, nor dropped."""
+
+    @property
+    def stored_bytes(self) -> int:
+        return 0
 
     def load(self) -> FakeLocated:
         return self.located
@@ -128,6 +132,12 @@ class FakeReader:
     @property
     def shape(self) -> tuple[int, int]:
         return self.matrix.shape
+
+    stored_bytes = 0
+
+    @property
+    def nnz(self) -> int:
+        return int(self.matrix.nnz)
 
     def find(self, rows: NDArray[np.int64]) -> FakeFound:
         self.before_find(len(self.found))

@@ -107,6 +107,25 @@ def test_locate(dtype: str, first: int, data: st.DataObject) -> None:
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("stored", [*INDICES, "int32"])
+@pytest.mark.parametrize(("data", "dtype"), PAIRS, ids=str)
+@given(layout=layouts(), width=st.integers(1, 40))
+@settings(max_examples=25, deadline=None)
+def test_scatter(stored: str, data: str, dtype: str, layout: tuple[Array, Array, Array], width: int) -> None:
+    starts, lengths, _ = layout
+    n = int((starts + lengths.astype(np.uint64)).max(initial=0))
+    indices = (np.random.default_rng(n).permutation(n) % 45).astype(stored)  # some have no cell
+    rows = np.random.default_rng(len(starts)).permutation(len(starts))
+    for loops in ((gather.scatter, gather.scatter_numpy), (gather.scatter_constant, gather.scatter_constant_numpy)):
+        entries = values(data, n) if loops[0] is gather.scatter else 3
+        found = np.zeros((2, len(starts), width), dtype)
+        outside = [
+            loop(indices, entries, starts, lengths, rows, cells) for loop, cells in zip(loops, found, strict=True)
+        ]
+        np.testing.assert_array_equal(found[0], found[1])
+        assert outside[0] == outside[1]
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
 @given(seed=st.integers(0, 100), shape=st.tuples(st.integers(0, 6), st.integers(1, 6)))
 @settings(max_examples=25, deadline=None)

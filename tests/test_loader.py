@@ -178,7 +178,7 @@ def test_a_state_tells_what_was_received_not_what_was_read() -> None:
     until = time.monotonic() + 5
     while len(source.found) < 2 and time.monotonic() < until:
         time.sleep(0.001)
-    assert len(source.found) == 2
+    assert len(source.found) >= 2
     assert loader.state_dict()["batch"] == 1
     for _ in batches:
         pass

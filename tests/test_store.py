@@ -383,7 +383,9 @@ def test_a_window_that_does_not_fit_in_memory_is_refused(
     pair: tuple[ss.Store, sp.csr_array], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sparsestore.memory.free_bytes", lambda: 100)
-    with pytest.raises(MemoryError, match=r"two windows of \d+ rows take about [\d,]+ bytes and 100 are free"):
+    with pytest.raises(
+        MemoryError, match=r"windows of \d+ rows and batches of \d+ take about [\d,]+ bytes and 100 are free"
+    ):
         pair[0].loader(4)
 
 

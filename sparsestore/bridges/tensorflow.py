@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakMethod, WeakValueDictionary
+from weakref import WeakMethod, WeakValueDictionary, finalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,6 +130,7 @@ class _Source:
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
         self._buffers = Buffers()
+        self._ahead = loader.read_ahead()
         self._keys: WeakValueDictionary[int, _Key] = WeakValueDictionary()
         self._restored: tuple[bytes, Window] | None = None
         self._size = loader.plan.batch_size
@@ -190,7 +191,8 @@ class _Source:
 
     def _find(self, run: Ints) -> list[Ints]:
         epoch, piece, start, stop = map(int, run)
-        window = self._window(epoch, piece)
+        window = self._ahead.found(self._window(epoch, piece))
+        self._ahead.begin(window)
         layout, per_entry = ("sparse", 4) if self._sparse else ("dense", 0)
         itemsize = self._loader.dtype.itemsize
         budget = STRIP_BYTES * (per_entry + itemsize) // (4 * per_entry + itemsize)  # `cuts` counts 4 bytes a place
@@ -204,6 +206,7 @@ class _Source:
         key[:] = epoch, piece, next(_numbers)
         key.window = window
         self._keys[key[2]] = key
+        finalize(key, self._ahead.done, window).atexit = False
         return [np.frombuffer(key, np.int64), np.array(cuts, np.int64)]
 
     def _window(self, epoch: int, piece: int) -> Window:

@@ -13,6 +13,8 @@ BLOCKS, WINDOW, FEISTEL, SPLITS, CONVERSION = range(5)
 REAL_BELOW = 2**22
 """Fewer items than this are permuted for real: a table of at most 16 MiB."""
 
+_BUCKET_BITS = 16
+_RANKED = 1 << 18  # up to here a counting sort stays in the cache, and takes half the time of numpy's
 _ROUNDS = 6  # 2 and 3 rounds fail position and neighbour-distance chi-square tests; 4 and 6 pass from 2**16 items
 
 
@@ -73,6 +75,13 @@ def order(seed: int, stream: int, epoch: int, window: int, n: int) -> NDArray[np
     array([5, 3, 4, 8, 7, 6, 1, 0, 2, 9])
     """
     keys = words(seed, stream, epoch, window, n)
+    if 2 <= n <= _RANKED:
+        from sparsestore.kernels import ranking
+
+        bits = min((n - 1).bit_length(), _BUCKET_BITS)
+        ends, ranked = np.zeros((1 << bits) + 1, np.int64), np.empty(n, np.int64)
+        ranking.rank(keys, 64 - bits, ends, ranked)
+        return ranked
     ranked = np.argsort(keys)
     in_order = keys[ranked]
     if (in_order[1:] == in_order[:-1]).any():

@@ -1,0 +1,102 @@
+"""Memory is used again only when nobody can see what it held."""
+
+from __future__ import annotations
+
+import gc
+import threading
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+from sparsestore.buffers import KEPT, LEAST_BYTES, Buffers
+
+N = 1 << 20
+
+
+def address(array: np.ndarray) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+@pytest.mark.parametrize("n", [0, 1, LEAST_BYTES, N + 3])
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "int64"])
+def test_arrays_start_at_multiples_of_64_bytes_and_can_be_written(n: int, dtype: str) -> None:
+    array = Buffers().empty(n, dtype)
+    assert (array.shape, array.dtype, address(array) % 64 * (n > 0)) == ((n,), np.dtype(dtype), 0)
+    array[:] = 1
+    assert array.sum(dtype=np.int64) == n
+
+
+def test_a_block_is_used_again_when_its_array_is_gone() -> None:
+    buffers = Buffers()
+    first = buffers.empty(N, np.float32)
+    place = address(first)
+    del first
+    assert address(buffers.empty(N - 100, np.float32)) == place
+
+
+@pytest.mark.parametrize("view", [lambda a: a[5:], lambda a: a.view(np.uint8)[7:9], lambda a: memoryview(a)[3:]])
+def test_a_view_keeps_the_block(view: object) -> None:
+    buffers = Buffers()
+    array = buffers.empty(N, np.float32)
+    place = address(array)
+    kept = view(array)  # type: ignore[operator]
+    del array
+    gc.collect()
+    other = buffers.empty(N, np.float32)
+    assert address(other) != place
+    del kept
+    assert address(buffers.empty(N, np.float32)) == place
+
+
+def test_a_scipy_matrix_keeps_the_block() -> None:
+    buffers = Buffers()
+    data, rows = buffers.empty(N, np.float32), 4
+    data[:] = 3
+    x = scipy.sparse.csr_array((data, np.arange(N) % 100, np.linspace(0, N, rows + 1).astype(int)), shape=(rows, 100))
+    del data
+    buffers.empty(N, np.float32)[:] = 7
+    assert (x.data == 3).all()
+
+
+def test_no_more_blocks_are_kept_than_are_in_use_in_turns() -> None:
+    buffers = Buffers()
+    many = [buffers.empty(N, np.float32) for _ in range(3 * KEPT)]
+    many.clear()
+    assert len(buffers._free) == KEPT
+
+
+def test_a_block_much_too_large_is_not_taken() -> None:
+    buffers = Buffers()
+    del (large := [buffers.empty(64 * N, np.uint8)])[0]
+    assert not large
+    small = buffers.empty(LEAST_BYTES, np.uint8)
+    assert len(buffers._free) == 1
+    del small
+    assert len(buffers._free) == 2
+
+
+def test_threads_never_share_a_block() -> None:
+    buffers = Buffers()
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        for _ in range(200):
+            array = buffers.empty(LEAST_BYTES, np.uint8)
+            array[:] = number
+            if not (array == number).all():
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_arrays_outlive_their_pool() -> None:
+    array = Buffers().empty(N, np.float32)
+    gc.collect()
+    array[:] = 5
+    assert array.sum() == 5 * N
