@@ -1,4 +1,4 @@
-"""Batches as a `tf.data.Dataset` of known length: one Python call a window, batches cut from it in the graph."""
+"""Batches as a `tf.data.Dataset` of known length: one Python call a strip of batches, cut apart in the graph."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ THREADS = 2
 
 STRIP_ROWS = 8192
 MOST_BATCHES = 32
-"""In a strip: then a call of Python costs a batch next to nothing, and a kept batch keeps few others in memory."""
+"""In a strip whose batches are tensors of their own: each is an output of the call of Python, filled or not."""
+
+SLICED_ROWS = 128
+"""In a batch from which on TensorFlow's lists of tensors are cheaper than copies of a batch's part of one tensor."""
 
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
@@ -73,8 +76,10 @@ def dataset(loader: Loader, *, prefetch: int = 2) -> tf.data.Dataset:
     ``len(loader)`` batches, since Keras counts its steps by the cardinality: one that starts inside an epoch goes on
     into the next one, and the iteration after it starts where it stopped, so that no batch is lost or seen twice.
 
-    An iterator reads a window ahead, and stops when it is forgotten: at most three windows are in memory. What the
-    reader raises reaches the model as a `tf.errors.OpError` with the same words.
+    An iterator finds a window ahead, and stops when it is forgotten: at most three windows are held. Batches are copied
+    out a few MiB at a time, into memory that is used again when TensorFlow has let go of the last tensor over it: a
+    batch that is kept may keep its neighbours' memory. What the reader raises reaches the model as a
+    `tf.errors.OpError` with the same words.
     """
     # Keras warns of its own default, shuffle=True, at every tf.data.Dataset, though these are shuffled as the loader
     # was told (keras/src/trainers/data_adapters/__init__.py)
@@ -134,6 +139,7 @@ class _Source:
         self._schema = loader.schema
         self._sparse = loader.layout == "sparse"
         self._n_outputs = min(max(STRIP_ROWS // self._size, 1), MOST_BATCHES)
+        self._sliced = self._sparse and self._size < SLICED_ROWS
         strings = [name for name, column in self._schema.items() if column.dtype == "string"]
         self._types = [
             tf.string if name in strings else tf.as_dtype(column.dtype) for name, column in self._schema.items()
@@ -190,10 +196,11 @@ class _Source:
         layout, per_entry = ("sparse", 4) if self._sparse else ("dense", 0)
         itemsize = self._loader.dtype.itemsize
         budget = STRIP_BYTES * (per_entry + itemsize) // (4 * per_entry + itemsize)  # `cuts` counts 4 bytes a place
+        most = self._n_outputs if self._sparse and not self._sliced else stop - start
         cuts = [
-            (at, min(at + self._n_outputs, last))
+            (at, min(at + most, last))
             for first, last in window.cuts(start, stop, layout, budget)
-            for at in range(first, last, self._n_outputs)
+            for at in range(first, last, most)
         ]
         key = _Key.from_buffer(empty_aligned(3, np.int64))
         key[:] = epoch, piece, next(_numbers)
@@ -217,7 +224,9 @@ class _Source:
     def strip(self) -> Any:
         """(Key, first and last batch) -> (number of batches, their arrays, number of rows, columns)."""
         dtype = tf.as_dtype(self._loader.dtype)
-        arrays = [tf.int64, dtype] * self._n_outputs if self._sparse else [dtype]
+        arrays = [dtype] if not self._sparse else [tf.int64, dtype] * self._n_outputs
+        if self._sliced:
+            arrays = [tf.int64, tf.int64, dtype]
 
         def strip(key: Any, part: Any) -> Any:
             rows, *found = self._call(self._strip, [key, part], [tf.int64, *arrays, *self._types])
@@ -225,11 +234,15 @@ class _Source:
             columns = found[len(arrays) :]
             for array, column in zip(columns, self._schema.values(), strict=True):
                 array.set_shape([None, *column.shape])
-            places, values = found[: len(arrays) : 2], found[1 : len(arrays) : 2]
-            x = (listed(places), listed(values)) if self._sparse else (found[0],)
+            x = tuple(found[: len(arrays)])
+            if self._sliced:
+                for array, shape in zip(x, ([None, 2], [None, 2], [None]), strict=True):
+                    array.set_shape(shape)
+            elif self._sparse:
+                x = listed(x[::2]), listed(x[1::2])
             return part[1] - part[0], rows, x, dict(zip(self._schema, columns, strict=True))
 
-        def listed(tensors: list[Any]) -> Any:
+        def listed(tensors: tuple[Any, ...]) -> Any:
             if len(tensors) == 1:
                 return tensors[0]
             # lists hold the tensors themselves, while a slice would be a copy
@@ -250,6 +263,8 @@ class _Source:
         if not self._sparse:
             return [rows, window.dense(first, last, self._buffers).ravel(), *columns.values()]
         x = window.coordinates(first, last, self._buffers)
+        if self._sliced:
+            return [rows, np.stack([x.starts, x.stops], axis=1), x.places, x.values, *columns.values()]
         arrays: list[Array] = []
         for start, stop in zip(x.starts.tolist(), x.stops.tolist(), strict=True):
             arrays += x.places[start:stop], x.values[start:stop]
@@ -276,7 +291,12 @@ class _Source:
             stop = start + size if whole else tf.minimum(start + size, rows)
             if self._sparse:
                 shape = tf.constant([size, n_features], tf.int64) if whole else tf.stack([stop - start, n_features])
-                x = tf.SparseTensor(item(x[0], b, tf.int64, [None, 2]), item(x[1], b, dtype, [None]), shape)
+                if self._sliced:
+                    first, last = tf.unstack(x[0][b])
+                    places, values = x[1][first:last], x[2][first:last]
+                else:
+                    places, values = item(x[0], b, tf.int64, [None, 2]), item(x[1], b, dtype, [None])
+                x = tf.SparseTensor(places, values, shape)
             else:
                 # of a flat array TensorFlow gives out a part without a copy, where it begins and ends at 64 bytes
                 x = tf.reshape(x[0][start * n_features : stop * n_features], [size if whole else -1, n_features])
