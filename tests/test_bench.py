@@ -155,7 +155,8 @@ class TestWhatIsMeasured:
     def test_warm_reads_no_disk_and_cold_reads_all_from_it(self, found: dict[str, Any]) -> None:
         if not LINUX:
             pytest.skip("the system does not tell")
-        assert found["epochs"]["warm"]["read_bytes"] == 0
+        # nothing of the store; a page of what Python itself loads may come from the disk
+        assert found["epochs"]["warm"]["read_bytes"] < 0.05 * found["store"]["epoch_bytes"]
         if "cold" not in found["epochs"]:
             assert "page cache" in found["not_measured"]["cold"]
             pytest.skip(found["not_measured"]["cold"])
