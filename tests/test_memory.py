@@ -70,3 +70,30 @@ def test_free_memory_is_what_the_kernel_says() -> None:
     if free is None:
         pytest.skip("the system does not tell")
     assert 1 << 20 < free < 1 << 50
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("limited", ["own", "outer", "none"])
+def test_limits_of_control_groups_count(
+    version: int, limited: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of cgroups(7), as a container sees them; what caches files can be taken."""
+    names = ("memory.max", "memory.current", "file", "max")
+    if version == 1:
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache", str(2**63 - 4096))
+    limit, usage, cached, nothing = names
+    outer = tmp_path / "mount" / "outer"
+    own = outer / "own"
+    own.mkdir(parents=True)
+    for folder, name in ((outer, "outer"), (own, "own")):
+        (folder / limit).write_text("1000000\n" if name == limited else nothing + "\n")
+        (folder / usage).write_text("700000\n")
+        (folder / "memory.stat").write_text(f"anon 1\n{cached} 600000\n")
+    (tmp_path / "self").write_text("0::/outer/own\n" if version == 2 else "4:cpu,memory:/outer/own\n0::/\n")
+    kind = "cgroup2 rw" if version == 2 else "cgroup rw,memory"
+    (tmp_path / "mounts").write_text(f"none {tmp_path / 'mount'} {kind} 0 0\n")
+    monkeypatch.setattr(memory, "_SELF", tmp_path / "self")
+    monkeypatch.setattr(memory, "_MOUNTS", tmp_path / "mounts")
+    free = memory.free_bytes()
+    assert free is not None
+    assert (free == 900_000) == (limited != "none")
