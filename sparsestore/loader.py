@@ -68,9 +68,10 @@ class Loader:
 
     Notes
     -----
-    While the consumer works on one window a background thread reads the next: two windows are in memory. No thread and
-    no file belongs to the loader itself; an iterator's thread ends with the iterator, exhausted, closed or forgotten.
-    Several iterators may be alive at once: each has an epoch of its own.
+    One background thread finds the rows of the next window, another checks the present one and copies the next batches
+    out of it, some MiB at a time. Of a window only the places of its rows are held, and its columns; its entries too
+    where the store is compressed. No thread and no file belongs to the loader itself; an iterator's threads end with
+    the iterator, exhausted, closed or forgotten. Several iterators may be alive at once: each has an epoch of its own.
     """
 
     def __init__(

@@ -26,6 +26,7 @@ from sparsestore.plan.selection import Selection, split
 from sparsestore.plan.shuffle import check_seed
 from sparsestore.plan.window import Plan
 from sparsestore.reader import Reader
+from sparsestore.window import STRIP_BYTES
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -322,6 +323,19 @@ class View:
             for schema in schemas
         )
 
+    def _held_bytes(self, batch_size: int, window_rows: int, columns: tuple[str, ...], cell_bytes: int) -> int:
+        """About the most that an epoch holds: places and columns of three windows, and strips of batches.
+
+        Of a store that is not mapped also the entries of two windows.
+        """
+        n_rows, entries = min(window_rows, len(self)), self._bytes_a_row()
+        held: float = 3 * n_rows * (64 + self._column_bytes(columns))
+        a_row = self.shape[1] * cell_bytes or entries
+        held += 3 * max(min(batch_size, len(self)) * a_row, min(STRIP_BYTES, n_rows * a_row / 4))
+        if not (self._reader.mmap and self._reader.manifest.profile == "raw"):
+            held += 2 * n_rows * entries
+        return int(held)
+
     def _plan(
         self,
         batch_size: int,
@@ -351,21 +365,18 @@ class View:
             window_rows = quality.default_window_rows(
                 batch_size, self._bytes_a_row(), window_bytes=parse_bytes(window_bytes, "window_bytes")
             )
-        # places and columns of three windows; entries of what is copied out, and of windows that are not mapped
-        rows_held, free = min(window_rows, len(self)), memory.free_bytes()
-        decoded = 0 if self._reader.mmap and self._reader.manifest.profile == "raw" else 2 * rows_held
-        needed = int(3 * rows_held * (64 + self._column_bytes(columns)))
-        needed += int((decoded + 3 * min(batch_size, len(self))) * self._bytes_a_row())
+        free, n_rows = memory.free_bytes(), min(batch_size, len(self))
+        needed = n_rows * self.shape[1] * cell_bytes
+        if free is not None and needed > free:
+            raise ResourceError(
+                f"a dense batch of {n_rows} rows x {self.shape[1]} features takes {needed:,} bytes "
+                f"and {free:,} are free: take layout='sparse', a smaller batch_size or fewer features"
+            )
+        needed = self._held_bytes(batch_size, window_rows, columns, cell_bytes)
         if free is not None and needed > free:
             raise ResourceError(
                 f"windows of {window_rows} rows and batches of {batch_size} take about {needed:,} bytes and {free:,} "
                 f"are free: take a smaller window_rows or batch_size"
-            )
-        needed = min(batch_size, len(self)) * self.shape[1] * cell_bytes
-        if free is not None and needed > free:
-            raise ResourceError(
-                f"a dense batch of {min(batch_size, len(self))} rows x {self.shape[1]} features takes {needed:,} bytes "
-                f"and {free:,} are free: take layout='sparse', a smaller batch_size or fewer features"
             )
         rows = self._selection.segment_rows
         if not shuffle:
@@ -437,6 +448,7 @@ class View:
             n_windows=plan.n_windows,
             bytes_a_row=self._reader.nnz * self._reader.stored_itemsize / stored_rows,
             window_bytes=int(plan.window_rows * (self._bytes_a_row() + self._column_bytes(columns))),
+            memory_bytes=self._held_bytes(plan.batch_size, plan.window_rows, columns, 4 if layout == "dense" else 0),
             dense_batch_bytes=plan.batch_size * self.shape[1] * 4 if layout == "dense" else 0,
             share=1.0 if self._selection.is_contiguous else min(among / stored_rows, 1.0),
             compact=self._reader.manifest.profile == "compact",

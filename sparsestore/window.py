@@ -100,10 +100,9 @@ class Window:
         else:
             entries = np.concatenate([np.zeros(1, np.int64), np.cumsum(located.lengths[starts[0] : starts[-1]])])
             ends = entries[starts - starts[0]] * (4 + self._dtype.itemsize)
-        at, strip_bytes = (
-            0,
-            min(strip_bytes, int(ends[-1] - ends[0]) // 4),
-        )  # some are alive at once: of small windows too
+        # some strips are alive at once, and together they should not outweigh a small window
+        strip_bytes = min(strip_bytes, int(ends[-1] - ends[0]) // 4)
+        at = 0
         while at < last - first:
             stop = int(np.searchsorted(ends, ends[at] + strip_bytes, side="right")) - 1
             stop = min(max(stop, at + 1), last - first)

@@ -73,7 +73,19 @@ TABLE: dict[str, set[str]] = {
     "maintain": {"reader", "writer", "format", "manifest", "storage", "errors"},
     "bench": {"batch", "bench", "errors", "manifest", "memory", "parallel", "progress", "reader", "storage", "store"},
     "bridges": {"loader", "batch", "buffers", "csr", "errors", "window"},
-    "view": {"bridges", "csr", "errors", "format", "indexing", "layout", "loader", "memory", "plan", "reader"},
+    "view": {
+        "bridges",
+        "csr",
+        "errors",
+        "format",
+        "indexing",
+        "layout",
+        "loader",
+        "memory",
+        "plan",
+        "reader",
+        "window",
+    },
 }
 NUMBA_ONLY_IN = "kernels"
 FRAMEWORKS = ("tensorflow", "torch", "jax", "keras")

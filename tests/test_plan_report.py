@@ -68,10 +68,10 @@ def test_the_report_of_a_whole_store_is_pinned(tmp_path: Path) -> None:
         "rows                1,000 x 1,000 features",
         "batches             16 of 64 rows an epoch",
         "order               shuffled, seed 3",
-        "window              640 rows, 20.0 KiB in memory; 2 an epoch",
+        "window              640 rows, 20.0 KiB; 2 an epoch",
         "block               64 rows, 128 B a read",
         "read amplification  33.00 from a cold disk",
-        "memory              290.0 KiB",
+        "memory              2.0 MiB",
         "effective batch     64 of 64 rows",
         "drift S             1.00, good (by column 'y' alone)",
     ]

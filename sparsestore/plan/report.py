@@ -28,8 +28,12 @@ class PlanReport:
         Rows read together, rows shuffled together, windows an epoch.
     bytes_a_row : float
         On disk, before compression.
-    window_bytes, dense_batch_bytes : int
-        In memory; a window with its columns.
+    window_bytes : int
+        Entries and columns of a window as batches hold them.
+    memory_bytes : int
+        About the most that an epoch holds at once.
+    dense_batch_bytes : int
+        Of one batch; 0 where it is sparse.
     share : float
         Of the rows on disk that lie among those read together, the share that is wanted: 1 where rows that follow each
         other in the view do so on disk too.
@@ -52,6 +56,7 @@ class PlanReport:
     n_windows: int
     bytes_a_row: float
     window_bytes: int
+    memory_bytes: int
     dense_batch_bytes: int
     share: float
     compact: bool
@@ -73,13 +78,6 @@ class PlanReport:
         scattered = float(1 - (1 - self.share) ** max(unit / self.bytes_a_row, 1.0)) / self.share
         # a block that starts anywhere touches one unit more than it fills, on average
         return scattered * (1.0 + unit * self.share / max(self.block_bytes, 1.0)) if self.shuffle else scattered
-
-    @property
-    def memory_bytes(self) -> int:
-        """Two windows, the one in use and the one read ahead, and a dense batch."""
-        return (
-            2 * min(self.window_bytes, int(self.window_bytes * self.n_rows / self.window_rows)) + self.dense_batch_bytes
-        )
 
     @property
     def advice(self) -> str | None:
@@ -105,7 +103,7 @@ class PlanReport:
         """All fields and what follows from them."""
         facts = asdict(self)
         facts["quality"] = None if self.quality is None else asdict(self.quality)
-        for name in ("block_bytes", "read_amplification", "memory_bytes", "advice"):
+        for name in ("block_bytes", "read_amplification", "advice"):
             facts[name] = getattr(self, name)
         return facts
 
@@ -114,7 +112,7 @@ class PlanReport:
             ("rows", f"{self.n_rows:,} x {self.n_features:,} features"),
             ("batches", f"{self.n_batches:,} of {self.batch_size:,} rows an epoch"),
             ("order", f"shuffled, seed {self.seed}" if self.shuffle else "as stored"),
-            ("window", f"{self.window_rows:,} rows, {_size(self.window_bytes)} in memory; {self.n_windows:,} an epoch"),
+            ("window", f"{self.window_rows:,} rows, {_size(self.window_bytes)}; {self.n_windows:,} an epoch"),
         ]
         if self.shuffle:
             lines.append(("block", f"{self.block_rows:,} rows, {_size(self.block_bytes)} a read"))
