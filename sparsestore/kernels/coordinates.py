@@ -8,15 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsestore.kernels.native import Kernel
-from sparsestore.kernels.prefetching import prefetching
+from sparsestore.kernels.prefetching import AHEAD, prefetching
 
 __all__ = ["coordinates", "coordinates_numpy"]
 
 Array = NDArray[Any]
-# as in `gather`; not imported, because compiled code is made anew when this file changes, and not that one
-AHEAD = np.uint64(8)
-LINE = np.uint64(16)
-LINES = np.uint64(8)
 
 
 @Kernel(needs=prefetching)  # type: ignore[call-arg]
@@ -30,9 +26,7 @@ def coordinates(indices: Array, starts: Array, lengths: Array, targets: Array, r
         # rows come in any order: without this every one would wait for memory
         coming = np.uint64(i) + AHEAD
         if coming < n_rows:
-            for line in range(LINES):
-                if np.uint64(line) * LINE < np.uint64(lengths[coming]):
-                    fetch(indices, np.uint64(starts[coming]) + np.uint64(line) * LINE)  # type: ignore[name-defined]  # noqa: F821
+            fetch_row(indices, starts[coming], lengths[coming])  # type: ignore[name-defined]  # noqa: F821
         source, target = np.uint64(starts[i]), np.uint64(targets[i]) * np.uint64(2)
         row = rows[i]
         for j in range(np.uint64(lengths[i])):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsestore.kernels.native import Kernel
-from sparsestore.kernels.prefetching import prefetching
+from sparsestore.kernels.prefetching import AHEAD, prefetching
 
 __all__ = [
     "densify",
@@ -34,9 +34,6 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
-AHEAD = np.uint64(8)  # rows: the memory of a row comes while about that many are copied
-LINE = np.uint64(16)  # elements of 4 bytes that memory gives at once
-LINES = np.uint64(8)  # of a row: the processor sees by itself how a longer one goes on
 ANCHOR_SHIFT = np.uint64(10)  # one absolute offset every 1,024 rows
 
 
@@ -50,12 +47,8 @@ def gather(
         # rows come in any order: without this every one would wait for memory
         coming = np.uint64(i) + AHEAD
         if coming < n_rows:
-            for line in range(LINES):
-                if np.uint64(line) * LINE < np.uint64(lengths[coming]):
-                    fetch(indices, np.uint64(starts[coming]) + np.uint64(line) * LINE)  # type: ignore[name-defined]  # noqa: F821
-            for line in range(LINES):
-                if np.uint64(line) * LINE < np.uint64(lengths[coming]):
-                    fetch(data, np.uint64(starts[coming]) + np.uint64(line) * LINE)  # type: ignore[name-defined]  # noqa: F821
+            fetch_row(indices, starts[coming], lengths[coming])  # type: ignore[name-defined]  # noqa: F821
+            fetch_row(data, starts[coming], lengths[coming])  # type: ignore[name-defined]  # noqa: F821
         source, target = np.uint64(starts[i]), np.uint64(targets[i])
         n = np.uint64(lengths[i])
         for j in range(n):
@@ -72,9 +65,7 @@ def gather_indices(indices: Array, starts: Array, lengths: Array, targets: Array
         # rows come in any order: without this every one would wait for memory
         coming = np.uint64(i) + AHEAD
         if coming < n_rows:
-            for line in range(LINES):
-                if np.uint64(line) * LINE < np.uint64(lengths[coming]):
-                    fetch(indices, np.uint64(starts[coming]) + np.uint64(line) * LINE)  # type: ignore[name-defined]  # noqa: F821
+            fetch_row(indices, starts[coming], lengths[coming])  # type: ignore[name-defined]  # noqa: F821
         source, target = np.uint64(starts[i]), np.uint64(targets[i])
         n = np.uint64(lengths[i])
         for j in range(n):

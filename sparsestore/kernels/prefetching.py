@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["prefetching"]
+import numpy as np
+
+__all__ = ["AHEAD", "prefetching"]
+
+AHEAD = np.uint64(8)  # rows: the memory of a row comes while about that many are copied
+_LINE = np.uint64(16)  # elements of 4 bytes that memory gives at once
+_LINES = np.uint64(8)  # of a row: the processor sees by itself how a longer one goes on
 
 
 def prefetching() -> dict[str, Any]:
-    """``fetch(array, at)``: have the processor bring element `at`; a hint that never fails, at any address.
+    """Functions for kernels; hints that never fail, at any address. For `Kernel(needs=...)`.
 
-    LLVM's ``llvm.prefetch``, which is nothing at all on a processor that lacks it. For `Kernel(needs=...)`.
+    ``fetch(array, at)`` has the processor bring element `at`, ``fetch_row(array, start, length)`` the first elements of
+    a row. LLVM's ``llvm.prefetch``, which is nothing at all on a processor that lacks it.
     """
     from llvmlite import ir
-    from numba import types
+    from numba import njit, types
     from numba.extending import intrinsic
 
     def prefetch(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -30,4 +37,10 @@ def prefetching() -> dict[str, Any]:
     def fetch(_typing: Any, array: Any, _at: Any) -> Any:
         return types.void(array, types.uint64), prefetch
 
-    return {"fetch": fetch}
+    @njit(inline="always")
+    def fetch_row(array: Any, start: Any, length: Any) -> None:
+        for line in range(_LINES):
+            if np.uint64(line) * _LINE < np.uint64(length):
+                fetch(array, np.uint64(start) + np.uint64(line) * _LINE)
+
+    return {"fetch": fetch, "fetch_row": fetch_row}
