@@ -70,7 +70,7 @@ class Buffers:
                 block = self._free.popleft()
             except IndexError:  # another thread was faster
                 break
-            if size + HUGE_PAGE <= len(block) <= 2 * size + HUGE_PAGE:
+            if size + HUGE_PAGE <= len(block) <= 4 * size + HUGE_PAGE:
                 return block
             self._free.append(block)
         # an eighth more, so that the next batch fits though its rows are a little longer

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
 from hashlib import blake2b
+from itertools import islice
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from sparsestore.batch import Batch, Strip
+from sparsestore.batch import Batch
 from sparsestore.buffers import Buffers
 from sparsestore.plan.partition import Piece, pieces
 from sparsestore.prefetch import prefetch
@@ -68,8 +70,8 @@ class Loader:
 
     Notes
     -----
-    One background thread finds the rows of the next window, another checks the present one and copies the next batches
-    out of it, some MiB at a time. Of a window only the places of its rows are held, and its columns; its entries too
+    One background thread finds the rows of the next windows and checks them, another copies the next batches out of the
+    present one, some MiB at a time. Of a window only the places of its rows are held, and its columns; its entries too
     where the store is compressed. No thread and no file belongs to the loader itself; an iterator's threads end with
     the iterator, exhausted, closed or forgotten. Several iterators may be alive at once: each has an epoch of its own.
     """
@@ -167,13 +169,12 @@ class Loader:
         ahead = self.read_ahead()
         made = self._strips(epoch, batch, ahead)
         with closing(prefetch(made) if ahead.has_room_for(3 * self._batch_bytes()) else made) as strips:
-            for strip in strips:
-                for item in strip.batches():
+            for batches in strips:
+                while batches:
                     batch += 1
                     # a batch counts as soon as it is handed out, and the position after the last one is the next epoch
                     self._position = (epoch, batch) if batch < len(self) else (epoch + 1, 0)
-                    yield item
-                    del item  # or its memory would wait here while the next strip is copied
+                    yield batches.popleft()  # no name here: its memory would wait while the next strip is copied
 
     def read_ahead(self) -> ReadAhead:
         """What advises the page cache along one iteration."""
@@ -186,17 +187,39 @@ class Loader:
             a_row = self._reader.nnz // max(self._reader.shape[0], 1) * (4 + self.dtype.itemsize)
         return self.plan.batch_size * a_row
 
-    def _strips(self, epoch: int, batch: int, ahead: ReadAhead) -> Generator[Strip, None, None]:
+    def _strips(self, epoch: int, batch: int, ahead: ReadAhead) -> Generator[deque[Batch], None, None]:
         """What is left of an epoch, copied out strip by strip while another thread locates the next window."""
         buffers = Buffers()
         runs = self.runs(epoch, batch, len(self) - batch)
-        located = ((run, ahead.found(self.window(run.epoch, run.piece))) for run in runs)
-        with closing(prefetch(located)) as windows:
+        with closing(prefetch(self._windows(runs, ahead))) as windows:
             for run, window in windows:
                 ahead.begin(window)
                 for first, last in window.cuts(run.start, run.stop, self.layout):
-                    yield window.strip(first, last, self.layout, buffers)
+                    yield deque(window.strip(first, last, self.layout, buffers).batches())
                 ahead.done(window)
+
+    def _windows(self, runs: Iterator[Run], ahead: ReadAhead) -> Iterator[tuple[Run, Window]]:
+        """The windows of some runs; where memory is ample, all but the first are checked or decoded already."""
+        found = ((run, ahead.found(self.window(run.epoch, run.piece))) for run in runs)
+        # the first is needed at once: whoever copies it checks it, while the next ones are looked for here
+        yield from islice(found, 1)
+        if not ahead.ample:
+            yield from found
+            return
+        waiting, failed = next(found, None), None
+        while waiting is not None:
+            try:
+                coming = next(found, None)  # its bytes are on their way from the disk while the one before is checked
+            except BaseException as error:  # what is before it comes first
+                coming, failed = None, error
+            waiting[1].load()
+            yield waiting
+            waiting = coming
+        if failed is not None:
+            try:
+                raise failed
+            finally:
+                del failed  # else error -> traceback -> this frame -> error keeps the rows of every frame alive
 
     def begin(self, *, across: bool = False) -> tuple[int, int]:
         """Claim an iteration: the (epoch, batch) it starts at. Safe to call from any thread.

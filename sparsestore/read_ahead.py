@@ -28,6 +28,7 @@ class ReadAhead:
         free = memory.free_bytes()
         self._free = free
         self._scarce = free is not None and stored_bytes > free * 3 // 4
+        self.ample = not self._scarce
         self._disk = DiskWatch()
         self._early = True
 

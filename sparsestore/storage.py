@@ -13,7 +13,7 @@ import sys
 import uuid
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from sparsestore.checksum import extend_crc32c
 from sparsestore.errors import CorruptStoreError
 
 __all__ = [
+    "LARGE_PAGE",
     "Advice",
     "DiskWatch",
     "LocalStorage",
@@ -37,6 +38,9 @@ __all__ = [
 ]
 
 Bytes = NDArray[np.uint8]
+
+LARGE_PAGE = 1 << 21
+"""Bytes that x86 and ARM map at once where they lie together."""
 
 
 def open_storage(path: str | os.PathLike[str]) -> LocalStorage:
@@ -82,18 +86,35 @@ class ObjectWriter:
     descriptor: int
     length: int = 0
     crc32c: int = 0
+    _pending: bytearray = field(default_factory=bytearray, repr=False)
 
     def write(self, payload: Any) -> None:
         """Append bytes, or a contiguous uint8 array."""
         view = memoryview(payload).cast("B")
         self.crc32c = extend_crc32c(self.crc32c, payload)
         self.length += len(view)
+        # The system keeps what was written as it was written. Where that is a large page at a time, a reader maps large
+        # pages: a 16th of the page faults, and far fewer misses of the processor's table of pages.
+        if self._pending:
+            room = LARGE_PAGE - len(self._pending)
+            self._pending += view[:room]
+            view = view[room:]
+            if len(self._pending) < LARGE_PAGE:
+                return
+            self._put(memoryview(self._pending))
+            self._pending = bytearray()
+        whole = len(view) // LARGE_PAGE * LARGE_PAGE
+        self._put(view[:whole])
+        self._pending += view[whole:]
+
+    def _put(self, view: memoryview) -> None:
         while len(view):
             view = view[os.write(self.descriptor, view) :]
 
     def close(self) -> None:
         """Make it durable."""
         if self.descriptor >= 0:
+            self._put(memoryview(self._pending))
             descriptor, self.descriptor = self.descriptor, -1
             try:
                 os.fsync(descriptor)
@@ -309,12 +330,13 @@ def _map_parts(parts: list[tuple[int, str, int]], total: int, name: str) -> Byte
         if sys.platform == "win32" and len(parts) == 1:
             return np.frombuffer(_mmap.mmap(parts[0][0], total, access=_mmap.ACCESS_READ), np.uint8)
         libc = _libc()
-        reserved = libc.mmap(None, total, 0, _mmap.MAP_PRIVATE | _mmap.MAP_ANONYMOUS, -1, 0)
+        room = total + LARGE_PAGE
+        reserved = libc.mmap(None, room, 0, _mmap.MAP_PRIVATE | _mmap.MAP_ANONYMOUS, -1, 0)
         if reserved == ctypes.c_void_p(-1).value:
             raise OSError(ctypes.get_errno(), f"{name}: {total} bytes of address space can not be reserved")
-        holder = (ctypes.c_uint8 * total).from_address(reserved)
-        weakref.finalize(holder, libc.munmap, reserved, total).atexit = False
-        at = reserved
+        at = reserved + -reserved % LARGE_PAGE  # files are mapped by large pages only where these begin
+        holder = (ctypes.c_uint8 * total).from_address(at)
+        weakref.finalize(holder, libc.munmap, reserved, room).atexit = False
         for descriptor, key, length in parts:
             # MAP_FIXED replaces just the pages reserved above
             if libc.mmap(at, length, _mmap.PROT_READ, _mmap.MAP_SHARED | _MAP_FIXED, descriptor, 0) != at:

@@ -19,9 +19,9 @@ __all__ = ["STRIP_BYTES", "Window"]
 
 Array = NDArray[Any]
 
-STRIP_BYTES = 7 << 19
+STRIP_BYTES = 7 << 20
 """What is copied out at a time: enough that a call costs little beside it, and little enough to stay in the cache. With
-the eighth that `Buffers` adds it is two large pages."""
+the eighth that `Buffers` adds it is four large pages."""
 
 
 class Window:
@@ -75,6 +75,16 @@ class Window:
     def _located(self) -> Located:
         located = self._found.load()
         return located if self._order is None else located.reordered(self._order)
+
+    def load(self) -> None:
+        """Check the window's entries, or decode them; else that is done when the first of them is asked for.
+
+        Raises
+        ------
+        CorruptStoreError
+            They are damaged.
+        """
+        _ = self._located
 
     @property
     def stored_bytes(self) -> int:

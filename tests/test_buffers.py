@@ -35,6 +35,15 @@ def test_a_block_is_used_again_when_its_array_is_gone() -> None:
     assert address(buffers.empty(N - 100, np.float32)) == place
 
 
+@pytest.mark.parametrize(("part", "again"), [(3, True), (5, False)])
+def test_a_large_block_is_not_kept_by_a_small_array(part: int, again: bool) -> None:
+    buffers = Buffers()
+    first = buffers.empty(8 * N, np.float32)
+    place = address(first)
+    del first
+    assert (address(buffers.empty(8 * N // part, np.float32)) == place) is again
+
+
 @pytest.mark.parametrize("view", [lambda a: a[5:], lambda a: a.view(np.uint8)[7:9], lambda a: memoryview(a)[3:]])
 def test_a_view_keeps_the_block(view: object) -> None:
     buffers = Buffers()

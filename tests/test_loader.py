@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 import sparsestore
 from sparsestore.batch import Batch, targets
+from sparsestore.buffers import Buffers
 from sparsestore.loader import Loader
 
 N_ROWS, N_FEATURES = 1003, 57
@@ -354,6 +355,28 @@ def test_a_batch_never_changes_after_it_was_handed_out() -> None:
         assert np.array_equal(batch.x.toarray(), x)  # type: ignore[union-attr]
         assert np.array_equal(batch.y, y)  # type: ignore[arg-type]
         assert np.array_equal(batch.row_ids, ids)
+
+
+def test_batches_that_are_let_go_lie_in_few_blocks_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh memory is the largest cost of a large batch: one is being used, one being made.
+
+    On a busy machine a third is made where a batch is let go of late.
+    """
+    made: list[int] = []
+    block = Buffers._block
+
+    def counted(self: Buffers, size: int) -> Any:
+        free = len(self._free)
+        found = block(self, size)
+        made.append(len(self._free) == free)
+        return found
+
+    monkeypatch.setattr(Buffers, "_block", counted)
+    x = scipy.sparse.random_array((8 * 1024, 5000), density=0.06, format="csr", dtype=np.float32, rng=0)
+    store = sparsestore.convert(x, tmp_path / "a.zarr")
+    for batch in store.loader(batch_size=1024, shuffle=False):
+        assert batch.x.shape == (1024, 5000)  # type: ignore[union-attr]
+    assert sum(made) <= 3 < len(made)
 
 
 def test_writing_into_a_batch_touches_no_other() -> None:

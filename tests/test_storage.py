@@ -15,7 +15,7 @@ import pytest
 
 from sparsestore.checksum import crc32c
 from sparsestore.errors import CorruptStoreError
-from sparsestore.storage import LocalStorage, open_storage
+from sparsestore.storage import LARGE_PAGE, LocalStorage, open_storage
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -77,6 +77,23 @@ def test_a_writer_tells_length_and_checksum(storage: LocalStorage) -> None:
     written = storage.put("a", b"123456789")
     assert (written.length, written.crc32c) == (9, 0xE3069283)
     assert storage.crc32c("a") == 0xE3069283
+
+
+@pytest.mark.parametrize("sizes", [[3 * LARGE_PAGE + 5], [1000] * 5000, [LARGE_PAGE - 1, 2, 3 * LARGE_PAGE], [7], []])
+def test_large_pages_are_written_whole(
+    storage: LocalStorage, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the page cache holds them in small ones, and every reader of the file pays for it."""
+    payload = np.random.default_rng(0).integers(0, 256, sum(sizes), np.uint8).tobytes()
+    writer, at, calls = storage.create("a"), 0, []
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, view: calls.append(len(view)) or write(descriptor, view))
+    for size in sizes:
+        writer.write(payload[at : at + size])
+        at += size
+    writer.close()
+    assert all(size % LARGE_PAGE == 0 for size in calls[:-1])
+    assert (storage.read("a"), writer.length, writer.crc32c) == (payload, len(payload), crc32c(payload))
 
 
 def test_of_many_threads_that_publish_one_name_one_wins(storage: LocalStorage) -> None:
@@ -215,6 +232,13 @@ def test_several_objects_map_end_to_end(storage: LocalStorage) -> None:
         storage.put(f"{i}", part.tobytes() + b"index of the shard")
     mapped = storage.map([(f"{i}", len(part)) for i, part in enumerate(parts)])
     assert mapped.tobytes() == np.concatenate(parts).tobytes()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there the system chooses")
+def test_maps_begin_where_large_pages_do(storage: LocalStorage) -> None:
+    storage.put("a", bytes(LARGE_PAGE + 1))
+    maps = [storage.map([("a", length)]) for length in (1, 4096, LARGE_PAGE + 1)]
+    assert [found.__array_interface__["data"][0] % LARGE_PAGE for found in maps] == [0, 0, 0]
 
 
 def test_only_the_last_object_may_end_inside_a_page(storage: LocalStorage) -> None:
