@@ -205,7 +205,7 @@ class Located:
         return Coordinates(places.reshape(-1, 2), values, starts, starts + counts)
 
     def scatter(self, start: int, stop: int, out: Array) -> None:
-        """Write the entries of rows `start` to `stop` into their cells of a zeroed (stop - start, n_features) array.
+        """Make rows `start` to `stop` the rows of a (stop - start, n_features) array, whatever it held.
 
         Raises
         ------
@@ -213,16 +213,18 @@ class Located:
             Where a feature number is out of range, though it was not when the row was located.
         """
         rows = np.arange(stop - start)
-        for part, group in self._groups(start, stop):
+        for part, group in self._groups(start, stop, empty=True):
             starts, lengths = self._starts[start:stop][group], self.lengths[start:stop][group]
-            if not _scatter(part, starts, lengths, rows[group], out):
+            if not len(part.indices):
+                out[rows[group]] = 0
+            elif not _scatter(part, starts, lengths, rows[group], out):
                 raise CorruptStoreError(
                     f"a feature number is not within 0 to {self._width - 1}, and was when it was checked: "
                     "the files of the store were written to meanwhile"
                 )
 
-    def _groups(self, start: int, stop: int) -> Iterator[tuple[_Part, Any]]:
-        """For each segment that has some of the rows: its part, and which of them."""
+    def _groups(self, start: int, stop: int, *, empty: bool = False) -> Iterator[tuple[_Part, Any]]:
+        """For each segment that has some of the rows: its part, and which; with `empty` also those without entries."""
         if self._part_of is None:
             found: list[tuple[int, Any]] = [(0, slice(None))]
         else:
@@ -231,7 +233,7 @@ class Located:
             cuts = np.flatnonzero(np.diff(part_of[by_part])) + 1
             found = [(int(part_of[group[0]]), group) for group in np.split(by_part, cuts) if len(group)]
         for number, group in found:
-            if len(self._parts[number].indices):
+            if empty or len(self._parts[number].indices):
                 yield self._parts[number], group
 
 
@@ -291,7 +293,8 @@ def _scatter(part: _Part, starts: Array, lengths: Ints, targets: Ints, out: Arra
         else:
             outside.append(gather.scatter(part.indices, part.data, *rows, out))
 
-    over_rows(write, np.cumsum(lengths))
+    # to clear eight cells takes about as long as to fill one
+    over_rows(write, np.cumsum(lengths + out.shape[1] // 8))
     return not any(outside)
 
 

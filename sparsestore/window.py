@@ -158,10 +158,9 @@ class Window:
 
     def _dense(self, start: int, stop: int, buffers: Buffers | None) -> Array:
         shape = (stop - start, self._n_features)
-        cells = (buffers or Buffers()).empty(shape[0] * shape[1], self._dtype)
-        cells[:] = 0
-        out = cells.reshape(shape)
+        out = (buffers or Buffers()).empty(shape[0] * shape[1], self._dtype).reshape(shape)
         if self._features is not None or self._dtype == np.float16:  # which compiled loops do not know
+            out[:] = 0
             self._rows(start, stop, None).to_dense(out)
         else:
             self._located.scatter(start, stop, out)

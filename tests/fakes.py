@@ -86,7 +86,7 @@ class FakeLocated:
         return Located.of(self.copy(start, stop)).coordinates(0, stop - start, batch_size, dtype, buffers)
 
     def scatter(self, start: int, stop: int, out: Array) -> None:
-        out += self.matrix[self.rows[start:stop]].toarray().astype(out.dtype)
+        out[:] = self.matrix[self.rows[start:stop]].toarray()
 
 
 @dataclass(frozen=True)

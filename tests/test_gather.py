@@ -118,7 +118,7 @@ def test_scatter(stored: str, data: str, dtype: str, layout: tuple[Array, Array,
     rows = np.random.default_rng(len(starts)).permutation(len(starts))
     for loops in ((gather.scatter, gather.scatter_numpy), (gather.scatter_constant, gather.scatter_constant_numpy)):
         entries = values(data, n) if loops[0] is gather.scatter else 3
-        found = np.zeros((2, len(starts), width), dtype)
+        found = np.full((2, len(starts), width), 7, dtype)  # what a block held before is cleared
         outside = [
             loop(indices, entries, starts, lengths, rows, cells) for loop, cells in zip(loops, found, strict=True)
         ]

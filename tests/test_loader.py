@@ -379,6 +379,19 @@ def test_batches_that_are_let_go_lie_in_few_blocks_in_turns(tmp_path: Path, monk
     assert sum(made) <= 3 < len(made)
 
 
+def test_a_dense_batch_shows_nothing_of_what_its_memory_held(tmp_path: Path) -> None:
+    """Of rows without entries neither, nor of a whole segment of such."""
+    x = scipy.sparse.random_array((1200, 300), density=0.1, format="csr", dtype=np.float32, rng=0)
+    nothing = scipy.sparse.csr_array((900, 300), dtype=np.float32)
+    store = sparsestore.convert(x, tmp_path / "a.zarr").append(nothing)
+    expected = np.vstack([x.toarray(), nothing.toarray()])
+    loader = store.loader(batch_size=500, layout="dense", shuffle=True, seed=0)
+    for _ in range(2):
+        for batch in loader:
+            np.testing.assert_array_equal(batch.x, expected[batch.row_ids])
+            batch.x[:] = 7  # type: ignore[index]
+
+
 def test_writing_into_a_batch_touches_no_other() -> None:
     expected = row_ids(make_loader(reader(), shuffle=True))
     loader = make_loader(reader(), shuffle=True, columns=("y",))

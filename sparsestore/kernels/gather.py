@@ -104,16 +104,22 @@ def locate(rows: Array, lengths: Array, anchors: Array, out_starts: Array, out_l
         previous = row
 
 
-@Kernel
+@Kernel(needs=prefetching)  # type: ignore[call-arg]
 def scatter(indices: Array, data: Array, starts: Array, lengths: Array, targets: Array, out: Array) -> int:
-    """Write entries [starts[i], starts[i] + lengths[i]) into row targets[i] of a zeroed dense array.
+    """Make row targets[i] of a dense array of entries [starts[i], starts[i] + lengths[i]), and zero elsewhere.
 
     Gives the number of entries that have no cell there; these are left out.
     """
     outside = 0
-    width = np.uint64(out.shape[1])
-    for i in range(len(starts)):
+    n_rows, width = np.uint64(len(starts)), np.uint64(out.shape[1])
+    for i in range(n_rows):
+        coming = np.uint64(i) + AHEAD
+        if coming < n_rows:
+            fetch_row(indices, starts[coming], lengths[coming])  # type: ignore[name-defined]  # noqa: F821
+            fetch_row(data, starts[coming], lengths[coming])  # type: ignore[name-defined]  # noqa: F821
         row = np.uint64(targets[i])
+        for j in range(width):  # row by row: what was just cleared is in the cache
+            out[row, np.uint64(j)] = 0
         for j in range(np.uint64(starts[i]), np.uint64(starts[i]) + np.uint64(lengths[i])):
             at = np.uint64(j)
             feature = np.uint64(indices[at])
@@ -124,13 +130,18 @@ def scatter(indices: Array, data: Array, starts: Array, lengths: Array, targets:
     return outside
 
 
-@Kernel
+@Kernel(needs=prefetching)  # type: ignore[call-arg]
 def scatter_constant(indices: Array, value: Any, starts: Array, lengths: Array, targets: Array, out: Array) -> int:
     """As `scatter`, where all entries have one value."""
     outside = 0
-    width = np.uint64(out.shape[1])
-    for i in range(len(starts)):
+    n_rows, width = np.uint64(len(starts)), np.uint64(out.shape[1])
+    for i in range(n_rows):
+        coming = np.uint64(i) + AHEAD
+        if coming < n_rows:
+            fetch_row(indices, starts[coming], lengths[coming])  # type: ignore[name-defined]  # noqa: F821
         row = np.uint64(targets[i])
+        for j in range(width):
+            out[row, np.uint64(j)] = 0
         for j in range(np.uint64(starts[i]), np.uint64(starts[i]) + np.uint64(lengths[i])):
             feature = np.uint64(indices[np.uint64(j)])
             if feature < width:
@@ -198,6 +209,7 @@ def locate_numpy(rows: Array, lengths: Array, anchors: Array, out_starts: Array,
 
 def scatter_numpy(indices: Array, data: Array, starts: Array, lengths: Array, targets: Array, out: Array) -> int:
     """Twin of `scatter`."""
+    out[targets] = 0
     entries = _entries(starts, lengths)
     rows, features = np.repeat(targets, lengths), indices[entries].astype(np.int64)
     inside = (features >= 0) & (features < out.shape[1])
