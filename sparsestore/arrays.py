@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +32,8 @@ _GAP = 1 << 16  # a disk reads over this as fast as it would seek
 _MOST_RUNS = 1 << 12
 _STRING_CHUNK_BYTES = 1 << 28
 _ROWS = 1 << 20  # looked at in one call: for each there must be room for two numbers
+_LEAST_READ = (1 << 18) // PIECE  # pieces for which a thread that reads them is worth starting
+_READERS = 2  # threads that mostly wait for the disk: more of them only wait for each other
 _LEAST_PIECES = (2 << 20) // PIECE  # for which a thread is worth starting
 _LEAST_ELEMENTS = 1 << 17  # to decode, for which a thread is worth starting
 _TURN_ELEMENTS = 1 << 18  # decoded before they are checked: still in the processor's cache
@@ -285,8 +287,8 @@ class ArrayReader:
                 raise CorruptStoreError(f"{storage.name}: {prefix} has no shard {number} in its segment.json")
             self._entries.append(entry)
         self._raw = spec.codec.name == "none" and spec.dtype != "string"
-        n_units = -(-spec.n_chunks * spec.chunk * spec.itemsize // PIECE) if self._raw else spec.n_chunks
-        self._verified = np.zeros(n_units, bool)
+        self.n_pieces = -(-spec.n_chunks * spec.chunk * spec.itemsize // PIECE) if self._raw else 0
+        self._verified = np.zeros(self.n_pieces if self._raw else spec.n_chunks, bool)
         self._n_features = 0
         self._limit: int | None = None  # all elements, seen as unsigned, must be below it: a negative one is not
         if n_features is not None:
@@ -342,6 +344,18 @@ class ArrayReader:
         """Bytes of a shard, which may have gone or shrunk since its length was checked."""
         try:
             return self.storage.read_range(self._entries[number].key, start, stop)
+        except FileNotFoundError:
+            raise self._fail(number, start, stop, elements, "the object is missing") from None
+        except CorruptStoreError as error:
+            raise self._fail(number, start, stop, elements, str(error)) from None
+
+    def _read_into(self, number: int, parts: list[tuple[int, Bytes]], direct: bool) -> None:
+        """Bytes of a shard from some places on, into arrays."""
+        start, stop = parts[0][0], parts[-1][0] + len(parts[-1][1])
+        first = number * self.spec.shard
+        elements = first + start // self.spec.itemsize, min(first + -(-stop // self.spec.itemsize), self.spec.shape[0])
+        try:
+            self.storage.read_into(self._entries[number].key, parts, direct=direct)
         except FileNotFoundError:
             raise self._fail(number, start, stop, elements, "the object is missing") from None
         except CorruptStoreError as error:
@@ -438,25 +452,38 @@ class ArrayReader:
         units = units[:found]
         return units if bool((units[1:] > units[:-1]).all()) else np.unique(units)
 
-    def pieces(self, units: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Bytes of the given 16 KiB pieces, ascending, end to end, read without a map and checked as `verify` does."""
-        out = np.empty(len(units) * PIECE, np.uint8)
-        if not len(units):
+    def pieces(self, units: NDArray[np.int64], out: Bytes | None = None) -> Bytes:
+        """Bytes of the given 16 KiB pieces, ascending, end to end, read without a map and checked as `verify` does.
+
+        With `out` they are read into that, by several threads and around the page cache.
+        """
+        if out is None:
+            out = np.empty(len(units) * PIECE, np.uint8)
+            self._read_pieces(units, out, direct=False)
             return out
+        into = out
+
+        def read(start: int, stop: int) -> None:
+            self._read_pieces(units[start:stop], into[start * PIECE : stop * PIECE], direct=True)
+
+        over_ranges(read, len(units), _LEAST_READ, _READERS)
+        return out
+
+    def _read_pieces(self, units: NDArray[np.int64], out: Bytes, *, direct: bool) -> None:
+        """Read some pieces, and check them."""
+        if not len(units):
+            return
         itemsize = self.spec.itemsize
         total = self.spec.n_chunks * self.spec.chunk * itemsize
         shard_bytes = self.spec.shard * itemsize
         cuts = np.flatnonzero((np.diff(units) != 1) | ((units[1:] * PIECE) % shard_bytes == 0)) + 1
-        at = 0
-        for run in np.split(units, cuts):
-            start, stop = int(run[0]) * PIECE, min((int(run[-1]) + 1) * PIECE, total)
-            number = start // shard_bytes
-            base = number * shard_bytes
+        runs = [
+            (int(units[first]) * PIECE, out[first * PIECE : last * PIECE][: total - int(units[first]) * PIECE])
+            for first, last in pairwise([0, *cuts.tolist(), len(units)])
+        ]
+        for number, group in groupby(runs, lambda run: run[0] // shard_bytes):
             self._index(number)
-            elements = (start // itemsize, min(-(-stop // itemsize), self.spec.shape[0]))
-            payload = self._read(number, start - base, stop - base, elements)
-            out[at : at + len(payload)] = np.frombuffer(payload, np.uint8)
-            at += len(run) * PIECE
+            self._read_into(number, [(start - number * shard_bytes, part) for start, part in group], direct)
         if not self._sound:
             places = np.flatnonzero(~self._verified[units])
             last, rest = divmod(self.spec.shape[0] * itemsize, PIECE)  # where the padding begins
@@ -464,7 +491,6 @@ class ArrayReader:
             filled = k * PIECE + (rest if k < len(units) and units[k] == last else 0)
             short = max((int(units[-1]) + 1) * PIECE - total, 0)
             self._check_pieces(out[: len(out) - short], out[:filled], places, units[places])
-        return out
 
     def _check_pieces(
         self, stored: Bytes, elements: Bytes, places: NDArray[np.int64], units: NDArray[np.int64]

@@ -65,14 +65,13 @@ class Buffers:
         return array
 
     def _block(self, size: int) -> mmap.mmap:
-        for _ in range(len(self._free)):
-            try:
-                block = self._free.popleft()
-            except IndexError:  # another thread was faster
-                break
-            if size + HUGE_PAGE <= len(block) <= 4 * size + HUGE_PAGE:
+        fits = [block for block in tuple(self._free) if size + HUGE_PAGE <= len(block) <= 4 * size + HUGE_PAGE]
+        for block in sorted(fits, key=len):
+            with suppress(ValueError):  # another thread was faster
+                self._free.remove(block)
                 return block
-            self._free.append(block)
+        with suppress(IndexError):
+            self._free.popleft()  # what was needed before is not needed now: memory for both may not be there
         # an eighth more, so that the next batch fits though its rows are a little longer
         whole = -(-(size + size // 8) // HUGE_PAGE) * HUGE_PAGE if size >= HUGE_PAGE else size + size // 8
         block = mmap.mmap(-1, whole + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

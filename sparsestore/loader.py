@@ -72,8 +72,9 @@ class Loader:
     -----
     One background thread finds the rows of the next windows and checks them, another copies the next batches out of the
     present one, some MiB at a time. Of a window only the places of its rows are held, and its columns; its entries too
-    where the store is compressed. No thread and no file belongs to the loader itself; an iterator's threads end with
-    the iterator, exhausted, closed or forgotten. Several iterators may be alive at once: each has an epoch of its own.
+    where the store is compressed, or larger than memory: then of one or two windows, as memory has room for them. No
+    thread and no file belongs to the loader itself; an iterator's threads end with the iterator, exhausted, closed or
+    forgotten. Several iterators may be alive at once: each has an epoch of its own.
     """
 
     def __init__(
@@ -176,9 +177,9 @@ class Loader:
                     self._position = (epoch, batch) if batch < len(self) else (epoch + 1, 0)
                     yield batches.popleft()  # no name here: its memory would wait while the next strip is copied
 
-    def read_ahead(self) -> ReadAhead:
-        """What advises the page cache along one iteration."""
-        return ReadAhead(self._reader.stored_bytes)
+    def read_ahead(self, *, in_turn: bool = True) -> ReadAhead:
+        """What decides along one iteration how windows come from disk: see there."""
+        return ReadAhead(self._reader.stored_bytes, self._batch_bytes(), in_turn=in_turn)
 
     def _batch_bytes(self) -> int:
         """Bytes of a batch's x, about."""
@@ -194,32 +195,23 @@ class Loader:
         with closing(prefetch(self._windows(runs, ahead))) as windows:
             for run, window in windows:
                 ahead.begin(window)
-                for first, last in window.cuts(run.start, run.stop, self.layout):
+                for first, last in window.cuts(run.start, run.stop, self.layout, ahead.strip_bytes):
                     yield deque(window.strip(first, last, self.layout, buffers).batches())
                 ahead.done(window)
 
     def _windows(self, runs: Iterator[Run], ahead: ReadAhead) -> Iterator[tuple[Run, Window]]:
-        """The windows of some runs; where memory is ample, all but the first are checked or decoded already."""
+        """The windows of some runs; where there is memory, all but the first are checked or copied already."""
         found = ((run, ahead.found(self.window(run.epoch, run.piece))) for run in runs)
         # the first is needed at once: whoever copies it checks it, while the next ones are looked for here
         yield from islice(found, 1)
-        if not ahead.ample:
+        if not ahead.loads_ahead:
             yield from found
             return
-        waiting, failed = next(found, None), None
-        while waiting is not None:
-            try:
-                coming = next(found, None)  # its bytes are on their way from the disk while the one before is checked
-            except BaseException as error:  # what is before it comes first
-                coming, failed = None, error
-            waiting[1].load()
-            yield waiting
-            waiting = coming
-        if failed is not None:
-            try:
-                raise failed
-            finally:
-                del failed  # else error -> traceback -> this frame -> error keeps the rows of every frame alive
+        # what is needed next is looked for, and on its way from the disk, while the one before is checked or read
+        with closing(prefetch(found)) as coming:
+            for run, window in coming:
+                window.load(ahead.buffers)
+                yield run, window
 
     def begin(self, *, across: bool = False) -> tuple[int, int]:
         """Claim an iteration: the (epoch, batch) it starts at. Safe to call from any thread.

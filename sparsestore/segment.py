@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsestore.arrays import ArrayReader
+from sparsestore.buffers import Buffers
 from sparsestore.checksum import PIECE, crc32c
 from sparsestore.documents import parse_json
 from sparsestore.errors import CorruptStoreError
@@ -236,20 +237,23 @@ class Segment:
         first, last = min(first, self.rows), min(last, self.rows)
         return f"version {self._version}, rows {self.start + first} to {self.start + last}"
 
-    def parts(self, starts: NDArray[np.uint64], lengths: Ints) -> tuple[Array, Array | None, NDArray[np.uint64]]:
+    def parts(
+        self, starts: NDArray[np.uint64], lengths: Ints, buffers: Buffers | None = None
+    ) -> tuple[Array, Array | None, NDArray[np.uint64]]:
         """Arrays that hold these entries, checked (feature numbers too), and where each row starts in them.
 
-        Returns (indices, data or None where constant, starts).
+        Returns (indices, data or None where constant, starts). With `buffers` the arrays are never those of the map:
+        the entries are read, or decoded, into memory of these.
         """
         if self.nnz == 0 or not len(starts):
             return np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(len(starts), np.uint64)
         arrays = [self.indices] if self.data is None else [self.indices, self.data]
-        if self.mapped:
+        if self.mapped and buffers is None:
             for array in arrays:
                 array.verify(starts, lengths)
             data = self.data.elements() if self.data is not None else None
             return self.indices.elements(), data, starts
-        found = [self._loaded(array, starts, lengths) for array in arrays]
+        found = [self._loaded(array, starts, lengths, buffers) for array in arrays]
         if any(not np.array_equal(found[0][1], other[1]) for other in found[1:]):
             # indices and data were read in units of different lengths: bring both to the rows' own order
             found = [(_compact(values, at, lengths), _own_starts(lengths)) for values, at in found]
@@ -267,26 +271,37 @@ class Segment:
                 array.advise(starts, lengths, advice)
 
     def _loaded(
-        self, array: ArrayReader, starts: NDArray[np.uint64], lengths: Ints
+        self, array: ArrayReader, starts: NDArray[np.uint64], lengths: Ints, buffers: Buffers | None
     ) -> tuple[Array, NDArray[np.uint64]]:
         """Read the units that hold these entries into memory; where each row starts in that."""
         from sparsestore.kernels import offsets
 
         spec = array.spec
         raw = spec.codec.name == "none"
-        unit = max(PIECE // spec.itemsize, 1) if raw else spec.chunk
+        # of raw arrays the same elements are read, whatever they take: else their rows would begin at different places
+        unit = PIECE // self._narrowest if raw else spec.chunk
         units, moved = np.empty(-(-self.nnz // unit), np.int64), np.empty(len(starts), np.uint64)
         n = offsets.place(starts, lengths, unit, self.nnz, units, moved)
         if n == -1:
             order = np.argsort(starts, kind="stable")
-            values, placed = self._loaded(array, starts[order], lengths[order])
+            values, placed = self._loaded(array, starts[order], lengths[order], buffers)
             moved[order] = placed
             return values, moved
         if n < 0:
             raise self._damaged(f"{self.prefix}/X/indptr", 0, 0, f"rows end past entry {self.nnz}, the last one")
         if raw:
-            return array.pieces(units[:n]).view(spec.dtype), moved
-        return array.chunks(units[:n]), moved
+            each = spec.itemsize // self._narrowest
+            pieces = (units[:n, None] * each + np.arange(each)).reshape(-1)
+            pieces = pieces[pieces < array.n_pieces]  # the last unit may be cut short
+            out = None if buffers is None else buffers.empty(len(pieces) * PIECE, np.uint8)
+            return array.pieces(pieces, out).view(spec.dtype), moved
+        out = None if buffers is None else buffers.empty(n * spec.chunk, spec.dtype)
+        return array.chunks(units[:n], out), moved
+
+    @property
+    def _narrowest(self) -> int:
+        """Bytes of an element of indices or data, whichever are less."""
+        return min(array.spec.itemsize for array in (self.indices, self.data) if array is not None)
 
 
 def _own_starts(lengths: Ints) -> NDArray[np.uint64]:

@@ -182,6 +182,39 @@ class LocalStorage:
         finally:
             os.close(descriptor)
 
+    def read_into(self, key: str, parts: Sequence[tuple[int, Bytes]], *, direct: bool = False) -> None:
+        """Fill arrays with the bytes of an object, each from the place given with it on.
+
+        With `direct` the page cache is left alone where the system can do that (``O_DIRECT``), and place, address and
+        length are multiples of a disk's sector: what is read once would only push out what is used again, and a page of
+        4 KiB costs more there than the disk takes to bring it.
+
+        Raises
+        ------
+        CorruptStoreError
+            Where the object ends before.
+        """
+        descriptor = self._open(key)
+        try:
+            direct = direct and _set_direct(descriptor, True)
+            for start, out in parts:
+                view = out.data
+                while len(view):
+                    try:
+                        n = os.preadv(descriptor, [view], start)
+                    except OSError:
+                        if not direct:
+                            raise
+                        direct = _set_direct(descriptor, False)
+                        continue
+                    if not n:
+                        raise CorruptStoreError(
+                            f"{self.name}: {key} ends at byte {start}, expected {len(view)} more: it was cut short"
+                        )
+                    start, view = start + n, view[n:]
+        finally:
+            os.close(descriptor)
+
     def crc32c(self, key: str) -> int:
         """Checksum of a whole object, read a MiB at a time."""
         crc = 0
@@ -388,6 +421,20 @@ def advise(mapped: Bytes, start: int, stop: int, advice: Advice) -> None:
         first, last = base + max(at, start), base + min(at + step, stop)
         first -= first % _mmap.PAGESIZE
         _libc().madvise(first, last - first, advice)  # nobody minds where it fails
+
+
+def _set_direct(descriptor: int, direct: bool) -> bool:
+    """Switch ``O_DIRECT`` on or off; whether it is on now."""
+    if not hasattr(os, "O_DIRECT"):
+        return False
+    import fcntl
+
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT if direct else flags & ~os.O_DIRECT)
+    except OSError:  # a file system without
+        return False
+    return direct
 
 
 # no link is followed, and opening a pipe does not wait for somebody to write into it

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -67,24 +66,34 @@ class Window:
         self._n_features = n_features
         self._features = features
         self._dtype = dtype
+        self._loaded: Located | None = None
         self.n_rows = len(row_ids)
         self.row_ids = row_ids if order is None else row_ids[order]
         self.columns = columns if order is None else {name: values[order] for name, values in columns.items()}
 
-    @cached_property
-    def _located(self) -> Located:
-        located = self._found.load()
-        return located if self._order is None else located.reordered(self._order)
+    @property
+    def mapped(self) -> bool:
+        """Whether all of the window's entries lie in maps, uncompressed."""
+        return self._found.mapped
 
-    def load(self) -> None:
-        """Check the window's entries, or decode them; else that is done when the first of them is asked for.
+    def load(self, buffers: Buffers | None = None) -> Located:
+        """Check the window's entries, or decode them, once; else that is done when the first of them is asked for.
+
+        With `buffers` they are copied into memory of these, around the page cache, and not checked where they lie.
 
         Raises
         ------
         CorruptStoreError
             They are damaged.
         """
-        _ = self._located
+        if self._loaded is None:
+            located = self._found.load(buffers)
+            self._loaded = located if self._order is None else located.reordered(self._order)
+        return self._loaded
+
+    def forget(self) -> None:
+        """Let go of entries that were copied."""
+        self._loaded = None
 
     @property
     def stored_bytes(self) -> int:
@@ -104,7 +113,7 @@ class Window:
             Where the window's entries are damaged: they are checked, or decoded, when they are first asked for.
         """
         starts = np.minimum(np.arange(first, last + 1) * self._batch_size, self.n_rows)
-        located = self._located
+        located = self.load()
         if layout == "dense":
             ends = starts * (self._n_features * self._dtype.itemsize)
         else:
@@ -132,7 +141,7 @@ class Window:
         """Copy batches `first` to `last` out, as `strip` does, in the form of sparse tensors."""
         start, stop = self._range(first, last)
         if self._features is None:
-            return self._located.coordinates(start, stop, self._batch_size, self._dtype, buffers)
+            return self.load().coordinates(start, stop, self._batch_size, self._dtype, buffers)
         rows = Located.of(self._rows(start, stop, None))
         return rows.coordinates(0, stop - start, self._batch_size, self._dtype, buffers)
 
@@ -151,10 +160,10 @@ class Window:
 
     def _rows(self, start: int, stop: int, buffers: Buffers | None) -> Rows:
         if self._features is None:
-            return self._located.copy(start, stop, self._dtype, buffers)
+            return self.load().copy(start, stop, self._dtype, buffers)
         # scipy, which picks features, has no float16
         wide = np.dtype(np.float32) if self._dtype == np.float16 else self._dtype
-        return self._located.copy(start, stop, wide).take_features(self._features).astype(self._dtype)
+        return self.load().copy(start, stop, wide).take_features(self._features).astype(self._dtype)
 
     def _dense(self, start: int, stop: int, buffers: Buffers | None) -> Array:
         shape = (stop - start, self._n_features)
@@ -163,5 +172,5 @@ class Window:
             out[:] = 0
             self._rows(start, stop, None).to_dense(out)
         else:
-            self._located.scatter(start, stop, out)
+            self.load().scatter(start, stop, out)
         return out

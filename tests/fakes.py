@@ -100,7 +100,9 @@ class FakeFound:
     def stored_bytes(self) -> int:
         return 0
 
-    def load(self) -> FakeLocated:
+    mapped = True
+
+    def load(self, _buffers: Any = None) -> FakeLocated:
         return self.located
 
 

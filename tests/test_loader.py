@@ -23,6 +23,7 @@ import sparsestore
 from sparsestore.batch import Batch, targets
 from sparsestore.buffers import Buffers
 from sparsestore.loader import Loader
+from sparsestore.storage import LocalStorage
 
 N_ROWS, N_FEATURES = 1003, 57
 X = random_matrix(N_ROWS, N_FEATURES, 0.1)
@@ -377,6 +378,36 @@ def test_batches_that_are_let_go_lie_in_few_blocks_in_turns(tmp_path: Path, monk
     for batch in store.loader(batch_size=1024, shuffle=False):
         assert batch.x.shape == (1024, 5000)  # type: ignore[union-attr]
     assert sum(made) <= 3 < len(made)
+
+
+@pytest.mark.parametrize("profile", ["raw", "compact"])
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+def test_batches_are_the_same_where_memory_is_scarce(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: str, dtype: str
+) -> None:
+    """Windows are then read around the page cache, into memory that the next window but one has again."""
+    rng = np.random.default_rng(0)
+    x = scipy.sparse.random_array((40_000, 300), density=0.2, format="csr", rng=0)
+    x.data = (rng.integers(1, 255, x.nnz) if dtype == "uint8" else rng.normal(size=x.nnz)).astype(dtype)
+    store = sparsestore.convert(x[:30_000], tmp_path / "a.zarr", profile=profile).append(x[30_000:])
+    options: Any = {"batch_size": 500, "window_rows": 2000, "block_rows": 100, "seed": 0, "allow_poor_shuffle": True}
+    asked: list[str] = []
+    read_into = LocalStorage.read_into
+    monkeypatch.setattr(
+        LocalStorage,
+        "read_into",
+        lambda self, key, parts, direct: (asked.append(key) if direct else None) or read_into(self, key, parts),
+    )
+    expected = list(store.loader(**options))
+    assert not asked
+    n_bytes = x.nnz * (2 + x.dtype.itemsize)
+    monkeypatch.setattr("sparsestore.memory.free_bytes", lambda: n_bytes * 3 // 5)
+    found = list(sparsestore.open(tmp_path / "a.zarr").loader(**options))
+    assert bool(asked) is (profile == "raw")
+    for one, other in zip(found, expected, strict=True):
+        assert one.row_ids.tolist() == other.row_ids.tolist()
+        for name in ("data", "indices", "indptr"):
+            np.testing.assert_array_equal(getattr(one.x, name), getattr(other.x, name))
 
 
 def test_a_dense_batch_shows_nothing_of_what_its_memory_held(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sparsestore.buffers import Buffers
 from sparsestore.checksum import crc32c
 from sparsestore.errors import CorruptStoreError
 from sparsestore.storage import LARGE_PAGE, LocalStorage, open_storage
@@ -165,6 +166,24 @@ def test_an_absent_object_is_file_not_found(storage: LocalStorage) -> None:
     for read in (storage.read, storage.length, storage.crc32c, lambda key: storage.map([(key, 6)])):
         with pytest.raises(FileNotFoundError):
             read("x")
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_parts_of_an_object_are_read_into_arrays(
+    storage: LocalStorage, direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Around the page cache where they lie as that needs, by way of it where they do not."""
+    if not direct:
+        monkeypatch.setattr("sparsestore.storage._set_direct", lambda *_: False)
+    stored = np.random.default_rng(0).integers(0, 256, 300_001, np.uint8)
+    storage.put("a", stored.tobytes())
+    outs = [Buffers().empty(1 << 18, np.uint8)[:n] for n in (8192, 5, 4096, 1)]
+    places = [4096, 17, 0, 300_000]
+    storage.read_into("a", list(zip(places, outs, strict=True)), direct=True)
+    for at, out in zip(places, outs, strict=True):
+        assert out.tobytes() == stored[at : at + len(out)].tobytes()
+    with pytest.raises(CorruptStoreError, match="a ends at byte 300001, expected 9 more: it was cut short"):
+        storage.read_into("a", [(299_990, np.empty(20, np.uint8))])
 
 
 def test_a_short_object_is_told_with_its_bytes(storage: LocalStorage) -> None:

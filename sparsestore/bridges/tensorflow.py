@@ -22,7 +22,7 @@ from sparsestore.batch import SAMPLE_WEIGHT, targets
 from sparsestore.buffers import Buffers
 from sparsestore.csr import empty_aligned
 from sparsestore.loader import Loader
-from sparsestore.window import STRIP_BYTES, Window
+from sparsestore.window import Window
 
 __all__ = ["dataset"]
 
@@ -130,7 +130,7 @@ class _Source:
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
         self._buffers = Buffers()
-        self._ahead = loader.read_ahead()
+        self._ahead = loader.read_ahead(in_turn=False)
         self._keys: WeakValueDictionary[int, _Key] = WeakValueDictionary()
         self._restored: tuple[bytes, Window] | None = None
         self._size = loader.plan.batch_size
@@ -195,7 +195,8 @@ class _Source:
         self._ahead.begin(window)
         layout, per_entry = ("sparse", 4) if self._sparse else ("dense", 0)
         itemsize = self._loader.dtype.itemsize
-        budget = STRIP_BYTES * (per_entry + itemsize) // (4 * per_entry + itemsize)  # `cuts` counts 4 bytes a place
+        # `cuts` counts 4 bytes a place
+        budget = self._ahead.strip_bytes * (per_entry + itemsize) // (4 * per_entry + itemsize)
         most = self._n_outputs if self._sparse and not self._sliced else stop - start
         cuts = [
             (at, min(at + most, last))

@@ -31,7 +31,8 @@ class PlanReport:
     window_bytes : int
         Entries and columns of a window as batches hold them.
     memory_bytes : int
-        About the most that an epoch holds at once.
+        About the most that an epoch holds at once, the page cache not counted. Where the store is larger than memory
+        also the entries of one or two windows, if these fit in 5/6 of what is free.
     dense_batch_bytes : int
         Of one batch; 0 where it is sparse.
     share : float
