@@ -452,19 +452,17 @@ class ArrayReader:
         units = units[:found]
         return units if bool((units[1:] > units[:-1]).all()) else np.unique(units)
 
-    def pieces(self, units: NDArray[np.int64], out: Bytes | None = None) -> Bytes:
+    def pieces(self, units: NDArray[np.int64], out: Bytes | None = None, *, direct: bool = False) -> Bytes:
         """Bytes of the given 16 KiB pieces, ascending, end to end, read without a map and checked as `verify` does.
 
-        With `out` they are read into that, by several threads and around the page cache.
+        They are read into `out` where that is given; with `direct` around the page cache.
         """
         if out is None:
             out = np.empty(len(units) * PIECE, np.uint8)
-            self._read_pieces(units, out, direct=False)
-            return out
         into = out
 
         def read(start: int, stop: int) -> None:
-            self._read_pieces(units[start:stop], into[start * PIECE : stop * PIECE], direct=True)
+            self._read_pieces(units[start:stop], into[start * PIECE : stop * PIECE], direct=direct)
 
         over_ranges(read, len(units), _LEAST_READ, _READERS)
         return out

@@ -210,7 +210,7 @@ class Loader:
         # what is needed next is looked for, and on its way from the disk, while the one before is checked or read
         with closing(prefetch(found)) as coming:
             for run, window in coming:
-                window.load(ahead.buffers)
+                ahead.load(window)
                 yield run, window
 
     def begin(self, *, across: bool = False) -> tuple[int, int]:

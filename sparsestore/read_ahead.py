@@ -89,7 +89,11 @@ class ReadAhead:
         """A window is about to be used, and the one before is done with."""
         if not self._early:
             window.advise(Advice.SOON)
-        window.load(self.buffers)
+        self.load(window)
+
+    def load(self, window: Window) -> None:
+        """Check, decode or copy a window."""
+        window.load(self.buffers, direct=self._passing)
 
     def done(self, window: Window) -> None:
         """All batches of a window were copied out."""

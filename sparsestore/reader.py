@@ -88,10 +88,10 @@ class Found:
         """Whether all entries lie in maps, uncompressed."""
         return all(segment.mapped for segment, *_ in self._parts)
 
-    def load(self, buffers: Buffers | None = None) -> Located:
+    def load(self, buffers: Buffers | None = None, *, direct: bool = False) -> Located:
         """Check the entries, and decode those that are compressed.
 
-        With `buffers` all of them are copied into memory of these; what is mapped is then read around the page cache.
+        With `buffers` all of them are copied into memory of these; with `direct` they are read around the page cache.
 
         Raises
         ------
@@ -102,12 +102,12 @@ class Found:
             return Located(nothing, None, np.zeros(0, np.uint64), np.zeros(0, np.int64), self._n_features)
         if len(self._parts) == 1:
             segment, _, starts, lengths = self._parts[0]
-            indices, data, starts = segment.parts(starts, lengths, buffers)
+            indices, data, starts = segment.parts(starts, lengths, buffers, direct=direct)
             return Located([_Part(indices, data, segment.constant)], None, starts, lengths, self._n_features)
         starts, lengths = np.zeros(self._n_rows, np.uint64), np.zeros(self._n_rows, np.int64)
         part_of, parts = np.zeros(self._n_rows, np.int32), []
         for slot, (segment, group, found, found_lengths) in enumerate(self._parts):
-            indices, data, starts[group] = segment.parts(found, found_lengths, buffers)
+            indices, data, starts[group] = segment.parts(found, found_lengths, buffers, direct=direct)
             lengths[group], part_of[group] = found_lengths, slot
             parts.append(_Part(indices, data, segment.constant))
         return Located(parts, part_of, starts, lengths, self._n_features)

@@ -238,12 +238,12 @@ class Segment:
         return f"version {self._version}, rows {self.start + first} to {self.start + last}"
 
     def parts(
-        self, starts: NDArray[np.uint64], lengths: Ints, buffers: Buffers | None = None
+        self, starts: NDArray[np.uint64], lengths: Ints, buffers: Buffers | None = None, *, direct: bool = False
     ) -> tuple[Array, Array | None, NDArray[np.uint64]]:
         """Arrays that hold these entries, checked (feature numbers too), and where each row starts in them.
 
         Returns (indices, data or None where constant, starts). With `buffers` the arrays are never those of the map:
-        the entries are read, or decoded, into memory of these.
+        the entries are read, with `direct` around the page cache, or decoded, into memory of these.
         """
         if self.nnz == 0 or not len(starts):
             return np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(len(starts), np.uint64)
@@ -253,7 +253,7 @@ class Segment:
                 array.verify(starts, lengths)
             data = self.data.elements() if self.data is not None else None
             return self.indices.elements(), data, starts
-        found = [self._loaded(array, starts, lengths, buffers) for array in arrays]
+        found = [self._loaded(array, starts, lengths, buffers, direct) for array in arrays]
         if any(not np.array_equal(found[0][1], other[1]) for other in found[1:]):
             # indices and data were read in units of different lengths: bring both to the rows' own order
             found = [(_compact(values, at, lengths), _own_starts(lengths)) for values, at in found]
@@ -271,7 +271,7 @@ class Segment:
                 array.advise(starts, lengths, advice)
 
     def _loaded(
-        self, array: ArrayReader, starts: NDArray[np.uint64], lengths: Ints, buffers: Buffers | None
+        self, array: ArrayReader, starts: NDArray[np.uint64], lengths: Ints, buffers: Buffers | None, direct: bool
     ) -> tuple[Array, NDArray[np.uint64]]:
         """Read the units that hold these entries into memory; where each row starts in that."""
         from sparsestore.kernels import offsets
@@ -284,7 +284,7 @@ class Segment:
         n = offsets.place(starts, lengths, unit, self.nnz, units, moved)
         if n == -1:
             order = np.argsort(starts, kind="stable")
-            values, placed = self._loaded(array, starts[order], lengths[order], buffers)
+            values, placed = self._loaded(array, starts[order], lengths[order], buffers, direct)
             moved[order] = placed
             return values, moved
         if n < 0:
@@ -294,7 +294,7 @@ class Segment:
             pieces = (units[:n, None] * each + np.arange(each)).reshape(-1)
             pieces = pieces[pieces < array.n_pieces]  # the last unit may be cut short
             out = None if buffers is None else buffers.empty(len(pieces) * PIECE, np.uint8)
-            return array.pieces(pieces, out).view(spec.dtype), moved
+            return array.pieces(pieces, out, direct=direct).view(spec.dtype), moved
         out = None if buffers is None else buffers.empty(n * spec.chunk, spec.dtype)
         return array.chunks(units[:n], out), moved
 

@@ -76,10 +76,10 @@ class Window:
         """Whether all of the window's entries lie in maps, uncompressed."""
         return self._found.mapped
 
-    def load(self, buffers: Buffers | None = None) -> Located:
+    def load(self, buffers: Buffers | None = None, *, direct: bool = False) -> Located:
         """Check the window's entries, or decode them, once; else that is done when the first of them is asked for.
 
-        With `buffers` they are copied into memory of these, around the page cache, and not checked where they lie.
+        With `buffers` they are copied into memory of these, with `direct` around the page cache.
 
         Raises
         ------
@@ -87,7 +87,7 @@ class Window:
             They are damaged.
         """
         if self._loaded is None:
-            located = self._found.load(buffers)
+            located = self._found.load(buffers, direct=direct)
             self._loaded = located if self._order is None else located.reordered(self._order)
         return self._loaded
 

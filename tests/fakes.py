@@ -102,7 +102,7 @@ class FakeFound:
 
     mapped = True
 
-    def load(self, _buffers: Any = None) -> FakeLocated:
+    def load(self, _buffers: Any = None, **_: Any) -> FakeLocated:
         return self.located
 
 

@@ -22,9 +22,9 @@ class FakeWindow:
     def advise(self, advice: Advice) -> None:
         self.told.append(advice)
 
-    def load(self, buffers: Buffers | None) -> None:
+    def load(self, buffers: Buffers | None, *, direct: bool) -> None:
         if buffers is not None:
-            self.told.append("copied")
+            self.told.append("read around" if direct else "copied")
 
     def forget(self) -> None:
         self.told.append("forgotten")
@@ -66,7 +66,7 @@ def test_a_store_somewhat_larger_than_memory_is_given_back_window_by_window(monk
 
 
 def test_a_store_much_larger_than_memory_is_read_around_the_page_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert told(monkeypatch, free=100, store=160, window=20) == [[], ["copied"], ["forgotten"]]
+    assert told(monkeypatch, free=100, store=160, window=20) == [[], ["read around"], ["forgotten"]]
 
 
 def test_where_two_windows_do_not_fit_the_next_is_asked_for_when_the_one_before_is_done(
