@@ -20,7 +20,7 @@ from sparsestore.errors import CorruptStoreError
 from sparsestore.format import ObjectEntry
 from sparsestore.layout import CHUNK, SHARD, chunk_and_shard
 from sparsestore.parallel import over_ranges
-from sparsestore.storage import Advice, LocalStorage, ObjectWriter, advise
+from sparsestore.storage import Advice, LocalStorage, ObjectWriter
 from sparsestore.zarr_format import ArraySpec, Codec
 
 __all__ = ["ArrayReader", "ArrayWriter"]
@@ -424,21 +424,22 @@ class ArrayReader:
     def advise(self, starts: NDArray[np.uint64], lengths: NDArray[np.int64], advice: Advice) -> None:
         """Tell the system what will be done with elements [starts[i], starts[i] + lengths[i]) of the map, ascending.
 
-        Runs with less than `_GAP` bytes between them are one; where there are many runs, none is worth its call.
+        Runs of pieces with less than `_GAP` bytes between them are one; many runs are not worth a call each.
         """
         if advice is Advice.RANDOM:
-            advise(self.mapped(), 0, self.mapped().nbytes, advice)
+            self.storage.advise(self.mapped(), 0, self.mapped().nbytes, advice)
             return
         itemsize = self.spec.itemsize
-        first = starts.astype(np.int64) * itemsize
-        last = first + lengths * itemsize
+        # whole pieces: checks need these, and one page that is missing has the system read megabytes around it
+        first = starts.astype(np.int64) * itemsize // PIECE * PIECE
+        last = -(-(starts.astype(np.int64) + lengths) * itemsize // PIECE) * PIECE
         cuts = np.flatnonzero(first[1:] - last[:-1] > _GAP) + 1
         if len(cuts) >= _MOST_RUNS:
             return
         stored = self.mapped()
         begins, ends = first[np.append(0, cuts)].tolist(), last[np.append(cuts - 1, len(last) - 1)].tolist()
         for begin, end in zip(begins, ends, strict=True):
-            advise(stored, begin, end, advice)
+            self.storage.advise(stored, begin, min(end, stored.nbytes), advice)
 
     def _due(self, starts: NDArray[np.uint64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         """Pieces that hold these elements and are to be checked, ascending."""

@@ -31,7 +31,6 @@ __all__ = [
     "DiskWatch",
     "LocalStorage",
     "ObjectWriter",
-    "advise",
     "free_disk_bytes",
     "open_storage",
     "scratch_folder",
@@ -342,6 +341,17 @@ class LocalStorage:
         finally:
             os.close(descriptor)
 
+    def advise(self, mapped: Bytes, start: int, stop: int, advice: Advice) -> None:
+        """Tell the system what will be done with bytes `start` to `stop` of a mapped array; returns at once."""
+        if sys.platform == "win32" or stop <= start or (advice is Advice.DONE and sys.platform != "linux"):
+            return
+        base = mapped.__array_interface__["data"][0]
+        step = _read_at_once(self.root.stat().st_dev) if advice is Advice.SOON else stop
+        for at in range(start // step * step, stop, step):
+            first, last = base + max(at, start), base + min(at + step, stop)
+            first -= first % _mmap.PAGESIZE
+            _libc().madvise(first, last - first, advice)  # nobody minds where it fails
+
     def map(self, parts: Sequence[tuple[str, int]]) -> Bytes:
         """One contiguous read-only uint8 array over the first bytes of several objects, laid end to end."""
         total = sum(length for _, length in parts)
@@ -351,6 +361,21 @@ class LocalStorage:
         if any(length % page for _, length in parts[:-1]):
             raise ValueError(f"only the last of several mapped parts may end inside a page of {page} bytes")
         return _map_parts([(self._open(key), key, length) for key, length in parts], total, self.name)
+
+
+@functools.cache
+def _read_at_once(device: int) -> int:
+    """Bytes that Linux reads ahead from a device for one call; it forgets the rest."""
+    name = f"{os.major(device)}:{os.minor(device)}"
+    for place in (f"block/{name}/bdi", f"block/{name}/../bdi"):  # the second: of the disk that a partition is part of
+        with contextlib.suppress(OSError, ValueError):
+            kib = int(Path(f"/sys/dev/{place}/read_ahead_kb").read_text())
+            return min(max(kib << 10, _READ_AHEAD), _MOST_READ_AHEAD)
+    return _READ_AHEAD
+
+
+_READ_AHEAD = 1 << 17  # the default everywhere
+_MOST_READ_AHEAD = 1 << 20  # more at once makes nothing faster
 
 
 def _map_parts(parts: list[tuple[int, str, int]], total: int, name: str) -> Bytes:
@@ -410,19 +435,6 @@ class Advice(IntEnum):
     """Not needed soon: to be dropped before others, where memory is short. Linux 5.4."""
 
 
-def advise(mapped: Bytes, start: int, stop: int, advice: Advice) -> None:
-    """Tell the system what will be done with bytes `start` to `stop` of a mapped array; returns at once."""
-    if sys.platform == "win32" or stop <= start or (advice is Advice.DONE and sys.platform != "linux"):
-        return
-    base = mapped.__array_interface__["data"][0]
-    # Linux reads no more for one call than a disk takes at a time, and forgets the rest
-    step = _READ_AHEAD if advice is Advice.SOON else stop
-    for at in range(start // step * step, stop, step):
-        first, last = base + max(at, start), base + min(at + step, stop)
-        first -= first % _mmap.PAGESIZE
-        _libc().madvise(first, last - first, advice)  # nobody minds where it fails
-
-
 def _set_direct(descriptor: int, direct: bool) -> bool:
     """Switch ``O_DIRECT`` on or off; whether it is on now."""
     if not hasattr(os, "O_DIRECT"):
@@ -440,9 +452,6 @@ def _set_direct(descriptor: int, direct: bool) -> bool:
 # no link is followed, and opening a pipe does not wait for somebody to write into it
 _PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _MAP_FIXED = 0x10  # the same on Linux and macOS; Python's mmap module does not export it
-
-
-_READ_AHEAD = 1 << 17  # its default everywhere
 
 
 @functools.cache

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 from sparsestore.buffers import Buffers
 from sparsestore.checksum import crc32c
 from sparsestore.errors import CorruptStoreError
-from sparsestore.storage import LARGE_PAGE, LocalStorage, open_storage
+from sparsestore.storage import LARGE_PAGE, Advice, LocalStorage, _read_at_once, open_storage
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -258,6 +259,36 @@ def test_maps_begin_where_large_pages_do(storage: LocalStorage) -> None:
     storage.put("a", bytes(LARGE_PAGE + 1))
     maps = [storage.map([("a", length)]) for length in (1, 4096, LARGE_PAGE + 1)]
     assert [found.__array_interface__["data"][0] % LARGE_PAGE for found in maps] == [0, 0, 0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such limit")
+def test_no_more_is_asked_for_at_once_than_the_system_reads(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a longer request it would forget the rest."""
+    storage.put("a", bytes(3 << 20))
+    mapped = storage.map([("a", 3 << 20)])
+    asked: list[tuple[int, int]] = []
+    base = mapped.__array_interface__["data"][0]
+
+    class Libc:
+        @staticmethod
+        def madvise(address: int, length: int, advice: int) -> None:
+            assert advice == Advice.SOON
+            asked.append((address - base, length))
+
+    monkeypatch.setattr("sparsestore.storage._libc", Libc)
+    monkeypatch.setattr("sparsestore.storage._read_at_once", lambda _: 1 << 18)
+    storage.advise(mapped, 5000, (1 << 20) + 1, Advice.SOON)
+    assert max(length for _, length in asked) <= 1 << 18
+    assert asked[0][0] == 4096
+    assert all(at + length == next_at for (at, length), (next_at, _) in pairwise(asked))
+    assert sum(asked[-1]) == (1 << 20) + 1
+
+
+def test_what_is_read_at_once_is_what_the_disk_says_within_bounds(tmp_path: Path) -> None:
+    assert 1 << 17 <= _read_at_once(tmp_path.stat().st_dev) <= 1 << 20
+    assert _read_at_once(os.makedev(999, 999)) == 1 << 17  # there is none
 
 
 def test_only_the_last_object_may_end_inside_a_page(storage: LocalStorage) -> None:
