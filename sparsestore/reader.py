@@ -219,6 +219,8 @@ class Located:
         CorruptStoreError
             Where a feature number is out of range, though it was not when the row was located.
         """
+        if not out.size:
+            return
         rows = np.arange(stop - start)
         for part, group in self._groups(start, stop, empty=True):
             starts, lengths = self._starts[start:stop][group], self.lengths[start:stop][group]
@@ -292,16 +294,17 @@ def _scatter(part: _Part, starts: Array, lengths: Ints, targets: Ints, out: Arra
     from sparsestore.kernels import gather
 
     outside: list[int] = []
+    width, cells = out.shape[1], out.reshape(-1)
 
     def write(a: int, b: int) -> None:
         rows = starts[a:b], lengths[a:b], targets[a:b]
         if part.data is None:
-            outside.append(gather.scatter_constant(part.indices, part.constant, *rows, out))
+            outside.append(gather.scatter_constant(part.indices, part.constant, *rows, width, cells))
         else:
-            outside.append(gather.scatter(part.indices, part.data, *rows, out))
+            outside.append(gather.scatter(part.indices, part.data, *rows, width, cells))
 
     # to clear eight cells takes about as long as to fill one
-    over_rows(write, np.cumsum(lengths + out.shape[1] // 8))
+    over_rows(write, np.cumsum(lengths + width // 8))
     return not any(outside)
 
 

@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
+CLEARED = np.uint64(1 << 14)  # cells of a dense array that are cleared before they are filled: about 64 KiB
 ANCHOR_SHIFT = np.uint64(10)  # one absolute offset every 1,024 rows
 
 
@@ -105,47 +106,63 @@ def locate(rows: Array, lengths: Array, anchors: Array, out_starts: Array, out_l
 
 
 @Kernel(needs=prefetching)  # type: ignore[call-arg]
-def scatter(indices: Array, data: Array, starts: Array, lengths: Array, targets: Array, out: Array) -> int:
+def scatter(indices: Array, data: Array, starts: Array, lengths: Array, targets: Array, width: int, out: Array) -> int:
     """Make row targets[i] of a dense array of entries [starts[i], starts[i] + lengths[i]), and zero elsewhere.
 
-    Gives the number of entries that have no cell there; these are left out.
+    `targets` ascend; `out` is the array's cells in C order, `width` of them a row. Gives the number of entries that
+    have no cell there; these are left out.
     """
     outside = 0
-    n_rows, width = np.uint64(len(starts)), np.uint64(out.shape[1])
+    n_rows, wide = np.uint64(len(starts)), np.uint64(width)
+    cleared = np.uint64(0)  # rows whose cells are zero already
     for i in range(n_rows):
+        if np.uint64(i) >= cleared:
+            # not all at once: what was just cleared is in the cache; nor each by itself: rows may be short
+            cleared = min(np.uint64(i) + CLEARED // wide + np.uint64(1), n_rows)
+            low, high = np.uint64(targets[i]), np.uint64(targets[cleared - np.uint64(1)])
+            if high - low >= cleared - np.uint64(i):  # rows of others lie between
+                cleared, high = np.uint64(i) + np.uint64(1), low
+            for cell in range(low * wide, (high + np.uint64(1)) * wide):
+                out[np.uint64(cell)] = 0
         coming = np.uint64(i) + AHEAD
         if coming < n_rows:
             fetch_row(indices, starts[coming], lengths[coming])  # type: ignore[name-defined]  # noqa: F821
             fetch_row(data, starts[coming], lengths[coming])  # type: ignore[name-defined]  # noqa: F821
-        row = np.uint64(targets[i])
-        for j in range(width):  # row by row: what was just cleared is in the cache
-            out[row, np.uint64(j)] = 0
+        row = np.uint64(targets[i]) * wide
         for j in range(np.uint64(starts[i]), np.uint64(starts[i]) + np.uint64(lengths[i])):
             at = np.uint64(j)
             feature = np.uint64(indices[at])
-            if feature < width:
-                out[row, feature] = data[at]
+            if feature < wide:
+                out[row + feature] = data[at]
             else:
                 outside += 1
     return outside
 
 
 @Kernel(needs=prefetching)  # type: ignore[call-arg]
-def scatter_constant(indices: Array, value: Any, starts: Array, lengths: Array, targets: Array, out: Array) -> int:
+def scatter_constant(
+    indices: Array, value: Any, starts: Array, lengths: Array, targets: Array, width: int, out: Array
+) -> int:
     """As `scatter`, where all entries have one value."""
     outside = 0
-    n_rows, width = np.uint64(len(starts)), np.uint64(out.shape[1])
+    n_rows, wide = np.uint64(len(starts)), np.uint64(width)
+    cleared = np.uint64(0)
     for i in range(n_rows):
+        if np.uint64(i) >= cleared:
+            cleared = min(np.uint64(i) + CLEARED // wide + np.uint64(1), n_rows)
+            low, high = np.uint64(targets[i]), np.uint64(targets[cleared - np.uint64(1)])
+            if high - low >= cleared - np.uint64(i):
+                cleared, high = np.uint64(i) + np.uint64(1), low
+            for cell in range(low * wide, (high + np.uint64(1)) * wide):
+                out[np.uint64(cell)] = 0
         coming = np.uint64(i) + AHEAD
         if coming < n_rows:
             fetch_row(indices, starts[coming], lengths[coming])  # type: ignore[name-defined]  # noqa: F821
-        row = np.uint64(targets[i])
-        for j in range(width):
-            out[row, np.uint64(j)] = 0
+        row = np.uint64(targets[i]) * wide
         for j in range(np.uint64(starts[i]), np.uint64(starts[i]) + np.uint64(lengths[i])):
             feature = np.uint64(indices[np.uint64(j)])
-            if feature < width:
-                out[row, feature] = value
+            if feature < wide:
+                out[row + feature] = value
             else:
                 outside += 1
     return outside
@@ -207,21 +224,24 @@ def locate_numpy(rows: Array, lengths: Array, anchors: Array, out_starts: Array,
     out_lengths[:] = lengths[rows]
 
 
-def scatter_numpy(indices: Array, data: Array, starts: Array, lengths: Array, targets: Array, out: Array) -> int:
+def scatter_numpy(
+    indices: Array, data: Array, starts: Array, lengths: Array, targets: Array, width: int, out: Array
+) -> int:
     """Twin of `scatter`."""
-    out[targets] = 0
+    cells = out.reshape(-1, width)
+    cells[targets] = 0
     entries = _entries(starts, lengths)
     rows, features = np.repeat(targets, lengths), indices[entries].astype(np.int64)
-    inside = (features >= 0) & (features < out.shape[1])
-    out[rows[inside], features[inside]] = data[entries[inside]]
+    inside = (features >= 0) & (features < width)
+    cells[rows[inside], features[inside]] = data[entries[inside]]
     return int(len(entries) - inside.sum())
 
 
 def scatter_constant_numpy(
-    indices: Array, value: Any, starts: Array, lengths: Array, targets: Array, out: Array
+    indices: Array, value: Any, starts: Array, lengths: Array, targets: Array, width: int, out: Array
 ) -> int:
     """Twin of `scatter_constant`."""
-    return scatter_numpy(indices, np.full(len(indices), value), starts, lengths, targets, out)
+    return scatter_numpy(indices, np.full(len(indices), value), starts, lengths, targets, width, out)
 
 
 def densify_numpy(indptr: Array, indices: Array, data: Array, out: Array) -> None:
