@@ -205,9 +205,7 @@ class Loader:
         # the first is needed at once: whoever copies it checks it, while the next ones are looked for here
         yield from islice(found, 1)
         if not ahead.loads_ahead:
-            for run, window in found:
-                window.arrange()
-                yield run, window
+            yield from found
             return
         # what is needed next is looked for, and on its way from the disk, while the one before is checked or read
         with closing(prefetch(found)) as coming:
@@ -254,10 +252,11 @@ class Loader:
             positions, order = positions[kept], np.searchsorted(kept, chosen)
         rows = self._selection.rows(positions)
         found = self._reader.find(rows)
+        columns = {name: self._reader.column(name, rows) for name in self.columns}
         return Window(
             found,
             order,
-            lambda: {name: self._reader.column(name, rows) for name in self.columns},
+            columns,
             rows,
             batch_size=size,
             n_features=self.n_features,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import cached_property
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -35,8 +34,8 @@ class Window:
         The rows in the order of the file.
     order : int64 array or None
         Their final order; None: as they are.
-    columns : callable
-        Gives a dict of str to (n,) or (n, k) array, in the order of the file; called when it is first needed.
+    columns : dict of str to (n,) or (n, k) array
+        In the order of the file.
     row_ids : (n,) int64 array
         Row numbers in the store, in the order of the file.
     batch_size : int
@@ -53,7 +52,7 @@ class Window:
         self,
         found: Found,
         order: NDArray[np.int64] | None,
-        columns: Callable[[], dict[str, Array]],
+        columns: dict[str, Array],
         row_ids: NDArray[np.int64],
         *,
         batch_size: int,
@@ -68,24 +67,9 @@ class Window:
         self._features = features
         self._dtype = dtype
         self._loaded: Located | None = None
-        self._find_columns = columns
-        self._row_ids = row_ids
         self.n_rows = len(row_ids)
-
-    @cached_property
-    def row_ids(self) -> NDArray[np.int64]:
-        """Row numbers in the store."""
-        return self._row_ids if self._order is None else self._row_ids[self._order]
-
-    @cached_property
-    def columns(self) -> dict[str, Array]:
-        """What stands beside the rows."""
-        columns = self._find_columns()
-        return columns if self._order is None else {name: values[self._order] for name, values in columns.items()}
-
-    def arrange(self) -> None:
-        """Bring what is not entries into its order now; else that is done when the first batch is asked for."""
-        _ = self.row_ids, self.columns
+        self.row_ids = row_ids if order is None else row_ids[order]
+        self.columns = columns if order is None else {name: values[order] for name, values in columns.items()}
 
     @property
     def mapped(self) -> bool:
@@ -103,7 +87,6 @@ class Window:
             They are damaged.
         """
         if self._loaded is None:
-            self.arrange()
             located = self._found.load(buffers, direct=direct)
             self._loaded = located if self._order is None else located.reordered(self._order)
         return self._loaded
