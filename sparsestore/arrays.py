@@ -344,10 +344,8 @@ class ArrayReader:
         """Bytes of a shard, which may have gone or shrunk since its length was checked."""
         try:
             return self.storage.read_range(self._entries[number].key, start, stop)
-        except FileNotFoundError:
-            raise self._fail(number, start, stop, elements, "the object is missing") from None
-        except CorruptStoreError as error:
-            raise self._fail(number, start, stop, elements, str(error)) from None
+        except (FileNotFoundError, CorruptStoreError) as error:
+            raise self._unread(number, start, stop, elements, error) from None
 
     def _read_into(self, number: int, parts: list[tuple[int, Bytes]], direct: bool) -> None:
         """Bytes of a shard from some places on, into arrays."""
@@ -356,10 +354,15 @@ class ArrayReader:
         elements = first + start // self.spec.itemsize, min(first + -(-stop // self.spec.itemsize), self.spec.shape[0])
         try:
             self.storage.read_into(self._entries[number].key, parts, direct=direct)
-        except FileNotFoundError:
-            raise self._fail(number, start, stop, elements, "the object is missing") from None
-        except CorruptStoreError as error:
-            raise self._fail(number, start, stop, elements, str(error)) from None
+        except (FileNotFoundError, CorruptStoreError) as error:
+            raise self._unread(number, start, stop, elements, error) from None
+
+    def _unread(
+        self, number: int, start: int, stop: int, elements: tuple[int, int], error: Exception
+    ) -> CorruptStoreError:
+        """Bytes of a shard that could not be read."""
+        reason = "the object is missing" if isinstance(error, FileNotFoundError) else str(error)
+        return self._fail(number, start, stop, elements, reason)
 
     def _expected(self, unit: int) -> int:
         return int(self._checksums()[unit])

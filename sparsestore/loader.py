@@ -70,11 +70,12 @@ class Loader:
 
     Notes
     -----
-    One background thread finds the rows of the next windows and checks them, another copies the next batches out of the
-    present one, some MiB at a time. Of a window only the places of its rows are held, and its columns; its entries too
-    where the store is compressed, or larger than memory: then of one or two windows, as memory has room for them. No
-    thread and no file belongs to the loader itself; an iterator's threads end with the iterator, exhausted, closed or
-    forgotten. Several iterators may be alive at once: each has an epoch of its own.
+    Background threads follow each other: one finds the rows of a window, one checks or reads the window before where
+    there is memory for that, one copies batches out of the window before that, some MiB at a time. Of a window only the
+    places of its rows are held, and its columns; its entries too where the store is compressed, or larger than memory:
+    then of one or two windows, as memory has room for them. No thread and no file belongs to the loader itself; an
+    iterator's threads end with the iterator, exhausted, closed or forgotten. Several iterators may be alive at once:
+    each has an epoch of its own.
     """
 
     def __init__(
