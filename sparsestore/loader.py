@@ -180,7 +180,8 @@ class Loader:
 
     def read_ahead(self, *, in_turn: bool = True) -> ReadAhead:
         """What decides along one iteration how windows come from disk: see there."""
-        return ReadAhead(self._reader.stored_bytes, self._batch_bytes(), in_turn=in_turn)
+        window_rows = min(self.plan.window_rows, self.plan.n_rows)
+        return ReadAhead(self._reader.stored_bytes, self._batch_bytes(), window_rows, in_turn=in_turn)
 
     def _batch_bytes(self) -> int:
         """Bytes of a batch's x, about."""

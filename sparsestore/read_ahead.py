@@ -31,6 +31,8 @@ class ReadAhead:
         Of all entries of the store.
     batch_bytes : int
         Of a batch.
+    window_rows : int
+        Of a whole window: the first that is found may be a short one.
     in_turn : bool
         A window is not begun before the one before is done with, unless `loads_ahead`.
 
@@ -40,13 +42,14 @@ class ReadAhead:
         Where windows are to be copied, once the first was found; None: they stay in the page cache.
     """
 
-    def __init__(self, stored_bytes: int, batch_bytes: int = 0, *, in_turn: bool = True) -> None:
+    def __init__(self, stored_bytes: int, batch_bytes: int = 0, window_rows: int = 0, *, in_turn: bool = True) -> None:
         free = memory.free_bytes()
         self._free = free
         self._scarce = free is not None and stored_bytes > free * 3 // 4
         self._passing = free is not None and stored_bytes > free * 4 // 3
         self.strip_bytes = STRIP_BYTES if self.has_room_for(3 * STRIP_BYTES) else STRIP_BYTES // 4
         self._batch_bytes = batch_bytes
+        self._window_rows = window_rows
         self._in_turn = in_turn
         self._disk = DiskWatch()
         self._early = True
@@ -81,6 +84,8 @@ class ReadAhead:
             strip = max(self._batch_bytes, min(self.strip_bytes, window.stored_bytes))
             beside = strip * (3 if self.has_room_for(3 * strip) else 2)
             a_window = window.stored_bytes + window.n_rows * _ROW_BYTES
+            if 0 < window.n_rows < self._window_rows:
+                a_window = a_window * self._window_rows // window.n_rows
             fit = (self._free // 6 * 5 - beside) // a_window if a_window else 2
             if fit >= (1 if self._in_turn else 2):
                 self.buffers, self.loads_ahead = Buffers(), fit >= 2

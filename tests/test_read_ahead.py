@@ -105,6 +105,15 @@ def test_windows_are_checked_ahead_where_there_is_memory(
     assert found.loads_ahead is ahead
 
 
+def test_a_short_window_does_not_tell_that_whole_ones_have_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparsestore.memory.free_bytes", lambda: 1_000_000)
+    monkeypatch.setattr(FakeWindow, "n_rows", 100)
+    for window_rows, copied in [(100, True), (10_000, False)]:
+        found = ReadAhead(1_600_000, 0, window_rows)
+        found.found(FakeWindow(10_000))  # type: ignore[arg-type]
+        assert (found.buffers is not None) is copied
+
+
 def test_batches_are_made_early_only_where_they_take_little(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sparsestore.memory.free_bytes", lambda: 100)
     assert ReadAhead(10).has_room_for(25)
