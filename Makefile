@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-large lint bench clean
+.PHONY: help demo test test-slow test-large test-trust soak lint bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -24,6 +24,12 @@ test-slow: $(VENV)/.dev ## tests that take minutes
 test-large: $(VENV)/.dev ## tests that need gigabytes of disk
 	@$(BIN)/python -m pytest -q -m large
 
+test-trust: $(VENV)/.dev ## a sample of the campaigns of docs/reliability.md: 15 minutes
+	@$(BIN)/python -m pytest -q -m trust
+
+soak: $(VENV)/.dev ## all of these campaigns: hours; what was run is kept in .soak, run again to go on
+	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m trust soak --workers $(WORKERS)
+
 lint: $(VENV)/.dev ## ruff and mypy alone
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -34,7 +40,7 @@ bench: $(VENV)/.dev ## measure reading, converting, to_tf, scale and start-up he
 	  echo "## $$file.py"; echo; $(BIN)/python bench/$$file.py $(BENCH) || exit 1; done
 
 clean: ## remove all that the other targets made
-	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks *.egg-info
+	rm -rf $(VENV) .soak demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks *.egg-info
 	find sparsestore tests examples bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is newer than pyproject.toml when its extras are installed. The install is editable: sources need no re-install.
