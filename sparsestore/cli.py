@@ -97,6 +97,13 @@ Shuffle = Annotated[
 MaxBytes = Annotated[
     str, typer.Option("--max-bytes", help="Memory that the conversion may use, such as 500MB or 2GiB.")
 ]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume/--no-resume",
+        help="Go on where the same command was interrupted; or throw away what is unfinished and start again.",
+    ),
+]
 StoreProfile = Annotated[
     Profile, typer.Option("--profile", help="raw: memory-mapped, fastest. compact: compressed, for slow disks.")
 ]
@@ -379,6 +386,7 @@ def convert(
     profile: StoreProfile = Profile.raw,
     max_bytes: MaxBytes = "1GiB",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the rows of a store at DST.")] = False,
+    resume: Resume = True,
     n_features: NFeatures = None,
     zero_based: ZeroBased = None,
     column: Columns = None,
@@ -412,6 +420,7 @@ def convert(
             columns=_columns(column),
             max_bytes=max_bytes,
             overwrite=overwrite,
+            resume=resume,
             duplicates=duplicates.value,
             progress=progress,
             **options,
@@ -430,6 +439,7 @@ def append(
     seed: Seed = None,
     max_bytes: MaxBytes = "1GiB",
     grow_features: Annotated[bool, typer.Option("--grow-features", help="Allow a file wider than the store.")] = False,
+    resume: Resume = True,
     n_features: NFeatures = None,
     zero_based: ZeroBased = None,
     column: Columns = None,
@@ -465,6 +475,7 @@ def append(
             columns=_columns(column),
             max_bytes=max_bytes,
             grow_features=grow_features,
+            resume=resume,
             duplicates=duplicates.value,
             progress=progress,
             **options,

@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsestore.errors import ResourceError
+from sparsestore.errors import ResourceError, StoreExistsError
+from sparsestore.journal import Journal, all_journals
 from sparsestore.layout import parse_bytes
-from sparsestore.manifest import read_manifest
+from sparsestore.manifest import read_manifest, segment_lines, versions
 from sparsestore.plan.shuffle import check_seed
 from sparsestore.progress import Progress, shown
 from sparsestore.sort import Duplicates, shuffled_blocks, sorted_rows
+from sparsestore.sources import fingerprint
 from sparsestore.sources.base import Block, Source
-from sparsestore.storage import open_storage, scratch_folder
+from sparsestore.storage import LocalStorage, open_storage, scratch_folder
 from sparsestore.writer import Writer, append_to, create
 
 __all__ = ["MIN_BYTES", "append_source", "convert"]
@@ -51,6 +53,7 @@ def convert(
     profile: str = "raw",
     max_bytes: int | str = "1GiB",
     overwrite: bool = False,
+    resume: bool = True,
     duplicates: Duplicates = "sum",
     progress: Progress | bool | None = None,
     **options: Any,
@@ -61,8 +64,12 @@ def convert(
     any time is at most `max_bytes` and 2 MiB, beside the source itself where that is in memory, up to 16 MiB that
     sources of text read ahead, the imported libraries, and a row that alone exceeds the limit. Of it the writer takes
     a quarter, at most 128 MiB; the rest is for blocks read and, where the source isn't in row order or is to be
-    shuffled, for the bucket sort: see `sparsestore.sort`. Then bucket files as large as the data are kept in a hidden
-    folder beside `dst`, removed at the end.
+    shuffled, for the bucket sort: see `sparsestore.sort`. Then bucket files as large as the data are kept in a folder
+    below ``writers/`` of the store, removed at the end.
+
+    A conversion that was interrupted, or for which the disk or memory did not suffice, goes on from its last whole part
+    (some 2 GiB of the store) when it is called again: the rows before are read from the source once more, not written.
+    `gc` removes what it left if that is not wanted.
 
     Parameters
     ----------
@@ -85,6 +92,9 @@ def convert(
         Memory, e.g. ``"512MiB"``; at least 24 MiB.
     overwrite : bool
         Publish a new version with only these rows where `dst` is a store already.
+    resume : bool
+        Go on with a conversion that was interrupted. One of another source, or with other options, is an error: False
+        throws it away.
     duplicates : {"sum", "last", "error"}
         For sources of triples: what several entries at one place become.
     progress : callable, bool or None
@@ -98,12 +108,17 @@ def convert(
     ValueError
         On bad arguments or input; the store keeps its previous version, and nothing is left behind.
     FileExistsError
-        Where `dst` exists and `overwrite` is false.
+        Where `dst` exists and `overwrite` is false, or is the unfinished conversion of something else.
     ResourceError
         Where `max_bytes` is too little to work with, or the disk is full.
     """
     plan = _Conversion.prepare(source, format, columns, shuffle, seed, max_bytes, duplicates, options)
-    with _without_new_parents(open_storage(dst).root):
+    storage = open_storage(dst)
+    chosen = {"into": "overwrite" if overwrite else "create", "profile": profile}
+    journal = None
+    if overwrite or not versions(storage):  # else it is refused, whatever was begun there
+        plan, journal = plan.unfinished(storage, chosen, resume)
+    with _without_new_parents(storage.root), _released(journal):
         writer = create(
             dst,
             n_features=plan.source.n_features,
@@ -114,9 +129,11 @@ def convert(
             attrs={"source": plan.provenance(), "sparsestore": _release()},
             shuffled=plan.shuffled(),
             max_bytes=plan.writer_bytes,
+            job=lambda: plan.job(chosen),
+            journal=journal,
         )
         with writer, shown("converting", progress) as report:
-            plan.copy(writer, dst, report)
+            plan.copy(writer, report)
             version = writer.publish()
     if not shuffle:
         _hint_at_sorted_rows(dst, version)
@@ -133,6 +150,7 @@ def append_source(
     seed: int | None = None,
     max_bytes: int | str = "1GiB",
     grow_features: bool = False,
+    resume: bool = True,
     duplicates: Duplicates = "sum",
     progress: Progress | bool | None = None,
     **options: Any,
@@ -143,7 +161,7 @@ def append_source(
 
     Parameters
     ----------
-    source, format, columns, max_bytes, duplicates, progress, **options
+    source, format, columns, max_bytes, resume, duplicates, progress, **options
         As in `convert`.
     dst : str or path-like
         The store.
@@ -160,16 +178,21 @@ def append_source(
         As in `convert`.
     """
     plan = _Conversion.prepare(source, format, columns, shuffle, seed, max_bytes, duplicates, options)
-    writer = append_to(
-        dst,
-        grow_features=grow_features,
-        attrs={"appended": plan.provenance(), "sparsestore": _release()},
-        shuffled=plan.shuffled(),
-        max_bytes=plan.writer_bytes,
-    )
-    with writer, shown("appending", progress) as report:
-        plan.copy(writer, dst, report)
-        return writer.publish()
+    chosen = {"into": "append", "grow_features": grow_features}
+    plan, journal = plan.unfinished(open_storage(dst), chosen, resume)
+    with _released(journal):
+        writer = append_to(
+            dst,
+            grow_features=grow_features,
+            attrs={"appended": plan.provenance(), "sparsestore": _release()},
+            shuffled=plan.shuffled(),
+            max_bytes=plan.writer_bytes,
+            job=lambda: plan.job(chosen),
+            journal=journal,
+        )
+        with writer, shown("appending", progress) as report:
+            plan.copy(writer, report)
+            return writer.publish()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +202,10 @@ class _Conversion:
     source: Source
     columns: dict[str, Array]
     seed: int | None  # None: keep the order
+    seed_given: bool
     duplicates: Duplicates
     max_bytes: int
+    file: dict[str, Any] | None  # what the source's file was when it was opened
 
     @classmethod
     def prepare(
@@ -201,6 +226,7 @@ class _Conversion:
             raise ResourceError(f"max_bytes is {limit}, expected at least {MIN_BYTES} (24 MiB) to work with")
         if seed is not None and not shuffle:
             raise ValueError(f"seed is {seed} but shuffle is False: pass shuffle=True, or leave seed out")
+        seed_given = seed is not None
         if shuffle:
             seed = secrets.randbits(32) if seed is None else seed
             check_seed(seed)
@@ -214,7 +240,7 @@ class _Conversion:
         twice = sorted(set(given) & set(opened.columns))
         if twice:
             raise ValueError(f"columns {twice} are given and are in {opened.name} too: leave them out or rename them")
-        plan = cls(opened, given, seed, duplicates, limit)
+        plan = cls(opened, given, seed, seed_given, duplicates, limit, fingerprint.of_file(opened))
         if opened.n_rows is not None:
             plan.check_length(opened.n_rows)
         return plan
@@ -235,21 +261,71 @@ class _Conversion:
         facts = self.source.provenance()
         return {**facts, "columns": sorted(self.columns)} if self.columns else facts
 
+    def job(self, chosen: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What this conversion is: whoever has the same may go on with it. None where the source tells nothing."""
+        source = self.file or fingerprint.of_memory(self.source)
+        if source is None:
+            return None
+        return {
+            **chosen,
+            "source": source,
+            "options": self.source.provenance().get("options", {}),
+            "n_features": self.source.n_features,
+            "dtype": str(self.source.dtype),
+            "columns": {name: fingerprint.of_array(array) for name, array in self.columns.items()},
+            "shuffle seed": self.seed,
+            "duplicates": self.duplicates,
+        }
+
+    def unfinished(
+        self, storage: LocalStorage, chosen: Mapping[str, Any], resume: bool
+    ) -> tuple[_Conversion, Journal | None]:
+        """The journal of this conversion, where it was begun before, and the conversion with the seed of then.
+
+        Raises
+        ------
+        StoreExistsError
+            Where something else was begun and not finished.
+        """
+        for key in all_journals(storage):
+            journal = Journal.adopt(storage, key)
+            if journal is None:
+                continue  # at work, or gone
+            try:
+                found, published = journal.state.job, _published(storage)
+                if not resume or found is None or not journal.state.parts or journal.state.segments & published:
+                    journal.discard(published)  # killed before its first part, or after its last
+                    continue
+                same = self
+                if self.seed is not None and not self.seed_given and isinstance(found.get("shuffle seed"), int):
+                    same = replace(self, seed=found["shuffle seed"])
+                wanted = same.job(chosen) or {}
+                if found != wanted:
+                    raise StoreExistsError(_refusal(storage, journal, wanted))
+            except BaseException:
+                journal.release()
+                raise
+            rows = journal.state.parts[-1]["rows"]
+            log.info("%s: going on behind row %s, where a conversion was interrupted", storage.name, f"{rows:,}")
+            return same, journal
+        return self, None
+
     def check_length(self, n_rows: int) -> None:
         """Every given column must have a value for each row of the source."""
         for name, array in self.columns.items():
             if len(array) != n_rows:
                 raise ValueError(f"column {name!r} has {len(array)} values, expected one for each of the {n_rows} rows")
 
-    def copy(self, writer: Writer, dst: str | os.PathLike[str], report: Progress) -> None:
-        """Read everything, put it in order, and write it."""
+    def copy(self, writer: Writer, report: Progress) -> None:
+        """Read everything, put it in order, and write what the writer does not have yet."""
+        done = writer.n_rows
         left = self.max_bytes - self.writer_bytes
         n_passes = int(not self.source.sorted_rows) + int(self.seed is not None)
         with ExitStack() as stack:
             if n_passes == 0:
                 blocks = self.read(min(BLOCK_BYTES, left // 4), report)
             else:
-                scratch = stack.enter_context(scratch_folder(open_storage(dst).root))
+                scratch = stack.enter_context(scratch_folder(writer.scratch))
                 share = left // n_passes
                 rows = self.source.sorted_rows
                 blocks = self.read(share // 8, report) if rows else self.sorted(share, scratch, report)
@@ -259,7 +335,7 @@ class _Conversion:
                 blocks = shuffled_blocks(blocks, seed=self.seed, max_bytes=share, scratch=scratch, size=size)
             # closed before the scratch folder goes, also when a traceback holds on to the generator
             stack.enter_context(closing(blocks))  # type: ignore[type-var]
-            for block in blocks:
+            for block in _behind(blocks, done):
                 writer.write(block.x, block.columns)
                 if n_passes:
                     report(writer.n_rows, self.source.n_rows, "rows")
@@ -305,12 +381,58 @@ class _Conversion:
         self.check_length(stop)
 
 
+def _behind(blocks: Iterator[Block], n_rows: int) -> Iterator[Block]:
+    """Blocks without their first rows."""
+    for block in blocks:
+        n = len(block.x)
+        if n <= n_rows:
+            n_rows -= n
+            if not n:
+                yield block  # an empty one may still widen the matrix
+            continue
+        if n_rows:
+            columns = {name: values[n_rows:] for name, values in block.columns.items()}
+            block, n_rows = replace(block, x=block.x.slice(n_rows, n), columns=columns), 0
+        yield block
+
+
+def _published(storage: LocalStorage) -> set[str]:
+    """Keys of all segments and pages that versions name."""
+    keys: set[str] = set()
+    for number in versions(storage):
+        manifest = read_manifest(storage, number)
+        keys |= {f"segments/{line.id}" for line in segment_lines(storage, manifest)}
+        keys |= {page.object.key for page in manifest.pages}
+    return keys
+
+
+def _refusal(storage: LocalStorage, journal: Journal, wanted: Mapping[str, Any]) -> str:
+    """Why a conversion that was begun is not this one."""
+    found = journal.state.job or {}
+    name = next(name for name in {**found, **wanted} if found.get(name) != wanted.get(name))
+    return (
+        f"{storage.name}: an unfinished conversion is there, with {journal.state.parts[-1]['rows']:,} rows done, "
+        f"and it is not this one: its {name} was {found.get(name)}, now {wanted.get(name)}. Run that one again to "
+        "finish it, or give resume=False (--no-resume) to throw it away"
+    )
+
+
 def _column(name: str, values: Any) -> Array:
     """A column that the caller gave, as an array."""
     array = values if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
     if array.ndim not in (1, 2):
         raise ValueError(f"column {name!r} has shape {array.shape}, expected (n,) or (n, k)")
     return array
+
+
+@contextmanager
+def _released(journal: Journal | None) -> Iterator[None]:
+    """Where no writer took the journal over, let go of it at the end."""
+    try:
+        yield
+    finally:
+        if journal is not None:
+            journal.release()
 
 
 @contextmanager

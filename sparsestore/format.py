@@ -13,6 +13,7 @@ from sparsestore.zarr_format import group_document
 __all__ = [
     "FORMAT",
     "INLINE_SEGMENTS",
+    "ROOT",
     "ROW_ID",
     "ColumnSchema",
     "Manifest",
@@ -23,9 +24,12 @@ __all__ = [
     "column_problem",
     "manifest_key",
     "root_document",
+    "unknown_format",
 ]
 
 FORMAT = 1
+ROOT = "zarr.json"
+"""Key of the metadata of the store's own group."""
 INLINE_SEGMENTS = 256
 """Segment lines that a manifest holds itself; older ones stand in pages."""
 ROW_ID = "row_id"
@@ -52,6 +56,14 @@ def column_problem(name: Any) -> str | None:
     if len(name.encode()) > 200:
         return f"column name {name[:40]!r}... is longer than 200 bytes; rename it"
     return None
+
+
+def unknown_format(name: str, found: Any) -> FormatError:
+    """What to say of a document of another format."""
+    return FormatError(
+        f"{name}: format {found!r} is not known to this release, which reads format {FORMAT}: "
+        f"upgrade sparsestore, or convert the data again"
+    )
 
 
 def root_document() -> dict[str, Any]:
@@ -110,6 +122,9 @@ class SegmentLine:
         Of its segment.json.
     shuffled : bool
         Whether its rows are in a random order, exactly shuffled when they were written.
+    row_id_start : int
+        Number of the first row in all the rows ever appended; row i has ``row_id_start + i``, or where the segment has
+        a column ``row_id`` of its own, ``row_id_start + row_id[i]``.
     """
 
     id: str
@@ -117,17 +132,18 @@ class SegmentLine:
     nnz: int
     crc32c: int
     shuffled: bool = False
+    row_id_start: int = 0
 
     def to_json(self) -> list[Any]:
-        """As it stands in the manifest: ``[id, rows, nnz, "crc32c", shuffled]``."""
-        return [self.id, self.rows, self.nnz, f"{self.crc32c:08x}", self.shuffled]
+        """As it stands in the manifest: ``[id, rows, nnz, "crc32c", shuffled, row_id_start]``."""
+        return [self.id, self.rows, self.nnz, f"{self.crc32c:08x}", self.shuffled, self.row_id_start]
 
     @classmethod
     def from_json(cls, value: Any, path: str, problems: Problems) -> SegmentLine:
         """Back from `to_json`."""
         items = problems.items(value, path)
-        if len(items) != 5 or "/" in str(items[0]):
-            problems.add(path, value, "[id, rows, nnz, crc32c, shuffled]")
+        if len(items) != 6 or "/" in str(items[0]):
+            problems.add(path, value, "[id, rows, nnz, crc32c, shuffled, row_id_start]")
             return cls("invalid", 0, 0, 0)
         return cls(
             problems.key(items[0], f"{path}[0]"),
@@ -135,6 +151,7 @@ class SegmentLine:
             problems.integer(items[2], f"{path}[2]"),
             problems.crc32c(items[3], f"{path}[3]"),
             items[4] is True,
+            problems.integer(items[5], f"{path}[5]"),
         )
 
 
@@ -160,6 +177,8 @@ class Manifest:
     dtype : str
         Logical dtype of the values.
     columns : dict of str to ColumnSchema
+    root : ObjectEntry
+        The group's own zarr.json.
     segments : tuple of SegmentLine
         The newest, at most 256; older ones stand in `pages`.
     pages : tuple of PageEntry
@@ -183,6 +202,7 @@ class Manifest:
     nnz: int
     dtype: str
     columns: dict[str, ColumnSchema]
+    root: ObjectEntry
     segments: tuple[SegmentLine, ...]
     pages: tuple[PageEntry, ...] = ()
     features: str | None = None
@@ -211,6 +231,7 @@ class Manifest:
             "profile": self.profile,
             "created": self.created,
             "attrs": self.attrs,
+            "root": self.root.to_json(),
             "pages": [[*page.object.to_json(), page.segments] for page in self.pages],
             "segments": [line.to_json() for line in self.segments],
         }
@@ -220,10 +241,7 @@ class Manifest:
         """Back from `to_document`; FormatError lists every problem, or says that the format is not known."""
         found = document.get("format")
         if found != FORMAT:
-            raise FormatError(
-                f"{name}: format {found!r} is not known to this release, which reads format {FORMAT}: "
-                f"upgrade sparsestore, or convert the data again"
-            )
+            raise unknown_format(name, found)
         problems = Problems(name)
         shape = problems.items(document.get("shape"), "shape")
         if len(shape) != 2:
@@ -260,6 +278,7 @@ class Manifest:
             nnz=problems.integer(document.get("nnz"), "nnz"),
             dtype=problems.dtype(document.get("dtype"), "dtype"),
             columns=columns,
+            root=ObjectEntry.from_json(document.get("root"), "root", problems),
             segments=lines,
             pages=tuple(pages),
             features=None if features is None else problems.key(features, "features"),
@@ -305,9 +324,6 @@ class SegmentDocument:
         All values are equal: they stand as the fill_value of ``X/data``, which has no chunk.
     longest_row : int
         Most entries in a row.
-    row_id_start : int
-        Number of the first row in all the rows ever appended; row i has ``row_id_start + i`` where the segment has no
-        column ``row_id`` of its own.
     profile : str
     objects : tuple of ObjectEntry
         Every object of the segment but segment.json, keys relative to the segment.
@@ -320,7 +336,6 @@ class SegmentDocument:
     data_dtype: str
     constant: bool
     longest_row: int
-    row_id_start: int
     profile: str
     objects: tuple[ObjectEntry, ...]
 
@@ -335,7 +350,6 @@ class SegmentDocument:
             "data_dtype": self.data_dtype,
             "constant": self.constant,
             "longest_row": self.longest_row,
-            "row_id_start": self.row_id_start,
             "profile": self.profile,
             "objects": [entry.to_json() for entry in self.objects],
         }
@@ -354,7 +368,6 @@ class SegmentDocument:
             data_dtype=problems.dtype(document.get("data_dtype"), "data_dtype"),
             constant=document.get("constant") is True,
             longest_row=problems.integer(document.get("longest_row"), "longest_row"),
-            row_id_start=problems.integer(document.get("row_id_start"), "row_id_start"),
             profile=problems.text(document.get("profile"), "profile"),
             objects=tuple(
                 ObjectEntry.from_json(entry, f"objects[{i}]", problems)

@@ -119,6 +119,18 @@ class ValueRange:
     high: float | int = 0
     count: int = 0
 
+    def to_json(self) -> list[Any]:
+        """All of it, exactly: floats in hexadecimal, which NaN and infinities have too."""
+        ends = [x.hex() if isinstance(x, float) else str(x) for x in (self.low, self.high)]
+        return [self.dtype, self.whole, *ends, self.count]
+
+    @classmethod
+    def from_json(cls, value: list[Any]) -> ValueRange:
+        """Back from `to_json`."""
+        dtype, whole, *ends, count = value
+        low, high = (int(x) if x.lstrip("-").isdigit() else float.fromhex(x) for x in ends)
+        return cls(dtype, whole, low, high, count)
+
     @classmethod
     def of(cls, values: NDArray[Any]) -> ValueRange:
         """The range of an array. NaN and infinities are no whole numbers."""

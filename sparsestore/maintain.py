@@ -1,17 +1,21 @@
-"""gc: old versions, and what no version needs and no living writer is writing."""
+"""gc: old versions, and what no version needs and no writer is making or may go on with."""
 
 from __future__ import annotations
 
 import os
 import re
 import time
+from dataclasses import dataclass, field
 
 from sparsestore.format import manifest_key
+from sparsestore.journal import FOLDER, Journal, JournalState, all_journals, owner_of
 from sparsestore.manifest import read_manifest, segment_lines, versions
 from sparsestore.storage import LocalStorage, open_storage
+from sparsestore.writer import remove_skeleton
 
 __all__ = ["gc", "parse_age"]
 
+_FOLDERS = ("segments", "features", "versions/pages", FOLDER)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -46,7 +50,8 @@ def gc(
     keep_versions : int
         How many of the newest versions stay; at least 1.
     older_than : str or float
-        Age from which unneeded files go: a conversion elsewhere may not have published its segments yet.
+        Age from which goes what no version needs. What a writer made that ended before it published goes when its
+        journal is that old: until then an interrupted conversion can be gone on with.
     dry_run : bool
         Only tell what would go.
 
@@ -58,49 +63,124 @@ def gc(
     Raises
     ------
     FileNotFoundError
-        Where there is no store.
+        Where there is no store, nor the beginnings of one.
     CorruptStoreError
         Where a version that stays can not be read: nothing is removed then.
 
     Notes
     -----
     Versions go first, so that a crash half-way leaves garbage and never a version without its segments. Files that
-    other processes have mapped stay readable to them. What a running writer makes is never removed, whatever its age.
+    other processes have mapped stay readable to them. What a running writer makes is never removed, whatever its age,
+    nor a version that was published since that writer began. Where nothing but the beginnings of a store were, its
+    folder goes too.
     """
     if isinstance(keep_versions, bool) or keep_versions < 1:
         raise ValueError(f"keep_versions is {keep_versions}, expected at least 1")
     oldest = time.time() - parse_age(older_than)
     storage = open_storage(path)
-    read_manifest(storage)  # FileNotFoundError where there is no store
-    # Listed before living writers are, and versions read after: what is listed and has no living writer was published
+    if not versions(storage) and not any(storage.list(folder) for folder in _FOLDERS):
+        read_manifest(storage)  # says what is there instead
+    # Listed before writers are asked, and versions read after: what is listed and in no writer's journal was published
     # before the versions are read, or never will be.
-    candidates = [f"segments/{name}" for name in storage.list("segments")]
-    candidates += [f"versions/pages/{name}" for name in storage.list("versions/pages")]
-    candidates += [f"versions/{name}" for name in storage.list("versions") if name.startswith(".tmp-")]
-    writing = _living_writers(storage, remove_dead=not dry_run)
-    numbers = versions(storage)
-    kept, dropped = numbers[-keep_versions:], numbers[:-keep_versions]
-    needed: set[str] = set()
-    for number in kept:
-        manifest = read_manifest(storage, number)
-        needed |= {f"segments/{line.id}" for line in segment_lines(storage, manifest)}
-        needed |= {page.object.key for page in manifest.pages}
-    removed = [manifest_key(number) for number in dropped]
-    if not writing:
-        removed += [key for key in candidates if key not in needed and storage.modified(key) <= oldest]
-    if not dry_run:
-        for key in removed:
-            storage.remove(key)
+    candidates = [f"{folder}/{name}" for folder in _FOLDERS for name in storage.list(folder)]
+    writers = _Writers.of(storage, oldest)
+    try:
+        numbers = versions(storage)
+        kept = numbers[-keep_versions:]
+        # a writer that read the versions before may take any higher number than the newest of then: such a number must
+        # not become free, or its version would be older than others by its rows and newer by none
+        dropped = [number for number in numbers[:-keep_versions] if number <= writers.base]
+        needed = _needed(storage, [number for number in numbers if number not in dropped])
+        removed = [manifest_key(number) for number in dropped]
+        for key in candidates:
+            if key in needed or key in writers.spared or key == "versions/pages":
+                continue
+            if key.startswith(f"{FOLDER}/"):
+                if owner_of(key) in writers.dead or (
+                    owner_of(key) not in writers.known and _is_old(storage, key, oldest)
+                ):
+                    removed.append(key)
+            elif key in writers.lost or _is_old(storage, key, oldest):
+                removed.append(key)
+        if not dry_run:
+            for key in removed:
+                storage.remove(key)
+    finally:
+        writers.release()
+    if not kept and not dry_run:
+        remove_skeleton(storage, with_root=True)
     return removed
 
 
-def _living_writers(storage: LocalStorage, *, remove_dead: bool) -> bool:
-    """Whether any writer of this store still runs: it holds the lock of its journal."""
-    living = False
-    for name in storage.list("writers"):
-        key = f"writers/{name}"
-        with storage.lock(key) as free:
-            living |= not free
-            if free and remove_dead:
-                storage.remove(key)
-    return living
+def _is_old(storage: LocalStorage, key: str, oldest: float) -> bool:
+    try:
+        return storage.modified(key) <= oldest
+    except FileNotFoundError:  # its writer was faster
+        return False
+
+
+def _needed(storage: LocalStorage, numbers: list[int]) -> set[str]:
+    """Keys of the segments, pages and features that some versions name."""
+    needed: set[str] = set()
+    for number in numbers:
+        manifest = read_manifest(storage, number)
+        needed |= {f"segments/{line.id}" for line in segment_lines(storage, manifest)}
+        needed |= {page.object.key for page in manifest.pages}
+        needed |= {f"features/{manifest.features}"} if manifest.features else set()
+    return needed
+
+
+@dataclass
+class _Writers:
+    """What the journals of a store say.
+
+    Attributes
+    ----------
+    base : int
+        The lowest version that a living writer started from.
+    known, dead : set of str
+        Keys of the journals that are there; of those whose writer is dead, long enough.
+    spared, lost : set of str
+        Keys of what is being made, or may be gone on with; of what dead writers made.
+    """
+
+    base: int = 2**63
+    known: set[str] = field(default_factory=set)
+    dead: set[str] = field(default_factory=set)
+    spared: set[str] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
+    held: list[Journal] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, storage: LocalStorage, oldest: float) -> _Writers:
+        """Ask all journals; those of dead writers are held until `release`, so that nobody goes on with one."""
+        writers = cls()
+        try:
+            for key in all_journals(storage):
+                journal = Journal.adopt(storage, key)
+                try:
+                    state = journal.state if journal else JournalState.parse(storage.read(key))
+                    old = journal is not None and storage.modified(key) <= oldest
+                except FileNotFoundError:
+                    continue
+                finally:
+                    if journal:
+                        writers.held.append(journal)
+                writers.known.add(key)
+                made = state.segments | state.pages
+                if old:
+                    writers.dead.add(key)
+                    writers.lost |= made
+                else:
+                    writers.spared |= made
+                if not journal:
+                    writers.base = min(writers.base, state.base)
+        except BaseException:
+            writers.release()
+            raise
+        return writers
+
+    def release(self) -> None:
+        """Let go of the journals of the dead."""
+        for journal in self.held:
+            journal.release()

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 
 from sparsestore.checksum import crc32c
 from sparsestore.documents import parse_json, unseal
-from sparsestore.errors import CorruptStoreError, FormatError, MissingStoreError, SparsestoreError
-from sparsestore.format import FORMAT, Manifest, SegmentLine, manifest_key
+from sparsestore.errors import CorruptStoreError, MissingStoreError, SparsestoreError
+from sparsestore.format import (
+    FORMAT,
+    ROOT,
+    Manifest,
+    ObjectEntry,
+    SegmentDocument,
+    SegmentLine,
+    manifest_key,
+    unknown_format,
+)
 from sparsestore.storage import LocalStorage
 
-__all__ = ["is_foreign", "latest_version", "read_manifest", "segment_lines", "versions"]
+__all__ = [
+    "is_foreign",
+    "latest_version",
+    "missing_objects",
+    "read_manifest",
+    "root_entry",
+    "segment_lines",
+    "versions",
+]
 
-_NAME = re.compile(r"(\d{8,})\.json")
+_NAME = re.compile(r"([0-9]{8}|[1-9][0-9]{8,17})\.json")
+_OPENINGS = 100  # tries to read the newest manifest while others publish and remove
 
 
 def versions(storage: LocalStorage) -> list[int]:
@@ -30,9 +50,11 @@ def latest_version(storage: LocalStorage) -> int | None:
 def is_foreign(storage: LocalStorage) -> bool:
     """Whether a folder's zarr.json is that of something else."""
     try:
-        _check_root(storage)
+        root_entry(storage)
+    except FileNotFoundError:
+        return False
     except SparsestoreError:
-        return storage.exists("zarr.json")
+        return True
     return False
 
 
@@ -48,19 +70,17 @@ def read_manifest(storage: LocalStorage, version: int | None = None) -> Manifest
     CorruptStoreError
         Where the manifest is damaged; an older version is never taken in its place.
     """
-    found = versions(storage)
-    if not found:
-        if not storage.exists(""):
-            raise MissingStoreError(f"{storage.name}: no such store: make one with sparsestore.convert or create")
-        if storage.exists("zarr.json") or storage.exists("segments"):
-            raise MissingStoreError(f"{storage.name}: the store has no version: its conversion was not finished")
-        raise MissingStoreError(f"{storage.name} is no sparsestore: it has no folder 'versions'")
-    number = found[-1] if version is None else version
-    if number not in found:
-        raise MissingStoreError(f"{storage.name}: there is no version {number}, there are {_listed(found)}")
-    _check_root(storage)
-    key = manifest_key(number)
-    payload = storage.read(key)
+    for _ in range(_OPENINGS if version is None else 1):
+        found = versions(storage)
+        number = _chosen(storage, found, version)
+        key = manifest_key(number)
+        try:
+            payload = storage.read(key)
+        except FileNotFoundError:  # gc was faster: there is a newer one now
+            continue
+        break
+    else:
+        raise MissingStoreError(f"{storage.name}: version {number} was removed meanwhile, there are {_listed(found)}")
     if not unseal(payload, crc32c):
         raise CorruptStoreError(
             f"{storage.name}: {key}, bytes 0 to {len(payload)}: the manifest does not match its crc32c. "
@@ -70,23 +90,56 @@ def read_manifest(storage: LocalStorage, version: int | None = None) -> Manifest
     manifest = Manifest.from_document(parse_json(payload, name), name)
     if manifest.version != number:
         raise CorruptStoreError(f"{name} is that of version {manifest.version}: it was copied or renamed")
+    _check_root(storage, manifest.root)
     return manifest
 
 
-def _check_root(storage: LocalStorage) -> None:
-    """The group's own zarr.json says which format this is."""
-    name = f"{storage.name}: zarr.json"
-    try:
-        root = parse_json(storage.read("zarr.json"), name)
-    except FileNotFoundError:
-        raise CorruptStoreError(f"{name} is missing") from None
+def _chosen(storage: LocalStorage, found: list[int], version: int | None) -> int:
+    """Number of the version asked for."""
+    if not found:
+        if not storage.exists(""):
+            raise MissingStoreError(f"{storage.name}: no such store: make one with sparsestore.convert or create")
+        if storage.exists(ROOT):
+            root_entry(storage)  # of a later format, perhaps
+        if storage.exists(ROOT) or storage.exists("segments"):
+            raise MissingStoreError(f"{storage.name}: the store has no version: its conversion was not finished")
+        raise MissingStoreError(f"{storage.name} is no sparsestore: it has no folder 'versions'")
+    if version is not None and version not in found:
+        raise MissingStoreError(f"{storage.name}: there is no version {version}, there are {_listed(found)}")
+    return found[-1] if version is None else version
+
+
+def root_entry(storage: LocalStorage) -> ObjectEntry:
+    """The group's own zarr.json as it is.
+
+    Raises
+    ------
+    FileNotFoundError
+    FormatError
+        Where it is not that of a store of a format that is known.
+    """
+    name = f"{storage.name}: {ROOT}"
+    payload = storage.read(ROOT)
+    root = parse_json(payload, name)
     attributes = root.get("attributes")
     facts = attributes.get("sparsestore") if isinstance(attributes, dict) else None
     found = facts.get("format") if isinstance(facts, dict) else None
     if found != FORMAT:
-        raise FormatError(
-            f"{name}: format {found!r} is not known to this release, which reads format {FORMAT}: "
-            f"upgrade sparsestore, or convert the data again"
+        raise unknown_format(name, found)
+    return ObjectEntry(ROOT, len(payload), crc32c(payload))
+
+
+def _check_root(storage: LocalStorage, expected: ObjectEntry) -> None:
+    """The manifest is of a format that is known: a zarr.json that says anything else was changed."""
+    name = f"{storage.name}: {ROOT}"
+    try:
+        payload = storage.read(ROOT)
+    except FileNotFoundError:
+        raise CorruptStoreError(f"{name} is missing") from None
+    if expected.key != ROOT or (len(payload), crc32c(payload)) != (expected.length, expected.crc32c):
+        raise CorruptStoreError(
+            f"{name}, bytes 0 to {len(payload)}: expected {expected.length} bytes with crc32c {expected.crc32c:08x}, "
+            f"found {crc32c(payload):08x}: it was changed since the store was made"
         )
 
 
@@ -97,7 +150,9 @@ def _listed(found: list[int]) -> str:
 def _good(storage: LocalStorage, found: list[int], bad: int) -> str:
     """What to do instead of reading a damaged manifest."""
     for number in reversed([n for n in found if n != bad]):
-        if unseal(storage.read(manifest_key(number)), crc32c):
+        with contextlib.suppress(FileNotFoundError, CorruptStoreError):
+            if not unseal(storage.read(manifest_key(number)), crc32c):
+                continue
             return f"The last version that can be read is {number}: open it with version={number}"
     return "No other version can be read: convert the data again"
 
@@ -131,3 +186,31 @@ def segment_lines(storage: LocalStorage, manifest: Manifest) -> list[SegmentLine
             f"the manifest says {(manifest.rows, manifest.nnz)}"
         )
     return lines
+
+
+def missing_objects(storage: LocalStorage, line: SegmentLine) -> Iterator[str]:
+    """What of a segment is not there with the length it should have; of its content only segment.json is read."""
+    prefix = f"segments/{line.id}"
+    key = f"{prefix}/segment.json"
+    name = f"{storage.name}: {key}"
+    try:
+        payload = storage.read(key)
+        if crc32c(payload) != line.crc32c:
+            yield f"{name}, bytes 0 to {len(payload)}: crc32c {crc32c(payload):08x}, expected {line.crc32c:08x}"
+            return
+        document = SegmentDocument.from_document(parse_json(payload, name), name)
+    except FileNotFoundError:
+        yield f"{name} is missing"
+        return
+    for entry in document.objects:
+        name = f"{storage.name}: {prefix}/{entry.key}"
+        try:
+            length = storage.length(f"{prefix}/{entry.key}")
+        except FileNotFoundError:
+            yield f"{name} is missing"
+            continue
+        except CorruptStoreError as error:
+            yield str(error)
+            continue
+        if length != entry.length:
+            yield f"{name} has {length} bytes, expected {entry.length}"

@@ -473,7 +473,7 @@ class Reader:
         segment = self.segment(number)
         local = rows - segment.start if segment.start else rows
         if name == ROW_ID and not segment.has(f"columns/{name}"):
-            return local + segment.document.row_id_start, None
+            return local + self.lines[number].row_id_start, None
         array = segment.array(f"columns/{name}")
         if (array.spec.dtype, array.spec.shape) != (schema.dtype, (segment.rows, *schema.shape)):
             raise FormatError(
@@ -482,7 +482,7 @@ class Reader:
             )
         values = array.take(local)
         if name == ROW_ID:
-            values = values + segment.document.row_id_start
+            values = values + self.lines[number].row_id_start
         return values, segment.array(f"columns/{name}.mask").take(local) if segment.has(
             f"columns/{name}.mask"
         ) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,15 @@ Columns = dict[str, Array]
 
 
 class SegmentWriter:
-    """The arrays of one segment, all open at once."""
+    """The arrays of one segment, all open at once.
+
+    Attributes
+    ----------
+    id : str
+    rows, nnz : int
+    nbytes : int
+        About what was written, before compression.
+    """
 
     def __init__(
         self,
@@ -43,9 +50,10 @@ class SegmentWriter:
         constant: float | int | None,
         schema: dict[str, ColumnSchema],
         *,
+        id: str,
         shuffled: bool,
     ) -> None:
-        self.id = uuid.uuid4().hex
+        self.id = id
         self._storage = storage
         self._profile = profile
         self._prefix = f"segments/{self.id}"
@@ -71,6 +79,7 @@ class SegmentWriter:
         self._objects: list[ObjectEntry] = []
         self.rows = 0
         self.nnz = 0
+        self.nbytes = 0
 
     def _array(self, name: str, dtype: str, tail: tuple[int, ...] = (), **options: Any) -> ArrayWriter:
         """A new array of the segment; `discard` lets go of its file."""
@@ -112,6 +121,8 @@ class SegmentWriter:
         self._counts.update(np.diff(rows.indptr))
         self.rows += len(rows)
         self.nnz += rows.nnz
+        width = np.dtype(self._indices_dtype).itemsize + (np.dtype(self._data_dtype).itemsize if self._data else 0)
+        self.nbytes += rows.nnz * width + len(rows) + sum(values.nbytes for values in columns.values())
 
     def _column(self, name: str) -> ArrayWriter:
         if name == ROW_ID:
@@ -146,7 +157,7 @@ class SegmentWriter:
         skip = len(self._prefix) + 1
         self._objects += [ObjectEntry(entry.key[skip:], entry.length, entry.crc32c) for entry in writer.objects]
 
-    def finish(self, n_features: int, row_id_start: int) -> tuple[SegmentDocument, SegmentLine]:
+    def finish(self, n_features: int, row_id_start: int) -> SegmentLine:
         """Close all arrays, write what stands beside them, and segment.json last."""
         self._finish(self._indptr)
         self._finish(self._indices)
@@ -178,13 +189,12 @@ class SegmentWriter:
             data_dtype=self._data_dtype,
             constant=self._constant is not None,
             longest_row=self._counts.longest,
-            row_id_start=row_id_start,
             profile=self._profile,
             objects=tuple(sorted(self._objects, key=lambda entry: entry.key)),
         )
         payload = dump(document.to_document())
         self._storage.put(f"{self._prefix}/segment.json", payload)
-        return document, SegmentLine(self.id, self.rows, self.nnz, crc32c(payload), self._shuffled)
+        return SegmentLine(self.id, self.rows, self.nnz, crc32c(payload), self._shuffled, row_id_start)
 
     def _statistics(self, name: str, values: Array, attributes: dict[str, Any]) -> None:
         codec = codec_for("column", "raw")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import functools
 import mmap as _mmap
 import os
+import random
 import shutil
 import stat
 import sys
-import uuid
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +31,7 @@ __all__ = [
     "LARGE_PAGE",
     "Advice",
     "DiskWatch",
+    "Held",
     "LocalStorage",
     "ObjectWriter",
     "free_disk_bytes",
@@ -127,32 +130,159 @@ class ObjectWriter:
             self.descriptor = -1
 
 
+class Held:
+    """An object that this process holds: nobody else gets it before `release`, or before the process ends.
+
+    Attributes
+    ----------
+    key : str
+    """
+
+    def __init__(self, key: str, descriptor: int) -> None:
+        self.key = key
+        self._descriptor = descriptor
+
+    def read(self) -> bytes:
+        """All bytes of the object."""
+        pieces, at = [], 0
+        while piece := os.pread(self._descriptor, 1 << 20, at):
+            pieces.append(piece)
+            at += len(piece)
+        return b"".join(pieces)
+
+    def write(self, payload: bytes, at: int, *, durable: bool = False) -> None:
+        """Put bytes at a place, which become the object's last ones."""
+        view = memoryview(payload)
+        while len(view):
+            n = os.pwrite(self._descriptor, view, at)
+            view, at = view[n:], at + n
+        os.ftruncate(self._descriptor, at)
+        if durable:
+            os.fsync(self._descriptor)
+
+    def release(self) -> None:
+        """Let others have it."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            try:
+                _unlock(descriptor)  # or a process forked meanwhile would go on holding it
+            finally:
+                os.close(descriptor)
+
+
 class LocalStorage:
     """The objects of one store in a folder of the local file system. Keys are relative, with '/' between parts.
 
-    Methods may be called from several threads at once.
+    No key leads out of the folder: parts are plain names, and a symbolic link in the place of a folder or an object is
+    an error. The folder itself may be reached through links. Methods may be called from several threads at once, but
+    only one may write.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()  # what is open stays open when the process changes its folder
         self.name = str(root)
+        self._changed: set[str] = set()  # folders whose names are not durable yet
+        self._made: set[Path] = set()  # the same of folders above the store
 
     def __repr__(self) -> str:
         return f"LocalStorage({self.name!r})"
 
     def path(self, key: str) -> Path:
-        """Where an object lies. Keys from documents were checked when these were parsed."""
-        return self.root / key if key else self.root
+        """Where an object lies.
+
+        Raises
+        ------
+        ValueError
+            Where the key would leave the store.
+        """
+        if not key:
+            return self.root
+        if any(part in ("", ".", "..") for part in key.split("/")) or "\0" in key or (os.sep != "/" and os.sep in key):
+            raise ValueError(f"{self.name}: key {key!r} leaves the store, expected plain names with '/' between them")
+        return self.root / key
+
+    @contextlib.contextmanager
+    def _at(self, key: str, *, make: bool = False) -> Iterator[tuple[int | None, str]]:
+        """The folder of an object as a descriptor, reached without following a link, and the object's name in it.
+
+        With `make` folders that are not there are made. Windows has no such descriptors: the name is a whole path.
+        """
+        path = self.path(key)
+        parts = key.split("/") if key else []
+        if make:
+            self._make_root()
+        if not key:
+            yield None, str(path)
+            return
+        if os.open not in os.supports_dir_fd:
+            self._walk_by_name(parts[:-1], make)
+            yield None, str(path)
+            return
+        descriptor = os.open(self.root, _FOLDER)
+        try:
+            for depth, part in enumerate(parts[:-1], 1):
+                inner = self._enter(descriptor, part, "/".join(parts[:depth]), make)
+                os.close(descriptor)
+                descriptor = inner
+            yield descriptor, parts[-1]
+        finally:
+            os.close(descriptor)
+
+    def _enter(self, descriptor: int, part: str, key: str, make: bool) -> int:
+        """Descriptor of a folder inside another."""
+        if make:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(part, dir_fd=descriptor)
+                self._note(key)
+        try:
+            return os.open(part, _FOLDER | getattr(os, "O_NOFOLLOW", 0), dir_fd=descriptor)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):
+                raise CorruptStoreError(f"{self.name}: {key} is a link or a file, expected a folder") from None
+            raise
+
+    def _walk_by_name(self, parts: list[str], make: bool) -> None:
+        path = self.root
+        for depth, part in enumerate(parts, 1):
+            path = path / part
+            if make and not path.exists():
+                path.mkdir(exist_ok=True)
+                self._note("/".join(parts[:depth]))
+            if path.is_symlink() or not path.is_dir():
+                if not os.path.lexists(path):
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+                raise CorruptStoreError(
+                    f"{self.name}: {'/'.join(parts[:depth])} is a link or a file, expected a folder"
+                )
+
+    def _make_root(self) -> None:
+        missing = []
+        for folder in (self.root, *self.root.parents):
+            if folder.is_dir():
+                break
+            missing.append(folder)
+        for folder in reversed(missing):
+            folder.mkdir(exist_ok=True)
+            self._made.add(folder)
+
+    def _note(self, key: str) -> None:
+        """Names in the folder of a key have changed. Those above it may be another writer's and not be durable yet."""
+        while key:
+            key = key.rpartition("/")[0]
+            self._changed.add(key)
 
     def _open(self, key: str) -> int:
         """Descriptor of a plain file: never of what a symbolic link points to, a folder or a pipe."""
         try:
-            descriptor = os.open(self.path(key), os.O_RDONLY | _PLAIN)
-        except FileNotFoundError:
+            with self._at(key) as (folder, name):
+                descriptor = os.open(name, os.O_RDONLY | _PLAIN, dir_fd=folder)
+        except (FileNotFoundError, CorruptStoreError):
             raise
         except OSError as error:
-            if self.path(key).is_symlink():
+            if error.errno == errno.ELOOP or self.path(key).is_symlink():
                 raise CorruptStoreError(f"{self.name}: {key} is a symbolic link, expected a plain file") from None
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR):  # says nothing of the store
+                raise OSError(error.errno, f"{error.strerror}: {self.name}: {key} can not be opened") from None
             raise CorruptStoreError(f"{self.name}: {key} can not be opened: {error.strerror}") from error
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
@@ -222,34 +352,51 @@ class LocalStorage:
                 crc = extend_crc32c(crc, piece)
         return crc
 
+    def _status(self, key: str) -> os.stat_result:
+        with self._at(key) as (folder, name):
+            return os.stat(name, dir_fd=folder, follow_symlinks=False)
+
     def length(self, key: str) -> int:
         """Bytes of an object."""
-        status = self.path(key).lstat()
+        status = self._status(key)
         if not stat.S_ISREG(status.st_mode):
             raise CorruptStoreError(f"{self.name}: {key} is no plain file")
         return status.st_size
 
     def modified(self, key: str) -> float:
         """Time of the last change of an object or folder, seconds since 1970."""
-        return self.path(key).lstat().st_mtime
+        return self._status(key).st_mtime
 
     def list(self, prefix: str) -> list[str]:
-        """Names directly below a prefix, sorted; empty where there is none."""
+        """Names directly below a prefix, sorted; empty where there is none, or where it is an object."""
         try:
-            return sorted(entry.name for entry in self.path(prefix).iterdir())
+            with (
+                self._at(f"{prefix}/x" if prefix else "") as (folder, _),
+                os.scandir(self.path(prefix) if folder is None else folder) as entries,
+            ):
+                return sorted(entry.name for entry in entries)
         except (FileNotFoundError, NotADirectoryError):
             return []
+        except CorruptStoreError:
+            if stat.S_ISREG(self._status(prefix).st_mode):
+                return []
+            raise
 
     def exists(self, key: str) -> bool:
         """Whether there is an object or folder of that name."""
-        return os.path.lexists(self.path(key))
+        try:
+            self._status(key)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
     def create(self, key: str) -> ObjectWriter:
         """A new object; FileExistsError where there is one."""
-        path = self.path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-        return ObjectWriter(key, os.open(path, flags, 0o666))
+        with self._at(key, make=True) as (folder, name):
+            descriptor = os.open(name, flags, 0o666, dir_fd=folder)
+        self._note(key)
+        return ObjectWriter(key, descriptor)
 
     def put(self, key: str, payload: bytes) -> ObjectWriter:
         """Create, write and close in one call; the closed writer tells length and crc32c."""
@@ -261,51 +408,68 @@ class LocalStorage:
             writer.discard()
         return writer
 
-    def publish(self, key: str, payload: bytes) -> None:
-        """Create a whole object at once and for good, or raise FileExistsError: of two writers one wins."""
-        folder = key.rpartition("/")[0]
-        temporary = f"{folder}/.tmp-{uuid.uuid4().hex}" if folder else f".tmp-{uuid.uuid4().hex}"
+    def make_folder(self, prefix: str) -> None:
+        """Make a folder, unless it is there."""
+        with self._at(f"{prefix}/x", make=True):
+            pass
+        self._note(prefix)
+
+    def publish(self, key: str, payload: bytes, temporary: str) -> None:
+        """Create a whole object at once, or raise FileExistsError: of two writers one wins. `sync` makes it durable.
+
+        It is written under the key `temporary` first. Where this raises anything else the object may be there or not.
+        """
+        if "/" in key:
+            self.make_folder(key.rpartition("/")[0])
         try:
             self.put(temporary, payload)
-            # link, unlike rename, never replaces: of two writers of one name the second gets FileExistsError
-            os.link(self.path(temporary), self.path(key), follow_symlinks=False)
+            self._link(temporary, key)
+            self._note(key)
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                self.path(temporary).unlink()
-        self._sync_folder(self.path(folder))
+            with contextlib.suppress(OSError):  # garbage at worst
+                self.remove(temporary)
 
-    def sync(self, prefix: str) -> None:
-        """Make all names below a prefix durable, and the prefix itself."""
-        for folder, _, _ in os.walk(self.path(prefix), topdown=False):
-            self._sync_folder(Path(folder))
-        parent = self.path(prefix).parent
-        while parent != self.root.parent:
-            self._sync_folder(parent)
-            parent = parent.parent
-        self._sync_folder(self.root.parent)
+    def _link(self, temporary: str, key: str) -> None:
+        """Give an object its name, unless something has that name already."""
+        with self._at(temporary) as (source_folder, source), self._at(key) as (target_folder, target):
+            try:
+                # link, unlike rename, never replaces: of two writers of one name the second gets FileExistsError
+                os.link(source, target, src_dir_fd=source_folder, dst_dir_fd=target_folder, follow_symlinks=False)
+            except OSError as error:
+                # where the answer was lost on its way over a network, the second try finds what the first one made
+                if os.stat(source, dir_fd=source_folder, follow_symlinks=False).st_nlink > 1:
+                    return
+                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+                    raise
+                _rename_new(self.path(temporary), self.path(key), error)
 
-    @staticmethod
-    def _sync_folder(folder: Path) -> None:
-        if sys.platform == "win32":
-            return  # a folder can not be opened there; NTFS journals names by itself
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    def sync(self, folder: str | None = None) -> None:
+        """Make the names of all that was made through this object durable, and those of the folders they are in.
+
+        With `folder` only the names in that one, which was made durable before.
+        """
+        changed = self._changed if folder is None else {folder}
+        for key in sorted(changed, key=lambda key: (-key.count("/"), not key)):  # from the deepest up
+            with contextlib.suppress(FileNotFoundError), self._at(f"{key}/x" if key else "") as (descriptor, _):
+                _sync_folder(self.path(key) if descriptor is None else descriptor)
+        if folder is None:
+            for above in {self.root.parent, *(made.parent for made in self._made)} if changed else ():
+                _sync_folder(above)
+            self._changed.clear()
+            self._made.clear()
 
     def remove(self, key: str) -> int:
         """Remove an object or all below a prefix; bytes removed. Nothing happens where there is none."""
-        path = self.path(key)
-        if path.is_dir() and not path.is_symlink():
-            removed = self.size(key)
-            shutil.rmtree(path)
-            return removed
         try:
-            removed = path.lstat().st_size
-            path.unlink()
-        except FileNotFoundError:
+            with self._at(key) as (folder, name):
+                status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                if not stat.S_ISDIR(status.st_mode):
+                    os.unlink(name, dir_fd=folder)
+                    return status.st_size
+        except (FileNotFoundError, NotADirectoryError):
             return 0
+        removed = self.size(key)
+        shutil.rmtree(self.path(key))
         return removed
 
     def size(self, prefix: str) -> int:
@@ -317,29 +481,49 @@ class LocalStorage:
                     total += Path(folder, name).lstat().st_size
         return total
 
-    @contextlib.contextmanager
-    def lock(self, key: str) -> Iterator[bool]:
-        """Hold an advisory lock on an object, made if absent, until the block ends; gives whether it was free.
+    def hold(self, key: str, *, make: bool = False) -> Held | None:
+        """Hold an object, made if absent and `make`, until it is released or the process ends; None if it is held.
 
-        The kernel lets go of it when the process ends, however it ends: so a held lock means a living writer.
+        The kernel lets go of it when the process ends, however it ends: so a held object means a living process. Where
+        the file system has no such locks, or Windows, it is held by nobody and anybody.
+
+        Raises
+        ------
+        FileNotFoundError
+            Where there is none, or it was removed just now.
         """
-        if sys.platform == "win32":
-            yield True
-            return
-        import fcntl
-
-        path = self.path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        flags = os.O_RDWR | _PLAIN | (os.O_CREAT if make else 0)
+        with self._at(key, make=make) as (folder, name):
+            descriptor = os.open(name, flags, 0o666, dir_fd=folder)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                free = os.fstat(descriptor).st_nlink > 0  # whoever held it may have removed it meanwhile
-            except BlockingIOError:
-                free = False
-            yield free
-        finally:
+            if make:
+                self._note(key)
+            if _locked(descriptor) is False:
+                os.close(descriptor)
+                return None
+            if not os.fstat(descriptor).st_nlink:  # whoever held it has removed it meanwhile
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+        except BaseException:
             os.close(descriptor)
+            raise
+        return Held(key, descriptor)
+
+    @contextlib.contextmanager
+    def turn(self, prefix: str, seconds: float) -> Iterator[None]:
+        """Wait until no other process is inside such a block for this folder, but no longer than `seconds`.
+
+        For fairness and speed alone: nothing may depend on it, as some file systems have no locks.
+        """
+        descriptor = -1 if sys.platform == "win32" else os.open(self.path(prefix), _FOLDER)
+        try:
+            until = time.monotonic() + seconds
+            while descriptor >= 0 and _locked(descriptor) is False and time.monotonic() < until:
+                time.sleep(random.uniform(0.0002, 0.002))
+            yield
+        finally:
+            if descriptor >= 0:
+                _unlock(descriptor)
+                os.close(descriptor)
 
     def advise(self, mapped: Bytes, start: int, stop: int, advice: Advice) -> None:
         """Tell the system what will be done with bytes `start` to `stop` of a mapped array; returns at once."""
@@ -451,7 +635,71 @@ def _set_direct(descriptor: int, direct: bool) -> bool:
 
 # no link is followed, and opening a pipe does not wait for somebody to write into it
 _PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 _MAP_FIXED = 0x10  # the same on Linux and macOS; Python's mmap module does not export it
+
+
+def _locked(descriptor: int) -> bool | None:
+    """Take the lock of an open file or folder: whether that went, None where there are no locks."""
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL):
+            return None
+        raise
+    return True
+
+
+def _unlock(descriptor: int) -> None:
+    if sys.platform != "win32":
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def _sync_folder(folder: int | Path) -> None:
+    if sys.platform == "win32":
+        return  # a folder can not be opened there; NTFS journals names by itself
+    if isinstance(folder, int):
+        os.fsync(folder)
+        return
+    descriptor = os.open(folder, _FOLDER)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _rename_new(source: Path, target: Path, error: OSError) -> None:
+    """Rename without replacing, for file systems that have no hard links: FAT, some of FUSE."""
+    libc = _libc()
+    names = os.fsencode(source), os.fsencode(target)
+    ctypes.set_errno(0)
+    if sys.platform == "linux" and hasattr(libc, "renameat2"):
+        failed = libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_NOREPLACE)
+    elif sys.platform == "darwin" and hasattr(libc, "renamex_np"):
+        failed = libc.renamex_np(*names, _RENAME_EXCL)
+    else:
+        failed, _ = -1, ctypes.set_errno(errno.ENOSYS)
+    if not failed:
+        return
+    if ctypes.get_errno() == errno.EEXIST:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    raise OSError(
+        error.errno,
+        f"{target}: the file system can neither link ({error.strerror}) nor rename without replacing "
+        f"({os.strerror(ctypes.get_errno())}), so that of two writers both could win: keep the store on another one",
+    ) from error
+
+
+_AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCL = -100, 1, 4  # of linux/fcntl.h, linux/fs.h and macOS' sys/stdio.h
 
 
 @functools.cache
@@ -474,13 +722,11 @@ def free_disk_bytes(path: str | os.PathLike[str]) -> int:
 
 
 @contextlib.contextmanager
-def scratch_folder(near: str | os.PathLike[str]) -> Iterator[Path]:
-    """A name for a folder beside `near`, on the same file system; what was made there is gone when the block ends.
+def scratch_folder(folder: Path) -> Iterator[Path]:
+    """A name for a folder; what was made there is gone when the block ends.
 
     Nothing is made here: an interrupt that comes between making a folder and entering the block would leave it.
     """
-    place = Path(near).absolute()
-    folder = place.parent / f".{place.name}.{uuid.uuid4().hex}.tmp"
     try:
         yield folder
     finally:

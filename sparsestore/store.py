@@ -65,6 +65,7 @@ def convert(
     profile: str = "raw",
     max_bytes: int | str = "1GiB",
     overwrite: bool = False,
+    resume: bool = True,
     progress: Any = None,
     **options: Any,
 ) -> Store:
@@ -91,6 +92,9 @@ def convert(
         Memory that the conversion may use beyond the source's own arrays.
     overwrite : bool
         Allow `dst` to be a store: its rows are replaced in a new version.
+    resume : bool
+        Go on with a conversion of the same source into `dst` that was interrupted, from its last whole part. An
+        unfinished one of something else is a FileExistsError; False throws it away.
     progress : callable, bool or None
         None shows a bar on a terminal and logs lines elsewhere, False shows nothing; a callable is called with how far
         a pass has come, its total where known, and the unit, "bytes" or "rows".
@@ -128,6 +132,7 @@ def convert(
         profile=profile,
         max_bytes=max_bytes,
         overwrite=overwrite,
+        resume=resume,
         progress=progress,
         **options,
     )

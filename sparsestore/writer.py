@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import random
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -20,32 +22,39 @@ from sparsestore import csr
 from sparsestore.checksum import crc32c
 from sparsestore.columns import exactly, schema_of
 from sparsestore.csr import Rows
-from sparsestore.documents import dump, seal
-from sparsestore.errors import SparsestoreError, StoreExistsError
+from sparsestore.documents import Problems, dump, seal
+from sparsestore.errors import CorruptStoreError, SparsestoreError, StoreExistsError
 from sparsestore.format import (
     INLINE_SEGMENTS,
+    ROOT,
     ROW_ID,
     ColumnSchema,
     Manifest,
     ObjectEntry,
     PageEntry,
-    SegmentDocument,
     SegmentLine,
     manifest_key,
     root_document,
 )
+from sparsestore.journal import Journal
 from sparsestore.layout import PROFILES, SHARD, ValueRange, indices_dtype, parse_bytes
-from sparsestore.manifest import is_foreign, latest_version, read_manifest, versions
+from sparsestore.manifest import is_foreign, latest_version, missing_objects, read_manifest, root_entry, versions
 from sparsestore.segment_writer import Columns, SegmentWriter
 from sparsestore.storage import LocalStorage, open_storage
 
-__all__ = ["Writer", "append_to", "create"]
+__all__ = ["PART_BYTES", "Writer", "append_to", "create", "remove_skeleton"]
+
+log = logging.getLogger("sparsestore")
 
 Array = NDArray[Any]
 
 _FOLDERS = ("zarr.json", "segments", "features", "versions", "writers")
 HOLD_BYTES = 64 << 20
 """Bytes that a writer looks at before it fixes the dtypes of a segment."""
+PART_BYTES = 2 << 30
+"""About the size of a segment before compression, after which the next one begins: an interrupted conversion loses no
+more than one, some ten seconds of work, and blocks of rows, which cross no segment, are not cut often."""
+_TURN_S = 10.0  # what a writer waits for others to publish before it tries, and lets link(2) decide
 _PUBLISH_ATTEMPTS = 10_000
 
 
@@ -60,6 +69,8 @@ def create(
     attrs: Mapping[str, Any] | None = None,
     shuffled: Mapping[str, Any] | None = None,
     max_bytes: int | str = 2 * HOLD_BYTES,
+    job: Callable[[], Mapping[str, Any] | None] | None = None,
+    journal: Journal | None = None,
 ) -> Writer:
     """Start a new store, or with `overwrite` a version of it that has only what is written now.
 
@@ -84,11 +95,17 @@ def create(
         How the caller put the rows in a random order, e.g. ``{"method": "exact", "seed": 0}``.
     max_bytes : int or str
         Bound on what the writer holds beside the block being appended.
+    job : callable giving a mapping or None, optional
+        What is being written, as JSON: whoever comes with the same may go on where this writer was interrupted. None:
+        nobody can.
+    journal : Journal, optional
+        Of a writer that was interrupted: its parts are taken over.
 
     Returns
     -------
     Writer
-        A context manager: published on exit, nothing is left behind if the block raises.
+        A context manager: published on exit, nothing is left behind if the block raises, unless it has a `job` and was
+        interrupted, or the disk or memory failed, after a whole part: see `Writer.abort`.
 
     Raises
     ------
@@ -129,6 +146,8 @@ def create(
         attrs=attrs,
         shuffled=shuffled,
         max_bytes=max_bytes,
+        job=job,
+        journal=journal,
     )
 
 
@@ -140,6 +159,8 @@ def append_to(
     attrs: Mapping[str, Any] | None = None,
     shuffled: Mapping[str, Any] | None = None,
     max_bytes: int | str = 2 * HOLD_BYTES,
+    job: Callable[[], Mapping[str, Any] | None] | None = None,
+    journal: Journal | None = None,
 ) -> Writer:
     """Start a new version of an existing store with more rows at its end.
 
@@ -150,7 +171,7 @@ def append_to(
         Allow blocks wider than the store.
     profile : {"raw", "compact"}, optional
         Of the new segments; the store's own by default.
-    attrs, shuffled, max_bytes
+    attrs, shuffled, max_bytes, job, journal
         As in `create`; `attrs` are added to those of the store.
 
     Returns
@@ -175,6 +196,8 @@ def append_to(
         attrs=attrs,
         shuffled=shuffled,
         max_bytes=max_bytes,
+        job=job,
+        journal=journal,
     )
 
 
@@ -205,6 +228,8 @@ class Writer:
         attrs: Mapping[str, Any] | None,
         shuffled: Mapping[str, Any] | None,
         max_bytes: int | str,
+        job: Callable[[], Mapping[str, Any] | None] | None,
+        journal: Journal | None,
     ) -> None:
         if profile not in PROFILES:
             raise ValueError(f"profile is {profile!r}, expected one of {', '.join(PROFILES)}")
@@ -227,24 +252,29 @@ class Writer:
         self._range = ValueRange("bool")
         self._widest = 0
         self._segment: SegmentWriter | None = None
-        self._documents: list[tuple[SegmentDocument, SegmentLine]] = []
+        self._lines: list[SegmentLine] = []  # of whole segments; row ids counted from this writer's first row
         self._has_row_ids: bool | None = None
         self._closed = False
         self._torn = False
+        self._announced: tuple[str, bytes] | None = None  # a manifest that may be there, or may come
         self._made_folder = not storage.exists("")
+        self._job = job
         self.n_rows = 0
         self.nnz = 0
-        # a running writer holds this lock, so gc knows its segments from garbage
-        self._lock = contextlib.ExitStack()
         try:
-            free = False
-            while not free:  # gc may hold a new name for a moment, to see whether its writer lives
-                self._lock.close()
-                self._journal = f"writers/{uuid.uuid4().hex}"
-                free = self._lock.enter_context(storage.lock(self._journal))
+            self._journal = journal or Journal.start(storage, base.version if base else 0)
+            for part in self._journal.state.parts:
+                self._take_over(part)
         except BaseException:
-            self.abort()
+            if journal is not None:
+                journal.release()
+            self._remove_skeleton()
             raise
+
+    @property
+    def scratch(self) -> Path:
+        """Folder for what is needed while this writer lives; not made yet."""
+        return self._storage.path(self._journal.scratch)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
@@ -257,12 +287,12 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if kind is not None:
-            self.abort()
+            self.abort(keep=_says_nothing_of_the_rows(error))
         elif not self._closed:
             try:
                 self.publish()
-            except BaseException:
-                self.abort()
+            except BaseException as failure:
+                self.abort(keep=_says_nothing_of_the_rows(failure))
                 raise
 
     # ------------------------------------------------------------------------------------------------ append
@@ -324,6 +354,8 @@ class Writer:
         self.nnz += rows.nnz
         if self._segment is not None:
             self._write(rows, checked)
+            if self._segment.nbytes >= PART_BYTES:
+                self._finish_part()
             return
         self._held_bytes += rows.nbytes + sum(values.nbytes for values in checked.values())
         if self._held_bytes < self._hold_bytes:
@@ -376,6 +408,8 @@ class Writer:
         stored = self._range.stored_dtype()
         constant = np.dtype(stored).type(self._range.low).item() if self._range.constant else None
         width = self._n_features if self._n_features is not None else self._widest
+        id = uuid.uuid4().hex
+        self._journal.note("segment", f"segments/{id}")
         self._segment = SegmentWriter(
             self._storage,
             self._profile,
@@ -383,6 +417,7 @@ class Writer:
             stored,
             constant,
             dict(self._schema or {}),
+            id=id,
             shuffled=self._shuffled is not None,
         )
         held, self._held, self._held_bytes = self._held, [], 0
@@ -393,11 +428,61 @@ class Writer:
         if self._segment is None:
             return
         width = self._n_features if self._n_features is not None else self._widest
-        start = self._base.rows if self._base is not None and self._mode == "append" else 0
-        if not self._segment.has_row_ids:
-            start += sum(line.rows for _, line in self._documents)
-        self._documents.append(self._segment.finish(width, start))
+        start = 0 if self._segment.has_row_ids else sum(line.rows for line in self._lines)
+        self._lines.append(self._segment.finish(width, start))
         self._segment = None
+
+    def _finish_part(self) -> None:
+        """Close the segment; where somebody could go on from here, make it durable and say so."""
+        self._close_segment()
+        job = None if self._job is None else self._job()
+        if job is None:
+            return
+        self._storage.sync()
+        if self._journal.state.job is None:
+            self._journal.note("job", dict(job))
+        state = {
+            "lines": [line.to_json() for line in self._lines[len(self._parted) :]],
+            "rows": self.n_rows,
+            "nnz": self.nnz,
+            "width": self._widest,
+            "range": self._range.to_json(),
+            "dtype": None if self._seen_dtype is None else self._seen_dtype.name,
+            "row_ids": self._has_row_ids,
+            "columns": {name: schema.to_json() for name, schema in (self._schema or {}).items()},
+        }
+        self._journal.note("part", state, durable=True)
+
+    @property
+    def _parted(self) -> list[str]:
+        """Ids of the segments that parts of the journal name."""
+        return [line[0] for part in self._journal.state.parts for line in part["lines"]]
+
+    def _take_over(self, part: Mapping[str, Any]) -> None:
+        """Go on behind a part that another writer made.
+
+        Raises
+        ------
+        SparsestoreError
+            Where it is not there as it was.
+        """
+        problems = Problems(f"{self._storage.name}: {self._journal.key}")
+        lines = [SegmentLine.from_json(line, "lines", problems) for line in part["lines"]]
+        problems.raise_if_any()
+        for line in lines:
+            for problem in missing_objects(self._storage, line):
+                raise CorruptStoreError(
+                    f"{problem}: what was done of this conversion can not be used: give resume=False (--no-resume) "
+                    "to start again"
+                )
+        self._lines += lines
+        self.n_rows, self.nnz, self._widest = part["rows"], part["nnz"], part["width"]
+        self._range, self._has_row_ids = ValueRange.from_json(part["range"]), part["row_ids"]
+        self._seen_dtype = None if part["dtype"] is None else np.dtype(part["dtype"])
+        if self._schema is None:
+            self._schema = {
+                name: ColumnSchema(schema["dtype"], tuple(schema["shape"])) for name, schema in part["columns"].items()
+            }
 
     # ----------------------------------------------------------------------------------------------- publish
 
@@ -416,69 +501,57 @@ class Writer:
         if self._held:
             self._open_segment()
         self._close_segment()
-        for _, line in self._documents:
-            self._storage.sync(f"segments/{line.id}")
-        if not self._storage.exists("zarr.json"):
-            with contextlib.suppress(FileExistsError):
-                self._storage.publish("zarr.json", dump(root_document()))
-        if not self._storage.exists("versions"):
-            self._storage.path("versions").mkdir(exist_ok=True)
-            self._storage.sync("versions")  # or a power cut could take the folder, and the manifest with it
+        with contextlib.suppress(FileExistsError):
+            if not self._storage.exists(ROOT):
+                self._storage.publish(ROOT, dump(root_document()), self._journal.temporary)
+        self._storage.make_folder("versions")
+        self._storage.sync()  # all that the manifest will name, and the folder that it will be in
         version = self._publish_manifest()
         self._closed = True
-        self._release()
+        try:
+            self._storage.sync("versions")
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{self._storage.name}: version {version} is published, but not durable yet: {error.strerror}",
+            ) from error
+        finally:
+            self._end()
         return version
 
     def _publish_manifest(self) -> int:
         for _ in range(_PUBLISH_ATTEMPTS):
-            manifest = self._next_manifest()
-            payload = seal(manifest.to_document(), crc32c)
-            try:
-                self._storage.publish(manifest_key(manifest.version), payload)
-            except FileExistsError:
-                time.sleep(random.uniform(0, 0.01))
-                continue
-            return manifest.version
+            with self._storage.turn("versions", _TURN_S):
+                manifest = self._next_manifest()
+                payload = seal(manifest.to_document(), crc32c)
+                key = manifest_key(manifest.version)
+                self._announced = key, payload
+                with contextlib.suppress(FileExistsError):
+                    self._storage.publish(key, payload, self._journal.temporary)
+                    return manifest.version
+            time.sleep(random.uniform(0, 0.01))
         raise SparsestoreError(
             f"{self._storage.name}: other writers published first {_PUBLISH_ATTEMPTS} times: try again"
         )
 
     def _rebase(self) -> None:
         """Take up the version that another writer published meanwhile: appends commute."""
-        before = self._base.rows if self._base is not None else 0
         self._base = read_manifest(self._storage)
-        if self._mode != "append":
-            return
-        if self._base.columns != self._schema:
+        if self._mode == "append" and self._base.columns != self._schema:
             raise ValueError(
                 f"{self._storage.name}: its columns changed while rows were appended: "
                 f"found {sorted(self._base.columns)}, expected {sorted(self._schema or {})}"
             )
-        moved = self._base.rows - before
-        self._documents = [self._move_row_ids(document, line, moved) for document, line in self._documents]
-
-    def _move_row_ids(
-        self, document: SegmentDocument, line: SegmentLine, by: int
-    ) -> tuple[SegmentDocument, SegmentLine]:
-        """Number a segment's rows anew. It is not published yet, so its segment.json may still be replaced."""
-        document = replace(document, row_id_start=document.row_id_start + by)
-        payload = dump(document.to_document())
-        key = f"segments/{line.id}/segment.json"
-        self._storage.remove(key)
-        self._storage.put(key, payload)
-        self._storage.sync(f"segments/{line.id}")
-        return document, replace(line, crc32c=crc32c(payload))
 
     def _next_manifest(self) -> Manifest:
-        lines = tuple(line for _, line in self._documents)
-        base = self._base if self._mode == "append" else None
         newest = latest_version(self._storage) or 0
         if self._mode == "create" and newest:
             raise StoreExistsError(f"{self._storage.name}: another process made a store here meanwhile: append to it")
         if self._base is not None and self._base.version != newest:
             self._rebase()
-            base = self._base if self._mode == "append" else None
-            lines = tuple(line for _, line in self._documents)
+        base = self._base if self._mode == "append" else None
+        before = base.rows if base else 0
+        lines = tuple(replace(line, row_id_start=line.row_id_start + before) for line in self._lines)
         width = self._n_features if self._n_features is not None else self._widest
         dtype = self._dtype or self._seen_dtype or np.dtype("float32")
         inline = (*(base.segments if base else ()), *lines)
@@ -492,11 +565,12 @@ class Writer:
         return Manifest(
             version=newest + 1,
             parent=self._base.version if self._base else None,
-            rows=(base.rows if base else 0) + sum(line.rows for line in lines),
+            rows=before + sum(line.rows for line in lines),
             n_features=max(base.n_features if base else 0, width),
             nnz=(base.nnz if base else 0) + sum(line.nnz for line in lines),
             dtype=np.result_type(base.dtype, dtype).name if base else np.dtype(dtype).name,
             columns=dict(self._schema or {}),
+            root=self._base.root if self._base else root_entry(self._storage),
             segments=inline,
             pages=tuple(pages),
             features=base.features if base else None,
@@ -508,36 +582,87 @@ class Writer:
 
     def _write_page(self, lines: tuple[SegmentLine, ...]) -> PageEntry:
         key = f"versions/pages/{uuid.uuid4().hex}.json"
+        self._journal.note("page", key)
         page = self._storage.put(key, dump({"format": 1, "segments": [line.to_json() for line in lines]}))
-        self._storage.sync("versions/pages")
+        self._storage.sync()
         return PageEntry(ObjectEntry(key, page.length, page.crc32c), len(lines))
 
-    def abort(self) -> None:
-        """Drop all that was appended; no file of it stays behind."""
+    def abort(self, *, keep: bool = False) -> None:
+        """Drop all that was appended; no file of it stays behind, as far as files can be removed.
+
+        Parameters
+        ----------
+        keep : bool
+            Keep the whole parts for whoever goes on with the same job, if there are any.
+        """
         if self._closed:
             return
         self._closed = True
-        ids = [line.id for _, line in self._documents]
         if self._segment is not None:
             self._segment.discard()
-            ids.append(self._segment.id)
-        self._held, self._segment = [], None
-        for name in ids:
-            self._storage.remove(f"segments/{name}")
-        self._release()
-        if not latest_version(self._storage) and not self._storage.list("writers"):
-            # nobody published here, nor is about to: take away the empty folders, and the store's own if we made it
-            self._storage.remove("zarr.json")
-            for name in _FOLDERS[1:]:
-                with contextlib.suppress(OSError):
-                    self._storage.path(name).rmdir()
-            if self._made_folder:
-                with contextlib.suppress(OSError):
-                    self._storage.root.rmdir()
+        self._held = []
+        if self._is_published():
+            self._end()
+            return
+        kept = set(self._parted) if keep else set()
+        for key in sorted(self._journal.state.segments | self._journal.state.pages):
+            if key.rpartition("/")[2] not in kept:
+                with contextlib.suppress(OSError):  # garbage at worst, which gc finds
+                    self._storage.remove(key)
+        if kept:
+            log.warning(
+                "%s: %s rows in %d whole parts are kept: run the same again to go on from there, or gc to remove them",
+                self._storage.name,
+                f"{self._journal.state.parts[-1]['rows']:,}",
+                len(self._journal.state.parts),
+            )
+        self._end(keep=bool(kept))
+        if not kept:
+            self._remove_skeleton()
 
-    def _release(self) -> None:
-        self._storage.remove(self._journal)
-        self._lock.close()
+    def _is_published(self) -> bool:
+        """Whether the version is there, though publishing it was interrupted."""
+        if self._announced is None:
+            return False
+        key, payload = self._announced
+        try:
+            return self._storage.read(key) == payload
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True  # nobody knows: what is kept in vain is garbage, what is removed in vain is lost
+
+    def _end(self, *, keep: bool = False) -> None:
+        if self._announced is not None:  # pages of manifests that another writer's came before
+            for key in self._journal.state.pages:
+                if key.encode() not in self._announced[1]:
+                    with contextlib.suppress(OSError):
+                        self._storage.remove(key)
+        with contextlib.suppress(OSError):
+            self._journal.end(keep=keep)
+
+    def _remove_skeleton(self) -> None:
+        with contextlib.suppress(OSError):
+            remove_skeleton(self._storage, with_root=self._made_folder)
+
+
+def remove_skeleton(storage: LocalStorage, *, with_root: bool) -> None:
+    """Where nobody published, nor is about to, take away the store's empty folders and its zarr.json."""
+    if latest_version(storage) or storage.list("writers") or storage.list("segments") or is_foreign(storage):
+        return
+    storage.remove(ROOT)
+    for name in ("versions/pages", *_FOLDERS[1:]):
+        with contextlib.suppress(OSError):
+            storage.path(name).rmdir()
+    if with_root:
+        with contextlib.suppress(OSError):
+            storage.root.rmdir()
+
+
+def _says_nothing_of_the_rows(error: BaseException | None) -> bool:
+    """Whether the same may succeed another time: it was interrupted, or disk or memory failed."""
+    interrupted = isinstance(error, (KeyboardInterrupt, SystemExit, OSError, MemoryError))
+    return interrupted and not isinstance(error, (ValueError, StoreExistsError))
 
 
 def _copied(rows: Rows) -> Rows:

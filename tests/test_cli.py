@@ -310,7 +310,7 @@ class TestEveryCommand:
         command = [sys.executable, "-m", "sparsestore", "convert", str(source), str(store), "--shuffle"]
         command += ["--max-bytes", "64M"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            while not any(tmp_path.glob(".s.zarr*")) and process.poll() is None:
+            while not any(tmp_path.glob("s.zarr/writers/*.scratch")) and process.poll() is None:
                 time.sleep(0.005)
             process.send_signal(signal.SIGINT)
             _, error = process.communicate(timeout=30)

@@ -44,6 +44,7 @@ LINES = st.builds(
     st.integers(0, 2**50),
     CRCS,
     st.booleans(),
+    COUNTS,
 )
 SCHEMAS = st.builds(
     ColumnSchema,
@@ -65,6 +66,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         nnz=draw(COUNTS) if pages else nnz,
         dtype=draw(st.sampled_from(DTYPES)),
         columns=draw(st.dictionaries(NAMES, SCHEMAS, max_size=3)),
+        root=draw(ENTRIES),
         segments=lines,
         pages=pages,
         features=draw(st.none() | NAMES),
@@ -75,9 +77,12 @@ def manifests(draw: st.DrawFn) -> Manifest:
     )
 
 
+ROOT_ENTRY = ObjectEntry("zarr.json", 100, 0)
+
+
 def a_manifest(**changes: Any) -> dict[str, Any]:
     line = SegmentLine("ab", 3, 5, 1)
-    manifest = Manifest(1, None, 3, 4, 5, "float32", {"y": ColumnSchema("int64")}, (line,))
+    manifest = Manifest(1, None, 3, 4, 5, "float32", {"y": ColumnSchema("int64")}, ROOT_ENTRY, (line,))
     return {**manifest.to_document(), **changes}
 
 
@@ -105,7 +110,6 @@ def test_a_manifest_survives_json(manifest: Manifest) -> None:
         st.sampled_from(["uint16", "int32", "int64"]),
         st.sampled_from(DTYPES),
         st.booleans(),
-        COUNTS,
         COUNTS,
         st.sampled_from(["raw", "compact"]),
         st.lists(ENTRIES, max_size=4).map(tuple),
@@ -159,7 +163,7 @@ def test_a_fill_value_that_json_lacks_survives(value: float) -> None:
 
 def test_a_manifest_of_two_thousand_segments_stays_short() -> None:
     lines = tuple(SegmentLine(f"{i:032x}", 1, 0, 0) for i in range(2000))
-    manifest = Manifest(1, None, 2000, 0, 0, "float32", {}, lines)
+    manifest = Manifest(1, None, 2000, 0, 0, "float32", {}, ROOT_ENTRY, lines)
     assert len(dump(manifest.to_document())) < 150_000
 
 
@@ -179,7 +183,7 @@ def test_every_problem_of_a_manifest_is_told_at_once_with_its_path() -> None:
         columns={"a/b": {"dtype": "complex64", "shape": [0]}},
         features="../x",
         pages=[["versions/pages/p.json", 5, "XYZ", 0]],
-        segments=[["ab", 0, 5, "00000001", False], ["too", "short"], None],
+        segments=[["ab", 0, 5, "00000001", False, 0], ["too", "short"], None],
         profile=None,
         attrs=[],
     )

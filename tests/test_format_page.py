@@ -45,7 +45,8 @@ def read(root: Path) -> tuple[sp.csr_matrix, dict[str, np.ndarray], np.ndarray]:
     lines += manifest["segments"]
     n_features = manifest["shape"][1]
     parts, columns, row_ids = [], {name: [] for name in manifest["columns"]}, []
-    for name, rows, nnz, crc, _ in lines:
+    checked(root / manifest["root"][0], *manifest["root"][1:])
+    for name, rows, nnz, crc, _, row_id_start in lines:
         folder = root / "segments" / name
         document = (folder / "segment.json").read_bytes()
         assert f"{crc32c(document):08x}" == crc
@@ -68,7 +69,7 @@ def read(root: Path) -> tuple[sp.csr_matrix, dict[str, np.ndarray], np.ndarray]:
                 found = np.ma.MaskedArray(found, group[f"columns/{column}.mask"][:])
             values.append(found)
         numbers = group["columns/row_id"][:] if "columns/row_id" in group else np.arange(rows)
-        row_ids.append(segment["row_id_start"] + numbers)
+        row_ids.append(row_id_start + numbers)
     return (
         sp.csr_matrix(sp.vstack(parts)),
         {name: np.ma.concatenate(values) for name, values in columns.items()},

@@ -53,7 +53,8 @@ TABLE: dict[str, set[str]] = {
     "manifest": {"checksum", "documents", "errors", "format", "storage"},
     "columns": {"format"},
     "segment_writer": {*DISK, "layout"},
-    "writer": {*DISK, "columns", "layout", "segment_writer"},
+    "journal": {"checksum", "documents", "errors", "storage"},
+    "writer": {*DISK, "columns", "journal", "layout", "segment_writer"},
     "segment": {*DISK, "buffers", "kernels"},
     "buffers": set(),
     "reader": {*DISK, "buffers", "kernels", "parallel", "segment"},
@@ -65,12 +66,14 @@ TABLE: dict[str, set[str]] = {
     "sources": SHARED,
     "sources.npz": {*SHARED, "sources.npy"},
     "sources.registry": {"errors", "sources"},
+    "sources.fingerprint": {"checksum", "sources"},
     "buckets": {"errors", "storage"},
     "sort": {"buckets", "csr", "kernels", "plan", "errors", "sources.base"},
     "convert": {"progress", "sources.base", "sources.registry", "csr", "plan", "sort", "layout", "writer", "errors"}
-    | {"manifest", "reader", "storage"},  # the hint at sorted rows; the folder of the buckets
+    | {"journal", "manifest", "sources.fingerprint"}  # to go on where another was interrupted
+    | {"reader", "storage"},  # the hint at sorted rows; the folder of the buckets
     "integrity": {"csr", "format", "manifest", "reader", "checksum", "errors"},
-    "maintain": {"reader", "writer", "format", "manifest", "storage", "errors"},
+    "maintain": {"journal", "reader", "writer", "format", "manifest", "storage", "errors"},
     "bench": {"batch", "bench", "errors", "manifest", "memory", "parallel", "progress", "reader", "storage", "store"},
     "bridges": {"loader", "batch", "buffers", "csr", "errors", "window"},
     "view": {

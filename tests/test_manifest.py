@@ -14,10 +14,12 @@ from sparsestore.format import Manifest, ObjectEntry, PageEntry, SegmentLine, ma
 from sparsestore.manifest import is_foreign, latest_version, read_manifest, segment_lines, versions
 from sparsestore.storage import LocalStorage
 
+ROOT_ENTRY = ObjectEntry("zarr.json", len(dump(root_document())), crc32c(dump(root_document())))
+
 
 def manifest(version: int, lines: tuple[SegmentLine, ...] = (), pages: tuple[PageEntry, ...] = ()) -> Manifest:
     rows = sum(line.rows for line in lines) + sum(page.segments for page in pages)
-    return Manifest(version, version - 1 or None, rows, 5, 0, "float32", {}, lines, pages)
+    return Manifest(version, version - 1 or None, rows, 5, 0, "float32", {}, ROOT_ENTRY, lines, pages)
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def storage(tmp_path: Path) -> LocalStorage:
     storage = LocalStorage(tmp_path / "store")
     storage.put("zarr.json", dump(root_document()))
     for version in (1, 2, 3):
-        storage.publish(manifest_key(version), seal(manifest(version).to_document(), crc32c))
+        storage.put(manifest_key(version), seal(manifest(version).to_document(), crc32c))
     return storage
 
 
@@ -44,7 +46,7 @@ def test_the_newest_version_is_read_unless_another_is_asked_for(storage: LocalSt
 
 
 def test_versions_beyond_eight_digits_come_last(storage: LocalStorage) -> None:
-    storage.publish(manifest_key(100_000_000), seal(manifest(100_000_000).to_document(), crc32c))
+    storage.put(manifest_key(100_000_000), seal(manifest(100_000_000).to_document(), crc32c))
     assert latest_version(storage) == 100_000_000
 
 
@@ -118,9 +120,50 @@ def test_a_folder_in_place_of_a_manifest_is_damage(storage: LocalStorage) -> Non
 
 
 def test_a_store_of_a_later_format_is_told(storage: LocalStorage) -> None:
-    storage.path("zarr.json").write_bytes(storage.read("zarr.json").replace(b'"format":1', b'"format":2'))
+    later = seal({**manifest(4).to_document(), "format": 2}, crc32c)
+    storage.put(manifest_key(4), later)
     with pytest.raises(FormatError, match="format 2 is not known to this release, which reads format 1: upgrade"):
         read_manifest(storage)
+    storage.path("zarr.json").write_bytes(storage.read("zarr.json").replace(b'"format":1', b'"format":2'))
+    storage.remove("versions")  # it may have its manifests elsewhere
+    with pytest.raises(FormatError, match=r"zarr\.json: format 2 is not known to this release"):
+        read_manifest(storage)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [(b'"format":1', b'"format":2'), (b'"group"', b'"array"'), (b"{}", b'{"a":1}'), (b"}}}", b"}}} ")],
+    ids=["format", "type", "attribute", "space"],
+)
+def test_an_edited_root_document_is_damage(storage: LocalStorage, edit: tuple[bytes, bytes]) -> None:
+    payload = storage.read("zarr.json")
+    edited = payload.replace(*edit) if edit[0] in payload else payload + b" "
+    storage.path("zarr.json").write_bytes(edited)
+    with pytest.raises(CorruptStoreError, match=r"zarr\.json, bytes 0 to .* with crc32c .* it was changed since"):
+        read_manifest(storage)
+
+
+def test_the_newest_version_is_found_while_others_are_removed(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = storage.read
+
+    def removed_just_before(key: str) -> bytes:
+        if key == manifest_key(3) and storage.exists(key):
+            storage.put(manifest_key(4), seal(manifest(4).to_document(), crc32c))
+            storage.remove(key)
+        return real(key)
+
+    monkeypatch.setattr(storage, "read", removed_just_before)
+    assert read_manifest(storage).version == 4
+    with pytest.raises(MissingStoreError, match="there is no version 3"):
+        read_manifest(storage, 3)
+
+
+def test_two_names_for_one_number_are_no_two_versions(storage: LocalStorage) -> None:
+    for name in ("000000002.json", "00000002.json.json", "٠٠٠٠٠٠٠٤.json"):
+        storage.put(f"versions/{name}", storage.read(manifest_key(2)))
+    assert versions(storage) == [1, 2, 3]
 
 
 def test_a_missing_root_document_is_damage(storage: LocalStorage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import threading
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,7 +106,7 @@ def test_of_many_threads_that_publish_one_name_one_wins(storage: LocalStorage) -
     def publish(number: int) -> None:
         barrier.wait()
         try:
-            storage.publish("versions/1.json", f"{number}".encode() * 10_000)
+            storage.publish("versions/1.json", f"{number}".encode() * 10_000, f"writers/{number}.tmp")
             won.append(number)
         except FileExistsError:
             pass
@@ -116,16 +118,116 @@ def test_of_many_threads_that_publish_one_name_one_wins(storage: LocalStorage) -
         thread.join()
     assert len(won) == 1
     assert storage.read("versions/1.json") == f"{won[0]}".encode() * 10_000
-    assert storage.list("versions") == ["1.json"]  # no temporary name stays
+    assert storage.list("versions") == ["1.json"]
+    assert storage.list("writers") == []  # no temporary name stays
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
+def test_where_there_are_no_links_one_of_two_wins_by_renaming(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def no_links(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", no_links)
+    storage.publish("versions/1.json", b"first", "writers/a.tmp")
+    with pytest.raises(FileExistsError):
+        storage.publish("versions/1.json", b"second", "writers/b.tmp")
+    assert storage.read("versions/1.json") == b"first"
+    assert storage.list("writers") == []
+
+
+def test_a_link_whose_answer_was_lost_is_one(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.link
+
+    def linked_but_told_otherwise(*arguments: Any, **options: Any) -> None:
+        real(*arguments, **options)
+        raise FileExistsError(errno.EEXIST, "a network file system asked twice")
+
+    monkeypatch.setattr(os, "link", linked_but_told_otherwise)
+    storage.publish("versions/1.json", b"first", "writers/a.tmp")
+    assert storage.read("versions/1.json") == b"first"
+
+
+@pytest.mark.parametrize("key", ["../x", "/x", "a/../../x", "a//x", "a/./x", "..", "a/\0"])
+def test_no_key_leads_out_of_the_store(storage: LocalStorage, key: str) -> None:
+    for call in (storage.read, storage.create, storage.remove, storage.length, storage.list, storage.path):
+        with pytest.raises(ValueError, match="leaves the store, expected plain names"):
+            call(key)
+
+
+def test_no_link_in_the_middle_of_a_key_is_followed(storage: LocalStorage, tmp_path: Path) -> None:
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else/x").write_bytes(b"secret")
+    storage.put("a/b", b"1")
+    (storage.root / "a/link").symlink_to(tmp_path / "else")
+    for call in (storage.read, storage.length, storage.create, storage.remove, storage.crc32c, storage.exists):
+        with pytest.raises(CorruptStoreError, match="a/link is a link or a file, expected a folder"):
+            call("a/link/x")
+    with pytest.raises(CorruptStoreError, match="a/link is a link or a file"):
+        storage.list("a/link")
+    assert (tmp_path / "else/x").read_bytes() == b"secret"
+    storage.remove("a/link")  # itself, not what it leads to
+    assert (tmp_path / "else/x").read_bytes() == b"secret"
+
+
+def test_the_store_itself_may_lie_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    LocalStorage(tmp_path / "link").put("a/b", b"1")
+    assert LocalStorage(tmp_path / "link").read("a/b") == (tmp_path / "real/a/b").read_bytes() == b"1"
+
+
+def test_too_few_file_handles_are_no_damage(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.put("a", b"1")
+    real = os.open
+
+    def limited(path: Any, flags: int, *rest: Any, **options: Any) -> int:
+        if str(path).endswith("a"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(path, flags, *rest, **options)
+
+    monkeypatch.setattr(os, "open", limited)
+    with pytest.raises(OSError, match="Too many open files") as raised:
+        storage.read("a")
+    assert not isinstance(raised.value, CorruptStoreError)
 
 
 def test_sync_takes_a_relative_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     storage = open_storage("store")
     storage.put("segments/a/X/c/0", b"x")
-    storage.sync("segments/a")
-    storage.sync("")
+    storage.sync()
     assert (tmp_path / "store/segments/a/X/c/0").read_bytes() == b"x"
+
+
+def test_sync_reaches_every_folder_that_has_a_new_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also above the store, and those that another writer made, whose names may not be durable either."""
+    synced: list[str] = []
+    real = os.fsync
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda descriptor: (synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink())), real(descriptor)),
+    )
+    (tmp_path / "store").mkdir()
+    LocalStorage(tmp_path / "store").put("segments/other", b"x")
+    for root, expected in (
+        (tmp_path / "store", ["store/segments/a", "store/segments", "store", "."]),
+        (
+            tmp_path / "new/deep/store",
+            ["new/deep/store/segments/a", "new/deep/store/segments", "new/deep/store", "new/deep", "new", "."],
+        ),
+    ):
+        storage = LocalStorage(root)
+        storage.put("segments/a/b", b"x")
+        synced.clear()
+        storage.sync()
+        assert {str(tmp_path / name) for name in expected} == set(synced)
+        assert synced.index(str(root / "segments/a")) < synced.index(str(root / "segments")) < synced.index(str(root))
+        synced.clear()
+        storage.sync()
+        assert synced == []
 
 
 def test_remove_counts_bytes_and_forgives_absence(storage: LocalStorage) -> None:
@@ -199,16 +301,29 @@ def test_a_short_object_is_told_with_its_bytes(storage: LocalStorage) -> None:
 # ---------------------------------------------------------------------------------------------------------- locks
 
 
-def test_a_held_lock_is_seen_and_let_go(storage: LocalStorage) -> None:
-    with storage.lock("writers/a") as free:
-        assert free
-        with storage.lock("writers/a") as second:
-            assert not second
-    with storage.lock("writers/a") as free:
-        assert free
+def is_held(storage: LocalStorage, key: str) -> bool:
+    held = storage.hold(key)
+    if held is not None:
+        held.release()
+    return held is None
 
 
-def test_a_lock_whose_object_was_removed_is_not_held(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_held_nobody_else_gets_before_it_is_released(storage: LocalStorage) -> None:
+    first = storage.hold("writers/a", make=True)
+    assert first is not None
+    assert is_held(storage, "writers/a")
+    first.write(b"abcdef", 0)
+    first.write(b"XY", 2)
+    assert first.read() == b"abXY"  # a write ends the object: what stood behind was cut short by a crash
+    first.release()
+    assert not is_held(storage, "writers/a")
+    with pytest.raises(FileNotFoundError):
+        storage.hold("writers/b")
+
+
+def test_what_was_removed_before_it_was_held_is_not_there(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import fcntl
 
     real = fcntl.flock
@@ -218,28 +333,61 @@ def test_a_lock_whose_object_was_removed_is_not_held(storage: LocalStorage, monk
         real(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", removed_just_before)
-    with storage.lock("writers/a") as free:
-        assert not free
+    with pytest.raises(FileNotFoundError):
+        storage.hold("writers/a", make=True)
 
 
-def test_a_lock_goes_with_its_process_however_that_ends(storage: LocalStorage) -> None:
+def test_a_hold_goes_with_its_process_however_that_ends(storage: LocalStorage) -> None:
     storage.root.mkdir()
     program = (
         "import sys, time; from sparsestore.storage import open_storage\n"
-        "with open_storage(sys.argv[1]).lock('writers/a'):\n    print('held', flush=True); time.sleep(60)"
+        "held = open_storage(sys.argv[1]).hold('writers/a', make=True)\nprint('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", program, storage.name], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        with storage.lock("writers/a") as free:
-            assert not free
+        assert is_held(storage, "writers/a")
         os.kill(process.pid, signal.SIGKILL)
     deadline = time.monotonic() + 5
-    while True:
-        with storage.lock("writers/a") as free:
-            if free or time.monotonic() > deadline:
-                break
-    assert free
+    while is_held(storage, "writers/a"):
+        assert time.monotonic() < deadline
+
+
+def test_turns_come_one_after_the_other_but_nobody_waits_for_ever(storage: LocalStorage) -> None:
+    storage.make_folder("versions")
+    inside, most = [], []
+
+    def work() -> None:
+        for _ in range(5):
+            with storage.turn("versions", 60):
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(0.001)
+                inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(most) == {1}
+    with storage.turn("versions", 60):
+        start = time.monotonic()
+        with storage.turn("versions", 0.05):  # safety rests on link(2), not on this
+            assert time.monotonic() - start >= 0.05
+
+
+def test_where_there_are_no_locks_nothing_is_held(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    held = storage.hold("writers/a", make=True)
+    assert held is not None
+    held.release()
+    storage.make_folder("versions")
+    with storage.turn("versions", 60):
+        assert not is_held(storage, "writers/a")
 
 
 # ----------------------------------------------------------------------------------------------------------- maps

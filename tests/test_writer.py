@@ -586,7 +586,7 @@ def test_a_segment_torn_by_an_error_is_never_published(path: Path, monkeypatch: 
 
 
 def test_an_error_while_publishing_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: LocalStorage, key: str, payload: bytes) -> None:
+    def broken(self: LocalStorage, key: str, payload: bytes, temporary: str) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(LocalStorage, "publish", broken)
@@ -651,17 +651,18 @@ def test_the_name_of_every_folder_is_durable_before_the_first_version_is(
 ) -> None:
     durable: set[Path] = set()
 
-    def sync(folder: Path) -> None:
+    def sync(folder: int | Path) -> None:
+        folder = Path(f"/proc/self/fd/{folder}").readlink() if isinstance(folder, int) else folder
         durable.update(folder.iterdir())
 
-    def publish(storage: LocalStorage, key: str, payload: bytes) -> None:
+    def publish(storage: LocalStorage, key: str, payload: bytes, temporary: str) -> None:
         if key.startswith("versions/"):
             folders = {storage.root, *(found for found in storage.root.rglob("*") if found.is_dir())}
             assert folders - {storage.root / "writers"} <= durable
-        real(storage, key, payload)
+        real(storage, key, payload, temporary)
 
     real = LocalStorage.publish
-    monkeypatch.setattr(LocalStorage, "_sync_folder", staticmethod(sync))
+    monkeypatch.setattr("sparsestore.storage._sync_folder", sync)
     monkeypatch.setattr(LocalStorage, "publish", publish)
     with create(path) as w:
         w.append(np.eye(3))
@@ -855,28 +856,28 @@ def test_a_writer_that_gives_up_leaves_another_ones_store_alone(path: Path) -> N
 def test_gc_spares_what_is_published_while_it_looks(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     w = append_to(store, max_bytes=2)
     w.append(**row_of(100))
-    real = maintain._living_writers
+    real = maintain._Writers.of
 
-    def slow(*arguments: Any, **options: Any) -> bool:
+    def slow(*arguments: Any, **options: Any) -> Any:
         w.publish()  # just before gc asks who is still writing
         return real(*arguments, **options)
 
-    monkeypatch.setattr(maintain, "_living_writers", slow)
+    monkeypatch.setattr(maintain._Writers, "of", slow)
     maintain.gc(store, older_than="0s")
     check_rows(store, 1)
 
 
 def test_gc_spares_what_a_new_writer_makes_while_it_looks(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Writer] = []
-    real = maintain._living_writers
+    real = maintain._Writers.of
 
-    def slow(*arguments: Any, **options: Any) -> bool:
+    def slow(*arguments: Any, **options: Any) -> Any:
         living = real(*arguments, **options)
         started.append(append_to(store, max_bytes=2))  # just after
         started[0].append(**row_of(100))
         return living
 
-    monkeypatch.setattr(maintain, "_living_writers", slow)
+    monkeypatch.setattr(maintain._Writers, "of", slow)
     maintain.gc(store, older_than="0s")
     started[0].publish()
     check_rows(store, 1)

@@ -33,6 +33,11 @@ class MemorySource:
         A larger width than the matrix has.
     dtype : optional
         Another dtype of the values.
+
+    Attributes
+    ----------
+    data : matrix or array
+        What was given.
     """
 
     unit = "rows"
@@ -53,7 +58,7 @@ class MemorySource:
         self.name = f"{'scipy' if is_sparse else 'numpy'} {type(data).__name__} in memory"
         if data.ndim != 2:
             raise ValueError(f"{self.name}: has {data.ndim} dimensions, expected 2: reshape it to (rows, features)")
-        self._data: Any = data
+        self.data: Any = data
         self._width = options.width(self.name, int(data.shape[1]), n_features)
         self._dtype = options.value_dtype(self.name, data.dtype, dtype)
         self.n_rows: int | None = int(data.shape[0])
@@ -68,8 +73,8 @@ class MemorySource:
 
     def blocks(self, max_bytes: int) -> Iterator[Block]:
         """Yield the rows in order."""
-        x: Any = self._data
-        shape = (int(self._data.shape[0]), int(self._data.shape[1]))
+        x: Any = self.data
+        shape = (int(self.data.shape[0]), int(self.data.shape[1]))
         made: dict[str, Any] = {"width": self._width, "dtype": self._dtype, "max_bytes": max_bytes}
         if isinstance(x, np.ndarray):
             return layouts.dense_blocks(np.asarray(x), **made)

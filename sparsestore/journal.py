@@ -1,0 +1,172 @@
+"""What a running writer tells others: what it is making, and which parts of a conversion are done.
+
+A journal is ``writers/<id>``, held by its writer while that lives (see `sparsestore.storage.LocalStorage.hold`). Each
+line is a crc32c and a JSON object; what follows the first line that does not match its crc32c was cut short by a crash.
+What stands beside it, ``writers/<id>.*``, is its writer's too: temporary files and folders.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from sparsestore.checksum import crc32c
+from sparsestore.documents import dump, parse_json
+from sparsestore.errors import SparsestoreError
+from sparsestore.storage import Held, LocalStorage
+
+__all__ = ["FOLDER", "Journal", "JournalState", "all_journals", "owner_of"]
+
+FOLDER = "writers"
+_NAME = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass
+class JournalState:
+    """What a journal says.
+
+    Attributes
+    ----------
+    base : int
+        The newest version when its writer looked last: it will not make one of that number or a lower one.
+    segments, pages : set of str
+        Keys of what it makes, or has made.
+    job : dict or None
+        What is being converted, for those who would go on with it.
+    parts : list of dict
+        Whole segments, durable, in order, as the writer describes them.
+    length : int
+        Bytes that were read: whole lines.
+    """
+
+    base: int = 0
+    segments: set[str] = field(default_factory=set)
+    pages: set[str] = field(default_factory=set)
+    job: dict[str, Any] | None = None
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    length: int = 0
+
+    @classmethod
+    def parse(cls, payload: bytes) -> Self:
+        """Back from the bytes of a journal, up to where a crash cut it short."""
+        state = cls()
+        for line in payload.splitlines(keepends=True):
+            if not line.endswith(b"\n") or line[:8] != b"%08x" % crc32c(line[9:]):
+                break
+            try:
+                entry = parse_json(line[9:], "journal")
+            except SparsestoreError:
+                break
+            state.take(entry)
+            state.length += len(line)
+        return state
+
+    def take(self, entry: Mapping[str, Any]) -> None:
+        """Take in what a line says."""
+        kind, value = entry.get("kind"), entry.get("value")
+        if kind == "base" and isinstance(value, int):
+            self.base = max(self.base, value)
+        elif kind == "segment" and isinstance(value, str):
+            self.segments.add(value)
+        elif kind == "page" and isinstance(value, str):
+            self.pages.add(value)
+        elif kind == "job" and isinstance(value, dict):
+            self.job = value
+        elif kind == "part" and isinstance(value, dict):
+            self.parts.append(value)
+
+
+class Journal:
+    """The journal of a writer in this process."""
+
+    def __init__(self, storage: LocalStorage, held: Held, state: JournalState) -> None:
+        self._storage = storage
+        self._held = held
+        self.state = state
+
+    @classmethod
+    def start(cls, storage: LocalStorage, base: int) -> Journal:
+        """A new one."""
+        held = None
+        while held is None:  # gc may look at a new name for a moment, to see whether its writer lives
+            key = f"{FOLDER}/{uuid.uuid4().hex}"
+            try:
+                held = storage.hold(key, make=True)
+            except FileNotFoundError:
+                continue
+            finally:
+                if held is None:
+                    storage.remove(key)
+        journal = cls(storage, held, JournalState())
+        try:
+            journal.note("base", base)
+        except BaseException:
+            journal.end()
+            raise
+        return journal
+
+    @classmethod
+    def adopt(cls, storage: LocalStorage, key: str) -> Journal | None:
+        """One whose writer is dead; None where it lives, or there is none any more."""
+        try:
+            held = storage.hold(key)
+        except FileNotFoundError:
+            return None
+        return None if held is None else cls(storage, held, JournalState.parse(held.read()))
+
+    @property
+    def key(self) -> str:
+        """Where it lies."""
+        return self._held.key
+
+    @property
+    def temporary(self) -> str:
+        """Key for an object that is about to get another name."""
+        return f"{self.key}.tmp"
+
+    @property
+    def scratch(self) -> str:
+        """Key of a folder for what its writer needs for a while."""
+        return f"{self.key}.scratch"
+
+    def note(self, kind: str, value: Any, *, durable: bool = False) -> None:
+        """Tell others. What is to be made is told before it is made."""
+        line = dump({"kind": kind, "value": value}) + b"\n"
+        self._held.write(b"%08x " % crc32c(line) + line, self.state.length, durable=durable)
+        self.state.take({"kind": kind, "value": value})
+        self.state.length += 9 + len(line)
+
+    def end(self, *, keep: bool = False) -> None:
+        """Let go of it and remove it, or leave it for somebody to go on from its parts."""
+        try:
+            self._storage.remove(self.temporary)
+            self._storage.remove(self.scratch)
+            if not keep:
+                self._storage.remove(self.key)
+        finally:
+            self._held.release()
+
+    def release(self) -> None:
+        """Let go of it and leave it as it is."""
+        self._held.release()
+
+    def discard(self, needed: Collection[str] = ()) -> None:
+        """Remove all that it names but what versions need, and itself."""
+        for key in sorted((self.state.segments | self.state.pages) - set(needed)):
+            self._storage.remove(key)
+        self.end()
+
+
+def all_journals(storage: LocalStorage) -> Iterator[str]:
+    """Keys of all journals that are there."""
+    for name in storage.list(FOLDER):
+        if _NAME.fullmatch(name):
+            yield f"{FOLDER}/{name}"
+
+
+def owner_of(key: str) -> str:
+    """Key of the journal that an object or folder in its folder belongs to."""
+    return key.partition(".")[0]
