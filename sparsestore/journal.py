@@ -54,7 +54,7 @@ class JournalState:
         """Back from the bytes of a journal, up to where a crash cut it short."""
         state = cls()
         for line in payload.splitlines(keepends=True):
-            if not line.endswith(b"\n") or line[:8] != b"%08x" % crc32c(line[9:]):
+            if not line.endswith(b"\n") or line[:9] != b"%08x " % crc32c(line[9:]):
                 break
             try:
                 entry = parse_json(line[9:], "journal")

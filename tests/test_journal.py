@@ -1,0 +1,441 @@
+"""What writers tell others, and going on where a conversion was interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparsestore import maintain, sort, store, writer
+from sparsestore.convert import append_source, convert
+from sparsestore.documents import dump
+from sparsestore.errors import CorruptStoreError, StoreExistsError
+from sparsestore.journal import Journal, JournalState, all_journals, owner_of
+from sparsestore.storage import LocalStorage
+from sparsestore.writer import append_to, create
+
+conversion = sys.modules["sparsestore.convert"]  # the package's own name is that of the function
+N_ROWS = 6000
+SMALL = 24 << 20
+
+
+def text(folder: Path, n_rows: int = N_ROWS, name: str = "rows.svm", more: str = "") -> Path:
+    """A file of which one block of a conversion has some hundred rows."""
+    path = folder / name
+    lines = [f"{row % 3} {row % 50 + 1}:{row % 7 + 1} {60 + row % 40}:0.5\n" for row in range(n_rows)]
+    path.write_text("".join(lines) + more)
+    return path
+
+
+def shuffled_in_little_memory(real: Callable[..., Any], blocks: Any, **options: Any) -> Any:
+    return real(blocks, **{**options, "max_bytes": 60_000})
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of some hundred rows."""
+    monkeypatch.setattr(writer, "PART_BYTES", 5_000)
+    monkeypatch.setattr(writer, "HOLD_BYTES", 1_000)
+    monkeypatch.setattr(conversion, "BLOCK_BYTES", 1 << 18)
+    monkeypatch.setattr(conversion, "WRITER_BYTES", 2_000)
+    monkeypatch.setattr(conversion, "shuffled_blocks", partial(shuffled_in_little_memory, sort.shuffled_blocks))
+
+
+def interrupted(
+    monkeypatch: pytest.MonkeyPatch, rows: int, call: Callable[[], Any], error: BaseException | None = None
+) -> None:
+    """Call, and raise in the writer when it has so many rows."""
+    failure = error or KeyboardInterrupt()
+    real = writer.Writer.write
+
+    def write(self: writer.Writer, x: Any, columns: Any) -> None:
+        if self.n_rows >= rows:
+            raise failure
+        real(self, x, columns)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer.Writer, "write", write)
+        with pytest.raises(type(failure)):
+            call()
+
+
+def names(folder: Path) -> list[str]:
+    return [entry.name for entry in folder.iterdir()]
+
+
+def same(a: Path, b: Path) -> None:
+    """Two stores have equal rows, columns, segments and numbers of rows."""
+    with store.open(a) as one, store.open(b) as other:
+        assert one.shape == other.shape
+        assert (one[:] != other[:]).nnz == 0
+        for name in (*one.columns, "row_id"):
+            np.testing.assert_array_equal(one.column(name)[:], other.column(name)[:])
+        assert one.verify() == []
+        lines = [[(line.rows, line.nnz, line.row_id_start) for line in x._reader.lines] for x in (one, other)]
+        assert lines[0] == lines[1]
+        assert len(lines[0]) > 3
+
+
+# -------------------------------------------------------------------------------------------------------- journals
+
+
+def test_a_journal_says_what_was_noted(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path / "store")
+    journal = Journal.start(storage, 7)
+    journal.note("segment", "segments/a")
+    journal.note("page", "versions/pages/b.json")
+    journal.note("job", {"source": "x"})
+    journal.note("part", {"rows": 1})
+    assert list(all_journals(storage)) == [journal.key]
+    assert Journal.adopt(storage, journal.key) is None  # it lives
+    journal.release()
+    again = Journal.adopt(storage, journal.key)
+    assert again is not None
+    assert again.state == journal.state
+    assert again.state == JournalState(
+        7, {"segments/a"}, {"versions/pages/b.json"}, {"source": "x"}, [{"rows": 1}], storage.length(journal.key)
+    )
+    assert {owner_of(key) for key in (again.key, again.temporary, again.scratch)} == {journal.key}
+    again.end()
+    assert storage.list("writers") == []
+    assert Journal.adopt(storage, journal.key) is None
+
+
+@given(cut=st.integers(0, 400), flip=st.none() | st.integers(0, 8 * 400))
+@settings(max_examples=60, deadline=None)
+def test_a_journal_is_read_up_to_where_it_is_damaged(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, flip: int | None
+) -> None:
+    storage = LocalStorage(tmp_path_factory.mktemp("journal") / "store")
+    journal = Journal.start(storage, 3)
+    ends = [journal.state.length]
+    for number in range(8):
+        journal.note("segment", f"segments/{number}")
+        ends.append(journal.state.length)
+    journal.release()
+    payload = bytearray(storage.read(journal.key)[:cut])
+    first_bad = len(payload)
+    if flip is not None and flip < 8 * len(payload):
+        payload[flip // 8] ^= 1 << flip % 8
+        first_bad = flip // 8
+    state = JournalState.parse(bytes(payload))
+    whole = [end for end in ends if end <= first_bad]
+    assert state.length == (whole[-1] if whole else 0)
+    assert state.segments == {f"segments/{number}" for number in range(len(whole) - 1)}
+
+
+def test_a_line_after_one_that_was_cut_short_is_read(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path / "store")
+    journal = Journal.start(storage, 3)
+    journal.note("segment", "segments/a")
+    journal.release()
+    path = storage.path(journal.key)
+    path.write_bytes(path.read_bytes() + b"0123abcd " + dump({"kind": "segment", "value": "segments/torn"})[:20])
+    again = Journal.adopt(storage, journal.key)
+    assert again is not None
+    again.note("segment", "segments/b")
+    again.release()
+    assert JournalState.parse(storage.read(journal.key)).segments == {"segments/a", "segments/b"}
+
+
+# ------------------------------------------------------------------------------------------------- going on
+
+
+@pytest.mark.parametrize("shuffle", [False, True], ids=["in order", "shuffled"])
+@pytest.mark.parametrize(
+    "error", [(KeyboardInterrupt,), (SystemExit, 143), (OSError, 28, "No space left on device"), (MemoryError,)]
+)
+def test_an_interrupted_conversion_goes_on_from_its_last_whole_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: tuple[Any, ...], shuffle: bool, caplog: Any
+) -> None:
+    source, path = text(tmp_path), tmp_path / "a"
+    options: dict[str, Any] = {"shuffle": shuffle, "max_bytes": SMALL}
+    monkeypatch.setattr("secrets.randbits", lambda _: 5)
+    convert(source, tmp_path / "whole", **options)
+    monkeypatch.setattr("secrets.randbits", lambda _: 6)  # the seed of the journal is to be taken
+    failure = error[0](*error[1:])
+    first = {**options, "seed": 5 if shuffle else None}
+    interrupted(monkeypatch, 3000, lambda: convert(source, path, **first), failure)
+    assert "rows in" in caplog.text
+    assert "whole parts are kept: run the same again to go on" in caplog.text
+    (key,) = all_journals(LocalStorage(path))
+    parts = JournalState.parse((path / key).read_bytes()).parts
+    done = parts[-1]["rows"]
+    assert 0 < done <= 3000 + 400
+    assert not [name for name in names(path / "writers") if "." in name]
+    appended: list[int] = []
+    real = writer.Writer.write
+    with monkeypatch.context() as patch:
+        patch.setattr(writer.Writer, "write", lambda self, x, c: (appended.append(len(x)), real(self, x, c)))
+        convert(source, path, **options)
+    assert sum(appended) == N_ROWS - done  # the others were not written again
+    same(path, tmp_path / "whole")
+    assert names(path / "writers") == []
+    assert len(names(path / "segments")) == len(store.open(path)._reader.lines)
+
+
+def test_it_goes_on_however_often_it_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, path = text(tmp_path), tmp_path / "a"
+    convert(source, tmp_path / "whole", max_bytes=SMALL)
+    for rows in range(800, 5100, 700):
+        interrupted(monkeypatch, rows, lambda: convert(source, path, max_bytes=SMALL))
+    convert(source, path, max_bytes=SMALL)
+    same(path, tmp_path / "whole")
+
+
+def test_a_killed_conversion_goes_on(tmp_path: Path) -> None:
+    source, path = text(tmp_path), tmp_path / "a"
+    convert(source, tmp_path / "whole", max_bytes=SMALL)
+    program = (
+        "import os, sys, importlib\nfrom sparsestore import writer\n"
+        "convert = importlib.import_module('sparsestore.convert')\n"
+        "writer.PART_BYTES, writer.HOLD_BYTES = 5_000, 1_000\n"
+        "convert.BLOCK_BYTES, convert.WRITER_BYTES = 1 << 18, 2_000\nreal = writer.Writer.write\n"
+        "def write(self, x, c):\n    self.n_rows < 3000 or os.kill(os.getpid(), 9)\n    real(self, x, c)\n"
+        f"writer.Writer.write = write\nconvert.convert(sys.argv[1], sys.argv[2], max_bytes={SMALL})"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(source), str(path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    convert(source, path, max_bytes=SMALL)
+    same(path, tmp_path / "whole")
+    assert len(names(path / "segments")) == len(store.open(path)._reader.lines)
+
+
+def test_matrices_in_memory_are_known_again_by_their_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = sp.random_array((N_ROWS, 30), density=0.1, rng=np.random.default_rng(0), format="csr")
+    columns = {"y": np.arange(N_ROWS), "name": np.array([f"row {i}" for i in range(N_ROWS)], object)}
+    path = tmp_path / "a"
+    monkeypatch.setattr(conversion, "BLOCK_BYTES", 1 << 13)
+
+    def run(x: Any = x, **changes: Any) -> None:
+        convert(x, path, columns={**columns, **changes}, max_bytes=SMALL)
+
+    interrupted(monkeypatch, 3000, run)
+    other = x.copy()
+    other.data[-1] += 1
+    for call, what in (
+        (lambda: run(other), "source"),
+        (lambda: run(y=np.arange(N_ROWS)[::-1]), "columns"),
+        (lambda: run(name=columns["name"][::-1]), "columns"),
+    ):
+        with pytest.raises(StoreExistsError, match=f"it is not this one: its {what} was"):
+            call()
+    run()
+    opened = store.open(path)
+    assert (opened[:] != x).nnz == 0
+    assert opened.column("name")[:].tolist() == columns["name"].tolist()
+    assert opened.verify() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_features": 200}, "its options was"),
+        ({"shuffle": True}, "its shuffle seed was None, now"),
+        ({"profile": "compact"}, "its profile was raw, now compact"),
+        ({"columns": {"z": np.arange(N_ROWS)}}, "its columns was {}, now {'z'"),
+    ],
+    ids=["options", "shuffle", "profile", "columns"],
+)
+def test_another_conversion_is_refused_until_what_was_begun_is_thrown_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], message: str
+) -> None:
+    source, path = text(tmp_path), tmp_path / "a"
+    interrupted(monkeypatch, 3000, lambda: convert(source, path, max_bytes=SMALL))
+    before = sorted(path.rglob("*"))
+    with pytest.raises(StoreExistsError, match=f"an unfinished conversion is there, with .* rows done.*{message}") as e:
+        convert(source, path, max_bytes=SMALL, **change)
+    assert "Run that one again to finish it, or give resume=False (--no-resume) to throw it away" in str(e.value)
+    assert sorted(path.rglob("*")) == before
+    convert(source, path, max_bytes=SMALL, resume=False, **change)
+    assert len(names(path / "segments")) == len(store.open(path)._reader.lines)
+    assert store.open(path).verify() == []
+
+
+def test_a_source_that_changed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, path = text(tmp_path), tmp_path / "a"
+    interrupted(monkeypatch, 3000, lambda: convert(source, path, max_bytes=SMALL))
+    status = source.stat()
+    whole = source.read_bytes()
+    for payload, times in (
+        (whole + b"1 1:1\n", None),  # longer
+        (whole.replace(b"1:1 ", b"1:2 ", 1), (status.st_atime_ns, status.st_mtime_ns)),  # edited, with its old time
+        (whole, (0, 0)),  # touched
+    ):
+        source.write_bytes(payload)
+        if times:
+            os.utime(source, ns=times)
+        with pytest.raises(StoreExistsError, match=r"its source was .*bytes"):
+            convert(source, path, max_bytes=SMALL)
+    source.write_bytes(whole)
+    os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
+    convert(source, path, max_bytes=SMALL)
+    assert store.open(path).shape[0] == N_ROWS
+
+
+def test_bad_input_leaves_nothing_to_go_on_with(tmp_path: Path) -> None:
+    source = text(tmp_path, more="1 one:1\n")
+    with pytest.raises(ValueError, match=f":{N_ROWS + 1}:"):
+        convert(source, tmp_path / "a", max_bytes=SMALL)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_part_that_is_damaged_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, path = text(tmp_path), tmp_path / "a"
+    interrupted(monkeypatch, 3000, lambda: convert(source, path, max_bytes=SMALL))
+    (key,) = all_journals(LocalStorage(path))
+    line = JournalState.parse((path / key).read_bytes()).parts[0]["lines"][0]
+    (path / f"segments/{line[0]}/X/indices/c/0").unlink()
+    for _ in range(2):  # and nothing of it is lost by that
+        with pytest.raises(CorruptStoreError, match=r"X/indices/c/0 is missing: .* give resume=False \(--no-resume\)"):
+            convert(source, path, max_bytes=SMALL)
+    convert(source, path, max_bytes=SMALL, resume=False)
+    assert store.open(path).verify() == []
+
+
+def test_an_interrupted_append_goes_on_behind_rows_that_others_appended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, path = text(tmp_path), tmp_path / "a"
+    first = text(tmp_path, 100, "first.svm")
+    convert(first, path, max_bytes=SMALL)
+    interrupted(monkeypatch, 3000, lambda: append_source(source, path, max_bytes=SMALL))
+    assert store.open(path).version == 1
+    with append_to(path) as other:
+        other.append(sp.csr_array((7, 99), dtype=np.float32), y=np.zeros(7, np.float32))
+    append_source(source, path, max_bytes=SMALL)
+    opened = store.open(path)
+    assert opened.shape[0] == 100 + 7 + N_ROWS
+    assert opened.column("row_id")[:].tolist() == list(range(100 + 7 + N_ROWS))
+    np.testing.assert_array_equal(opened.column("y")[107:], np.arange(N_ROWS) % 3)
+    assert opened.verify() == []
+
+
+def test_what_was_published_before_its_writer_was_killed_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, path = text(tmp_path), tmp_path / "a"
+    convert(text(tmp_path, 100, "first.svm"), path, max_bytes=SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "end", lambda self, **_: self.release())  # as if killed there
+        append_source(source, path, max_bytes=SMALL)
+    assert len(names(path / "writers")) == 1
+    rows = store.open(path).shape[0]
+    append_source(text(tmp_path, 50, "last.svm"), path, max_bytes=SMALL)
+    opened = store.open(path)
+    assert opened.shape[0] == rows + 50
+    assert opened.verify() == []
+    assert names(path / "writers") == []
+
+
+# ---------------------------------------------------------------------------------------------------------- gc
+
+
+def test_gc_spares_what_may_be_gone_on_with_until_it_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, path = text(tmp_path), tmp_path / "a"
+    interrupted(monkeypatch, 3000, lambda: convert(source, path, max_bytes=SMALL))
+    assert maintain.gc(path) == []
+    told = maintain.gc(path, older_than="0s", dry_run=True)
+    assert len([key for key in told if key.startswith("segments/")]) == len(names(path / "segments")) > 0
+    assert path.exists()
+    assert maintain.gc(path, older_than="0s") == told
+    assert not path.exists()  # there was nothing but the beginnings of a store
+
+
+def test_gc_removes_garbage_beside_a_living_writer(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    convert(text(tmp_path, 100), path, max_bytes=SMALL)
+    (path / "segments/0123").mkdir()
+    (path / "writers/ffff.scratch").mkdir(parents=True)
+    living = append_to(path, max_bytes=2)
+    living.append(sp.csr_array(np.ones((3, 99), np.float32)), y=np.zeros(3, np.float32))
+    removed = maintain.gc(path, older_than="0s")
+    assert removed == ["segments/0123", "writers/ffff.scratch"]
+    living.publish()
+    assert store.open(path).shape[0] == 103
+    assert store.open(path).verify() == []
+
+
+def test_gc_frees_no_number_that_a_living_writer_may_take(tmp_path: Path) -> None:
+    """Else its version would be older than the newest and not part of it: rows acknowledged, and lost."""
+    path = tmp_path / "a"
+    with create(path) as w:
+        w.append(np.eye(3))
+    stalled = append_to(path)
+    stalled.append(2 * np.eye(3))
+    for _ in range(3):
+        with append_to(path) as w:
+            w.append(np.eye(3))
+    removed = maintain.gc(path, older_than="0s")
+    assert removed == ["versions/00000001.json"]  # it read that one, and may be about to make the next
+    assert stalled.publish() == 5
+    removed = maintain.gc(path, older_than="0s")
+    assert removed == [f"versions/0000000{number}.json" for number in range(2, 5)]
+    assert store.open(path).shape == (15, 3)
+
+
+def test_gc_tells_where_there_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such store"):
+        maintain.gc(tmp_path / "none")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("mine")
+    with pytest.raises(FileNotFoundError, match="is no sparsestore"):
+        maintain.gc(tmp_path / "mine")
+    assert (tmp_path / "mine/notes.txt").exists()
+
+
+# ----------------------------------------------------------------------------------------------- after the link
+
+
+def test_an_error_after_the_link_takes_nothing_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a"
+    with create(path) as w:
+        w.append(np.eye(3))
+    real = LocalStorage.sync
+
+    def broken(self: LocalStorage, folder: str | None = None) -> None:
+        if folder == "versions":
+            raise OSError(5, "Input/output error")
+        real(self, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStorage, "sync", broken)
+        with pytest.raises(OSError, match="version 2 is published, but not durable yet"), append_to(path) as w:
+            w.append(np.eye(3))
+    opened = store.open(path)
+    assert (opened.version, opened.shape) == (2, (6, 3))
+    assert opened.verify() == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_interrupt_between_the_link_and_its_answer_takes_nothing_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    path = tmp_path / "a"
+    with create(path) as w:
+        w.append(np.eye(3))
+    real = LocalStorage.publish
+
+    def broken(self: LocalStorage, *arguments: Any) -> None:
+        real(self, *arguments)
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStorage, "publish", broken)
+        with pytest.raises(error), append_to(path) as w:
+            w.append(np.eye(3))
+    opened = store.open(path)
+    assert (opened.version, opened.shape) == (2, (6, 3))
+    assert opened.verify() == []
+    assert names(path / "writers") == []
