@@ -130,13 +130,15 @@ def root_entry(storage: LocalStorage) -> ObjectEntry:
 
 
 def _check_root(storage: LocalStorage, expected: ObjectEntry) -> None:
-    """The manifest is of a format that is known: a zarr.json that says anything else was changed."""
+    """A zarr.json that says anything else than when the store was made was changed."""
     name = f"{storage.name}: {ROOT}"
     try:
         payload = storage.read(ROOT)
     except FileNotFoundError:
         raise CorruptStoreError(f"{name} is missing") from None
     if expected.key != ROOT or (len(payload), crc32c(payload)) != (expected.length, expected.crc32c):
+        with contextlib.suppress(FileNotFoundError):
+            root_entry(storage)  # of another format
         raise CorruptStoreError(
             f"{name}, bytes 0 to {len(payload)}: expected {expected.length} bytes with crc32c {expected.crc32c:08x}, "
             f"found {crc32c(payload):08x}: it was changed since the store was made"

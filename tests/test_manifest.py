@@ -131,13 +131,14 @@ def test_a_store_of_a_later_format_is_told(storage: LocalStorage) -> None:
 
 
 @pytest.mark.parametrize(
-    "edit",
-    [(b'"format":1', b'"format":2'), (b'"group"', b'"array"'), (b"{}", b'{"a":1}'), (b"}}}", b"}}} ")],
-    ids=["format", "type", "attribute", "space"],
+    ("old", "new"),
+    [(b'"group"', b'"array"'), (b'{"sparsestore"', b'{"a":1,"sparsestore"'), (b"}}}", b"}}} ")],
+    ids=["type", "attribute", "space"],
 )
-def test_an_edited_root_document_is_damage(storage: LocalStorage, edit: tuple[bytes, bytes]) -> None:
+def test_an_edited_root_document_is_damage(storage: LocalStorage, old: bytes, new: bytes) -> None:
     payload = storage.read("zarr.json")
-    edited = payload.replace(*edit) if edit[0] in payload else payload + b" "
+    edited = payload.replace(old, new)
+    assert edited != payload
     storage.path("zarr.json").write_bytes(edited)
     with pytest.raises(CorruptStoreError, match=r"zarr\.json, bytes 0 to .* with crc32c .* it was changed since"):
         read_manifest(storage)
