@@ -175,7 +175,10 @@ class Segment:
         )
 
     def _check_lengths(self) -> None:
+        lengths = self._storage.lengths(self.entries)
         for entry in self.entries.values():
+            if lengths.get(entry.key) == entry.length:
+                continue
             try:
                 found = self._storage.length(entry.key)
             except FileNotFoundError:

@@ -14,9 +14,10 @@ import stat
 import sys
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -195,11 +196,14 @@ class LocalStorage:
         ValueError
             Where the key would leave the store.
         """
-        if not key:
-            return self.root
-        if any(part in ("", ".", "..") for part in key.split("/")) or "\0" in key or (os.sep != "/" and os.sep in key):
+        parts = self._parts(key)
+        return self.root.joinpath(*parts) if parts else self.root
+
+    def _parts(self, key: str) -> list[str]:
+        parts = key.split("/") if key else []
+        if not _NOT_PLAIN.isdisjoint(parts) or "\0" in key or (os.sep != "/" and os.sep in key):
             raise ValueError(f"{self.name}: key {key!r} leaves the store, expected plain names with '/' between them")
-        return self.root / key
+        return parts
 
     @contextlib.contextmanager
     def _at(self, key: str, *, make: bool = False) -> Iterator[tuple[int | None, str]]:
@@ -207,16 +211,15 @@ class LocalStorage:
 
         With `make` folders that are not there are made. Windows has no such descriptors: the name is a whole path.
         """
-        path = self.path(key)
-        parts = key.split("/") if key else []
+        parts = self._parts(key)
         if make:
             self._make_root()
         if not key:
-            yield None, str(path)
+            yield None, str(self.root)
             return
         if os.open not in os.supports_dir_fd:
             self._walk_by_name(parts[:-1], make)
-            yield None, str(path)
+            yield None, str(self.path(key))
             return
         descriptor = os.open(self.root, _FOLDER)
         try:
@@ -362,6 +365,20 @@ class LocalStorage:
         if not stat.S_ISREG(status.st_mode):
             raise CorruptStoreError(f"{self.name}: {key} is no plain file")
         return status.st_size
+
+    def lengths(self, keys: Iterable[str]) -> dict[str, int]:
+        """Bytes of those objects that are there and plain files: each folder is entered once for all of its objects."""
+        found = {}
+        for prefix, names in groupby(sorted(key.rpartition("/")[::2] for key in keys), lambda parts: parts[0]):
+            inside = f"{prefix}/" if prefix else ""
+            with contextlib.suppress(FileNotFoundError, CorruptStoreError), self._at(f"{inside}x") as (folder, _):
+                for _, name in names:
+                    with contextlib.suppress(FileNotFoundError):
+                        place = name if folder is not None else self.path(inside + name)
+                        status = os.stat(place, dir_fd=folder, follow_symlinks=False)
+                        if stat.S_ISREG(status.st_mode):
+                            found[inside + name] = status.st_size
+        return found
 
     def modified(self, key: str) -> float:
         """Time of the last change of an object or folder, seconds since 1970."""
@@ -635,6 +652,7 @@ def _set_direct(descriptor: int, direct: bool) -> bool:
 
 # no link is followed, and opening a pipe does not wait for somebody to write into it
 _PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+_NOT_PLAIN = frozenset(("", ".", ".."))
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 _MAP_FIXED = 0x10  # the same on Linux and macOS; Python's mmap module does not export it
 

@@ -171,6 +171,17 @@ def test_no_link_in_the_middle_of_a_key_is_followed(storage: LocalStorage, tmp_p
     assert (tmp_path / "else/x").read_bytes() == b"secret"
 
 
+def test_lengths_are_those_of_plain_files_alone(storage: LocalStorage) -> None:
+    for key in ("a", "b/c", "b/d/e", "b/d/f"):
+        storage.put(key, key.encode() * 10)
+    (storage.root / "b/link").symlink_to(storage.root / "a")
+    (storage.root / "d").symlink_to(storage.root / "b")
+    keys = ["b/d/f", "a", "b/c", "b/d/e", "b/link", "b/d", "none", "none/x", "a/x", "d/c"]
+    assert storage.lengths(keys) == {"a": 10, "b/c": 30, "b/d/e": 50, "b/d/f": 50}
+    with pytest.raises(ValueError, match="leaves the store"):
+        storage.lengths(["../x"])
+
+
 def test_the_store_itself_may_lie_behind_a_link(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
