@@ -6,7 +6,6 @@ codec, so any zarr reader opens them; docs/decisions/0002 says why zarr-python i
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
@@ -17,7 +16,9 @@ from numpy.typing import NDArray
 from sparsestore.checksum import PIECE, crc32c, piece_crc32c
 from sparsestore.documents import dump
 from sparsestore.errors import CorruptStoreError
+from sparsestore.forking import Lock, imported
 from sparsestore.format import ObjectEntry
+from sparsestore.kernels import checks, frames
 from sparsestore.layout import CHUNK, SHARD, chunk_and_shard
 from sparsestore.parallel import over_ranges
 from sparsestore.storage import Advice, LocalStorage, ObjectWriter
@@ -195,20 +196,15 @@ def _replace(spec: ArraySpec, **changes: Any) -> ArraySpec:
 def _encode(values: Array, spec: ArraySpec) -> bytes:
     """Bytes of one inner chunk."""
     if spec.dtype == "string":
-        from numcodecs.vlen import VLenUTF8
-
-        payload: Any = bytes(VLenUTF8().encode(values))
+        payload: Any = bytes(imported("numcodecs.vlen").VLenUTF8().encode(values))
         if len(payload) > _STRING_CHUNK_BYTES:
             raise ValueError(f"{len(values)} strings take {len(payload)} bytes, expected at most {_STRING_CHUNK_BYTES}")
     else:
         payload = np.ascontiguousarray(values, spec.dtype)
     if spec.codec.name == "zstd":
-        from numcodecs import zstd
-
-        return bytes(zstd.compress(payload, spec.codec.clevel))
+        return bytes(imported("numcodecs.zstd").compress(payload, spec.codec.clevel))
     if spec.codec.name == "blosc":
-        from numcodecs import blosc
-
+        blosc = imported("numcodecs.blosc")
         shuffle = {"noshuffle": blosc.NOSHUFFLE, "shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
         mode = shuffle[spec.codec.shuffle]
         return bytes(blosc.compress(payload, spec.codec.cname.encode(), spec.codec.clevel, mode, 0))
@@ -275,7 +271,7 @@ class ArrayReader:
         self._describe = describe
         self._load_checks = checks
         self._checks: NDArray[np.uint32] | None = None
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._indexes: dict[int, NDArray[np.uint64]] = {}
         self._mapped: Array | None = None
         self._mmap = mmap
@@ -446,8 +442,6 @@ class ArrayReader:
 
     def _due(self, starts: NDArray[np.uint64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         """Pieces that hold these elements and are to be checked, ascending."""
-        from sparsestore.kernels import checks
-
         n, itemsize = self.spec.shape[0], self.spec.itemsize
         units = np.empty(2 * len(starts) + int(lengths.sum()) * itemsize // PIECE, np.int64)
         found = checks.touched(starts, lengths, n, itemsize, self._verified, units)
@@ -498,8 +492,6 @@ class ArrayReader:
         self, stored: Bytes, elements: Bytes, places: NDArray[np.int64], units: NDArray[np.int64]
     ) -> None:
         """Check pieces `units` of the array, which are those at `places` of bytes; all but padding are elements."""
-        from sparsestore.kernels import checks
-
         expected = np.empty(0, np.uint32) if self._check == "never" else self._checksums()[units]
         numbers = np.empty(0, np.uint32) if self._limit is None else elements.view(f"u{self.spec.itemsize}")
         faults: list[int] = []
@@ -645,8 +637,6 @@ class ArrayReader:
         """Check the encoded bytes of chunks."""
         if self._load_checks is None or self._check == "never" or self._raw:
             return
-        from sparsestore.kernels import frames
-
         part = slice(start, stop)
         expected = self._checksums()[encoded.numbers[part]]
         bad = frames.first_damaged(encoded.source, encoded.starts[part], encoded.lengths[part], expected)
@@ -658,8 +648,6 @@ class ArrayReader:
         while at < stop:
             target = out[(at - start) * spec.chunk :]
             if spec.codec.name == "blosc" and spec.codec.cname in ("lz4", "lz4hc"):
-                from sparsestore.kernels import frames
-
                 part, plain = slice(at, stop), target.reshape(-1).view(np.uint8)
                 starts, lengths = encoded.starts[part], encoded.lengths[part]
                 at += frames.unpack(encoded.source, starts, lengths, spec.chunk * spec.itemsize, plain)
@@ -744,20 +732,16 @@ def _decode_into(payload: NDArray[np.uint8], spec: ArraySpec, target: Array) -> 
     """Decode one inner chunk; ValueError or RuntimeError where it does not give exactly the declared bytes."""
     expected = target.nbytes
     if spec.codec.name == "blosc":
-        from numcodecs import blosc
-
         # the declared size stands in bytes 4 to 8 of a blosc frame: a bomb is refused before it is unpacked
         declared = int.from_bytes(payload[4:8].tobytes(), "little")
         if len(payload) < 16 or declared != expected:
             raise ValueError(f"it declares {declared} bytes, expected {expected}")
         if int.from_bytes(payload[12:16].tobytes(), "little") != len(payload):
             raise ValueError("its length is not the one that it declares")
-        blosc.decompress(payload, target)
+        imported("numcodecs.blosc").decompress(payload, target)
         return
     if spec.codec.name == "zstd":
-        import zstandard
-
-        limit = _STRING_CHUNK_BYTES if spec.dtype == "string" else expected
+        zstandard, limit = imported("zstandard"), _STRING_CHUNK_BYTES if spec.dtype == "string" else expected
         try:
             declared = zstandard.frame_content_size(payload.tobytes())
             if declared < 0 or declared > limit:
@@ -768,12 +752,10 @@ def _decode_into(payload: NDArray[np.uint8], spec: ArraySpec, target: Array) -> 
     else:
         data = payload.tobytes()
     if spec.dtype == "string":
-        from numcodecs.vlen import VLenUTF8
-
         n = int.from_bytes(data[:4], "little")  # looked at first: the decoder makes room for as many
         if n != len(target):
             raise ValueError(f"it holds {n} strings, expected {len(target)}")
-        target[:] = VLenUTF8().decode(data)
+        target[:] = imported("numcodecs.vlen").VLenUTF8().decode(data)
         return
     if len(data) != expected:
         raise ValueError(f"it holds {len(data)} bytes, expected {expected}")

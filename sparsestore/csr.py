@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from sparsestore.forking import imported
+from sparsestore.kernels import gather
+
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
@@ -98,8 +101,6 @@ class Rows:
 
     def take(self, rows: NDArray[np.integer[Any]]) -> Rows:
         """Copy the given rows, in that order, repeats allowed."""
-        from sparsestore.kernels import gather
-
         starts = self.indptr[:-1][rows].astype(np.uint64)
         lengths = np.diff(self.indptr)[rows]
         indptr = np.zeros(len(rows) + 1, np.int64)
@@ -144,8 +145,6 @@ class Rows:
 
     def to_dense(self, out: Array | None = None, dtype: DTypeLike | None = None) -> Array:
         """The rows as a dense (n, n_features) array, C order; `out` (zeroed by the caller) is filled and returned."""
-        from sparsestore.kernels import gather
-
         if out is None:
             out = np.zeros(self.shape, dtype or self.data.dtype)
         elif out.shape != self.shape:
@@ -161,17 +160,16 @@ class Rows:
 
 def _csr_array(data: Array, indices: Array, indptr: Array, shape: tuple[int, int]) -> csr_array:
     """A canonical `scipy.sparse.csr_array` over these arrays."""
-    from scipy.sparse import csr_array
-
+    new = imported("scipy.sparse").csr_array
     usual = _usual_state()
     if usual is None or indices.dtype != indptr.dtype or data.dtype.kind not in "biuf" or data.dtype == np.float16:
-        x = csr_array((data, indices, indptr), shape=shape, copy=False)
+        x: csr_array = new((data, indices, indptr), shape=shape, copy=False)
         # canonical by the promise of `Rows`: spare scipy a pass over the entries
         x.has_sorted_indices = True
         x.has_canonical_format = True
         return x
     # scipy's own way passes over all entries to check what holds already: 60 us for 256 rows, 4 ms for 4 M entries
-    x = csr_array.__new__(csr_array)
+    x = new.__new__(new)
     x.__dict__.update(usual)
     x.__dict__.update(data=data, indices=indices, indptr=indptr, _shape=shape)
     return x
@@ -180,8 +178,7 @@ def _csr_array(data: Array, indices: Array, indptr: Array, shape: tuple[int, int
 @functools.cache
 def _usual_state() -> dict[str, Any] | None:
     """What a canonical csr_array has beside its arrays and its shape; None for a scipy that keeps it in another way."""
-    from scipy.sparse import csr_array
-
+    csr_array = imported("scipy.sparse").csr_array
     x = csr_array((np.ones(1, np.float32), np.zeros(1, np.int32), np.array([0, 1], np.int32)), shape=(1, 1))
     x.has_sorted_indices = True
     x.has_canonical_format = True
@@ -265,10 +262,9 @@ def _value_dtype(x: Any) -> np.dtype[Any]:
 
 def from_scipy(x: Any) -> Rows:
     """Canonical `Rows` of any scipy.sparse matrix or array (2-D): sorted, duplicates summed; `x` is left as it was."""
-    from scipy.sparse import csr_array, csr_matrix
-
+    sparse = imported("scipy.sparse")
     value_dtype = _value_dtype(x)
-    csr = csr_array(x) if not isinstance(x, (csr_array, csr_matrix)) else x
+    csr = sparse.csr_array(x) if not isinstance(x, (sparse.csr_array, sparse.csr_matrix)) else x
     raw = Rows(np.asarray(csr.indptr).astype(np.int64, copy=False), csr.indices, csr.data, int(x.shape[1]))
     # scipy does not check what it is given, and its compiled loops crash on a bad index (scipy#8778)
     if len(raw.indptr) != x.shape[0] + 1:

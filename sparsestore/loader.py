@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
-from functools import cached_property
 from hashlib import blake2b
 from itertools import islice
-from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from sparsestore.batch import Batch
 from sparsestore.buffers import Buffers
+from sparsestore.forking import Lock, check_process
 from sparsestore.plan.partition import Piece, pieces
 from sparsestore.prefetch import prefetch
 from sparsestore.read_ahead import ReadAhead
@@ -101,6 +101,7 @@ class Loader:
         self._selection = selection
         self._features = features
         self._lock = Lock()
+        self._found_fingerprint: str | None = None
         self.columns = tuple(columns)
         self.dtype = np.dtype(dtype)
         self.layout = layout
@@ -168,11 +169,13 @@ class Loader:
         return self._batches(epoch, batch)
 
     def _batches(self, epoch: int, batch: int) -> Iterator[Batch]:
+        process = os.getpid()
         ahead = self.read_ahead()
         made = self._strips(epoch, batch, ahead)
         with closing(prefetch(made) if ahead.has_room_for(3 * self._batch_bytes()) else made) as strips:
             for batches in strips:
                 while batches:
+                    check_process(process)
                     batch += 1
                     # a batch counts as soon as it is handed out, and the position after the last one is the next epoch
                     self._position = (epoch, batch) if batch < len(self) else (epoch + 1, 0)
@@ -318,20 +321,21 @@ class Loader:
             self.plan, self.pieces, self._firsts = plan, share, firsts
             self._position = self._next = (epoch, batch)
 
-    @cached_property
     def _fingerprint(self) -> str:
-        """Of the view: its rows and its features."""
-        rows = self._selection.fingerprint()
-        if self._features is None:
-            return rows
-        features = np.ascontiguousarray(self._features, "<i8").tobytes()
-        return f"{rows}/{blake2b(features, digest_size=8).hexdigest()}"
+        """Of the view: its rows and its features; found once."""
+        if self._found_fingerprint is None:
+            found = self._selection.fingerprint()
+            if self._features is not None:
+                features = np.ascontiguousarray(self._features, "<i8").tobytes()
+                found = f"{found}/{blake2b(features, digest_size=8).hexdigest()}"
+            self._found_fingerprint = found
+        return self._found_fingerprint
 
     def _terms(self) -> dict[str, Any]:
         """What a state and the loader that takes it must agree in."""
         return {
             "version": self._reader.version,
-            "fingerprint": self._fingerprint,
+            "fingerprint": self._fingerprint(),
             "batch_size": self.plan.batch_size,
             "shuffle": self.plan.shuffle,
             "drop_remainder": self.plan.drop_remainder,

@@ -79,9 +79,14 @@ def _over(work: Callable[[int, int], None], cuts: list[int]) -> None:
 
     # A thread may be let wait for milliseconds where other processes are at work. So nobody waits for it to start (as
     # threading.Thread does): whoever is there first takes its range, and a late one finds nothing left to do.
-    helpers = [allocate_lock() for _ in todo[1:]]
-    for busy in helpers:
-        start_new_thread(help_out, (busy,))
+    helpers: list[LockType] = []
+    for _ in todo[1:]:
+        busy = allocate_lock()
+        try:
+            start_new_thread(help_out, (busy,))
+        except RuntimeError:  # no memory for a stack, or too many threads: this one does it all
+            break
+        helpers.append(busy)
     run()
     for busy in helpers:
         with busy:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import suppress
 from queue import SimpleQueue
 from threading import Event, Thread, current_thread
 from typing import TypeVar
+
+from sparsestore.errors import ResourceError
+from sparsestore.forking import check_process
 
 __all__ = ["prefetch"]
 
@@ -32,6 +37,10 @@ def prefetch(items: Iterable[T], depth: int = 1) -> Generator[T, None, None]:
     ------
     ValueError
         If `depth` is below 1.
+    ResourceError
+        Where no thread can be started.
+    RuntimeError
+        Where the process is a fork of the one that began: the thread was not copied.
     BaseException
         Whatever `items` raises, after the items before it, with the traceback of the background thread.
 
@@ -59,11 +68,20 @@ def _consume(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     thread = Thread(
         target=_produce, args=(iter(items), wanted, made, stopped), name="sparsestore-prefetch", daemon=True
     )
-    for _ in range(depth):
-        wanted.put(None)
-    thread.start()
+    process = os.getpid()
     try:
-        while (message := made.get()) is not None:
+        for _ in range(depth):
+            wanted.put(None)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            reason = "there is no memory for one (ulimit -v), or there are too many (ulimit -u)"
+            raise ResourceError(f"{error}: {reason}") from None
+        while True:
+            check_process(process)
+            message = made.get()
+            if message is None:
+                break
             if isinstance(message, BaseException):
                 try:
                     raise message
@@ -72,9 +90,19 @@ def _consume(items: Iterable[T], depth: int) -> Generator[T, None, None]:
             wanted.put(None)
             yield message[0]
     finally:
-        stopped.set()
-        wanted.put(None)
-        if current_thread() is not thread:
+        try:
+            _stop(thread, stopped, wanted)
+        except BaseException:  # interrupted meanwhile
+            _stop(thread, stopped, wanted)
+            raise
+
+
+def _stop(thread: Thread, stopped: Event, wanted: SimpleQueue[None]) -> None:
+    stopped.set()
+    wanted.put(None)
+    # one that was not started yet, in a `start` that was interrupted, ends at once if it starts at all
+    if current_thread() is not thread and thread.ident is not None:
+        with suppress(RuntimeError):
             thread.join()
 
 

@@ -6,7 +6,6 @@ chunk, each once a call. Nothing here depends on the order in which rows are ask
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,7 +17,10 @@ from sparsestore import csr
 from sparsestore.buffers import Buffers
 from sparsestore.csr import Rows, empty_aligned, index_dtype
 from sparsestore.errors import CorruptStoreError, FormatError
+from sparsestore.forking import Lock
 from sparsestore.format import ROW_ID, ColumnSchema, Manifest, ObjectEntry
+from sparsestore.kernels import gather
+from sparsestore.kernels.coordinates import coordinates
 from sparsestore.manifest import read_manifest, segment_lines
 from sparsestore.parallel import over_rows
 from sparsestore.segment import Segment
@@ -260,7 +262,6 @@ def _empty_pair(
 
 def _gather(part: _Part, starts: Array, lengths: Ints, targets: Ints, indices: Array, data: Array) -> None:
     """Copy rows of one segment, on all cores."""
-    from sparsestore.kernels import gather
 
     def copy(a: int, b: int) -> None:
         if part.data is None:
@@ -276,8 +277,6 @@ def _gather_coordinates(
     part: _Part, starts: Array, lengths: Ints, targets: Ints, rows: Ints, places: Array, data: Array
 ) -> None:
     """As `_gather`, with the number of the row beside that of the feature."""
-    from sparsestore.kernels import gather
-    from sparsestore.kernels.coordinates import coordinates
 
     def copy(a: int, b: int) -> None:
         coordinates(part.indices, starts[a:b], lengths[a:b], targets[a:b], rows[a:b], places)
@@ -291,8 +290,6 @@ def _gather_coordinates(
 
 def _scatter(part: _Part, starts: Array, lengths: Ints, targets: Ints, out: Array) -> bool:
     """Write rows of one segment to rows of a dense array, on all cores; whether all had a cell there."""
-    from sparsestore.kernels import gather
-
     outside: list[int] = []
     width, cells = out.shape[1], out.reshape(-1)
 
@@ -340,7 +337,7 @@ class Reader:
         self.segment_starts = np.cumsum(self.segment_rows) - self.segment_rows
         self.shuffled = np.array([line.shuffled for line in self.lines], bool)
         self._segments: dict[int, Segment] = {}
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # locks and maps stay behind: another process opens the same version itself

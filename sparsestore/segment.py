@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,10 @@ from sparsestore.buffers import Buffers
 from sparsestore.checksum import PIECE, crc32c
 from sparsestore.documents import parse_json
 from sparsestore.errors import CorruptStoreError
+from sparsestore.forking import Lock
 from sparsestore.format import ObjectEntry, SegmentDocument, SegmentLine
+from sparsestore.kernels import gather
+from sparsestore.kernels import offsets as kernels
 from sparsestore.storage import Advice, LocalStorage
 from sparsestore.zarr_format import ArraySpec
 
@@ -47,7 +49,7 @@ class RowOffsets:
         self._all = False
         # of each chunk that was loaded: the row before the first ends there, and the last one starts there
         self._firsts, self._lasts = np.zeros((2, indptr.spec.n_chunks), np.int64)
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def load(self, rows: Ints) -> None:
         """Make sure of the lengths and anchors of these rows."""
@@ -100,8 +102,6 @@ class RowOffsets:
 
     def locate(self, rows: Ints) -> tuple[NDArray[np.uint64], Ints]:
         """Start and length of each row."""
-        from sparsestore.kernels import gather
-
         self.load(rows)
         starts, lengths = np.empty(len(rows), np.uint64), np.empty(len(rows), np.int64)
         gather.locate(rows, self.lengths, self.anchors, starts, lengths)
@@ -132,7 +132,7 @@ class Segment:
         self._mmap = mmap
         self.rows, self.nnz = line.rows, line.nnz
         self._check = check
-        self._lock = threading.RLock()
+        self._lock = Lock()
         self._arrays: dict[str, ArrayReader] = {}
         key = f"{self.prefix}/segment.json"
         payload = self._read(key)
@@ -277,14 +277,12 @@ class Segment:
         self, array: ArrayReader, starts: NDArray[np.uint64], lengths: Ints, buffers: Buffers | None, direct: bool
     ) -> tuple[Array, NDArray[np.uint64]]:
         """Read the units that hold these entries into memory; where each row starts in that."""
-        from sparsestore.kernels import offsets
-
         spec = array.spec
         raw = spec.codec.name == "none"
         # of raw arrays the same elements are read, whatever they take: else their rows would begin at different places
         unit = PIECE // self._narrowest if raw else spec.chunk
         units, moved = np.empty(-(-self.nnz // unit), np.int64), np.empty(len(starts), np.uint64)
-        n = offsets.place(starts, lengths, unit, self.nnz, units, moved)
+        n = kernels.place(starts, lengths, unit, self.nnz, units, moved)
         if n == -1:
             order = np.argsort(starts, kind="stable")
             values, placed = self._loaded(array, starts[order], lengths[order], buffers, direct)
@@ -312,8 +310,6 @@ def _own_starts(lengths: Ints) -> NDArray[np.uint64]:
 
 
 def _compact(values: Array, starts: NDArray[np.uint64], lengths: Ints) -> Array:
-    from sparsestore.kernels import gather
-
     out = np.empty(int(lengths.sum()), values.dtype)
     gather.gather_indices(values, starts, lengths, _own_starts(lengths), out)
     return out

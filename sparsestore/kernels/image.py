@@ -13,6 +13,7 @@ section 4.4.
 from __future__ import annotations
 
 import ctypes
+import errno
 import functools
 import mmap
 import os
@@ -149,6 +150,7 @@ def load(image: bytes) -> int:
     ------
     OSError
         Where a process may not make memory executable.
+    MemoryError
     """
     c, addresses = _library()
     entry = _WORDS.unpack_from(image)[0]
@@ -157,6 +159,8 @@ def load(image: bytes) -> int:
     private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     memory = c.mmap(None, len(image), mmap.PROT_READ | mmap.PROT_WRITE, private, -1, 0)
     if memory == ctypes.c_void_p(-1).value:
+        if ctypes.get_errno() == errno.ENOMEM:
+            raise MemoryError(f"{len(image)} bytes for machine code can not be mapped")
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     ctypes.memmove(memory, image, len(image))
     if c.mprotect(memory, len(image), mmap.PROT_READ | mmap.PROT_EXEC):

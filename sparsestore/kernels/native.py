@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from sparsestore.forking import undivided
 from sparsestore.kernels import compiler, image
 from sparsestore.kernels.compiler import Kinds
 from sparsestore.kernels.image import UnsuitableError
@@ -40,11 +41,7 @@ Native = tuple[Callable[..., bytes], Callable[[bytes], int]]
 
 PLATFORMS = (("linux", "x86_64"),)  # on others numba does it all: nobody has tried there what is done here
 _READABLE, _WRITABLE = 0x101, 0x501  # numpy's flags: elements in C order and aligned; and may be written
-# a process that forks does so while no other thread is inside LLVM, whose own lock the child would find taken for ever
-_lock = threading.RLock()
 _notice = compiler.Notice()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 class Kernel:
@@ -77,11 +74,12 @@ class Kernel:
         self._flags = tuple(_WRITABLE if name.startswith("out") else _READABLE for name in parameters)
         self._gives_number = function.__annotations__["return"] in ("int", int)
         self._loaded: dict[Kinds, Native | None] = {}
+        self._called: set[tuple[Any, ...]] = set()
 
     def __call__(self, *arguments: Any) -> Any:
         """Run the loop; with whatever numba accepts, and with numba's errors."""
         if len(arguments) != len(self._flags):
-            return self.compiled(*arguments)
+            return self._by_numba(*arguments)
         kinds: list[Any] = []
         values: list[int | float] = []
         for argument, flags in zip(arguments, self._flags):  # noqa: B905 - just found equally long, and time counts
@@ -95,17 +93,29 @@ class Kernel:
                 kinds.append(0)
                 values.append(argument)
             else:
-                return self.compiled(*arguments)
+                return self._by_numba(*arguments)
         key = tuple(kinds)
         try:
             native = self._loaded[key]
         except KeyError:
             native = self._load(key)
         if native is None:
-            return self.compiled(*arguments)
+            return self._by_numba(*arguments)
         pack, enter = native
         result = enter(pack(*values))  # `arguments` keeps the arrays alive meanwhile
         return result if self._gives_number else None
+
+    def _by_numba(self, *arguments: Any) -> Any:
+        """Call numba's dispatcher; where it compiles, no fork comes between."""
+        kinds = tuple(
+            (getattr(argument, "dtype", type(argument)), getattr(argument, "ndim", 0)) for argument in arguments
+        )
+        if kinds in self._called:
+            return self.compiled(*arguments)
+        with undivided:
+            result = self.compiled(*arguments)
+        self._called.add(kinds)
+        return result
 
     @functools.cached_property
     def compiled(self) -> Callable[..., Any]:
@@ -126,10 +136,12 @@ class Kernel:
 
     def _load(self, kinds: Kinds) -> Native | None:
         """Machine code for these arguments, from the cache or compiled; None where numba has to be called."""
-        with _lock:
+        with undivided:  # LLVM has a lock of its own, which a forked child could find taken for ever
             if kinds not in self._loaded:
                 try:
                     self._loaded[kinds] = self._native(kinds)
+                except MemoryError:  # numba would need far more, and LLVM ends a process that has no memory left
+                    raise
                 except Exception as reason:  # anything at all: numba then does, or says, what is to be done
                     log.debug("%s%s is left to numba: %s", self.function.__qualname__, kinds, reason, exc_info=True)
                     self._loaded[kinds] = None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsestore.kernels import ranking
+
 __all__ = ["BLOCKS", "CONVERSION", "FEISTEL", "SPLITS", "WINDOW", "Permutation", "check_seed", "mix", "order", "words"]
 
 BLOCKS, WINDOW, FEISTEL, SPLITS, CONVERSION = range(5)
@@ -76,8 +78,6 @@ def order(seed: int, stream: int, epoch: int, window: int, n: int) -> NDArray[np
     """
     keys = words(seed, stream, epoch, window, n)
     if 2 <= n <= _RANKED:
-        from sparsestore.kernels import ranking
-
         bits = min((n - 1).bit_length(), _BUCKET_BITS)
         ends, ranked = np.zeros((1 << bits) + 1, np.int64), np.empty(n, np.int64)
         ranking.rank(keys, 64 - bits, ends, ranked)

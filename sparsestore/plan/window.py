@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsestore.forking import Lock
 from sparsestore.plan import shuffle as shuffling
 
 __all__ = ["Plan", "WindowRows"]
@@ -86,7 +86,7 @@ class Plan:
     """Blocks that the view is cut into."""
     _short: _ShortBlocks = field(init=False, repr=False)
     _epoch: tuple[int, _Epoch] | None = field(init=False, repr=False, default=None)
-    _lock: threading.Lock = field(init=False, repr=False, default_factory=threading.Lock)
+    _lock: Lock = field(init=False, repr=False, default_factory=Lock)
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "block_rows", "window_rows"):

@@ -1,0 +1,88 @@
+"""What a fork leaves to the child: locks that are free, and nothing half done. A leaf.
+
+A forked child has all memory as it was at that moment, and of all threads only the one that forked. A lock that another
+thread held stays taken in the child for ever; a module that another thread was importing stays half imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+from types import TracebackType
+from typing import Any
+from weakref import WeakSet
+
+__all__ = ["Lock", "check_process", "imported", "undivided"]
+
+
+class Lock:
+    """A reentrant lock that is free in a forked child, whichever other thread held it when the process forked.
+
+    For state that stays whole when the thread that changes it stops between two lines: what it had not finished is done
+    again in the child.
+
+    Examples
+    --------
+    >>> lock = Lock()
+    >>> with lock, lock:
+    ...     pass
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        _locks.add(self)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+
+_locks: WeakSet[Lock] = WeakSet()
+
+
+def _renew() -> None:
+    for lock in list(_locks):
+        if lock._lock.acquire(blocking=False):  # free, or held by the thread that forked, which goes on holding it
+            lock._lock.release()
+        else:
+            lock._lock = threading.RLock()
+
+
+undivided = threading.RLock()
+"""Held while something is done that a fork must not cut in half. Forking waits for it."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=undivided.acquire, after_in_parent=undivided.release, after_in_child=undivided.release)
+    os.register_at_fork(after_in_child=_renew)
+
+
+_imported: dict[str, Any] = {}
+
+
+def imported(name: str) -> Any:
+    """A module that takes too long to be imported by all: imported when first asked for, and by no fork cut in half.
+
+    Examples
+    --------
+    >>> imported("zlib").crc32(b"")
+    0
+    """
+    if name not in _imported:
+        with undivided:
+            _imported[name] = importlib.import_module(name)
+    return _imported[name]
+
+
+def check_process(pid: int) -> None:
+    """Raise RuntimeError where this is not the process `pid` that began an iterator."""
+    here = os.getpid()
+    if here != pid:
+        raise RuntimeError(
+            f"this iterator was begun in process {pid} and can not go on in its fork, process {here}: its threads were "
+            f"not copied. Begin a new one here, with iter()"
+        )
