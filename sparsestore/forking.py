@@ -7,6 +7,7 @@ thread held stays taken in the child for ever; a module that another thread was 
 from __future__ import annotations
 
 import importlib
+import logging  # noqa: F401 - see below
 import os
 import threading
 from types import TracebackType
@@ -56,6 +57,8 @@ def _renew() -> None:
 undivided = threading.RLock()
 """Held while something is done that a fork must not cut in half. Forking waits for it."""
 
+# What is registered last is asked first. So logging, which holds its own lock while it forks, has to be registered
+# before this: a thread that holds `undivided` may import something that wants a logger.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=undivided.acquire, after_in_parent=undivided.release, after_in_child=undivided.release)
     os.register_at_fork(after_in_child=_renew)

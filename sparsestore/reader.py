@@ -17,7 +17,7 @@ from sparsestore import csr
 from sparsestore.buffers import Buffers
 from sparsestore.csr import Rows, empty_aligned, index_dtype
 from sparsestore.errors import CorruptStoreError, FormatError
-from sparsestore.forking import Lock
+from sparsestore.forking import Lock, imported
 from sparsestore.format import ROW_ID, ColumnSchema, Manifest, ObjectEntry
 from sparsestore.kernels import gather
 from sparsestore.kernels.coordinates import coordinates
@@ -452,7 +452,7 @@ class Reader:
         parts = [self._column_of(number, name, schema, rows[group]) for number, group in groups]
         if len(parts) == 1:
             values, missing = parts[0]
-            return values if missing is None else np.ma.MaskedArray(values, missing)
+            return values if missing is None else imported("numpy.ma").MaskedArray(values, missing)
         dtype = object if schema.dtype == "string" else np.dtype(schema.dtype)
         out: Array = np.empty((len(rows), *schema.shape), dtype)
         mask: NDArray[np.bool_] | None = None
@@ -461,7 +461,7 @@ class Reader:
             if missing is not None:
                 mask = np.zeros(len(rows), bool) if mask is None else mask
                 mask[group] = missing
-        return out if mask is None else np.ma.MaskedArray(out, mask)
+        return out if mask is None else imported("numpy.ma").MaskedArray(out, mask)
 
     def _column_of(
         self, number: int, name: str, schema: ColumnSchema, rows: Ints

@@ -601,7 +601,7 @@ def _map_parts(parts: list[tuple[int, str, int]], total: int, name: str) -> Byte
             if libc.mmap(at, length, _mmap.PROT_READ, _mmap.MAP_SHARED | _MAP_FIXED, descriptor, 0) != at:
                 raise OSError(ctypes.get_errno(), f"{name}: {key} can not be mapped")
             at += length
-        array: Bytes = np.ctypeslib.as_array(holder)
+        array: Bytes = np.frombuffer(holder, np.uint8)  # type: ignore[call-overload]
         array.flags.writeable = False
         return array
     finally:

@@ -15,6 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 from sparsestore import memory
 from sparsestore.csr import number_dtype
 from sparsestore.errors import ResourceError
+from sparsestore.forking import imported
 from sparsestore.format import ROW_ID, ColumnSchema
 from sparsestore.indexing import row_numbers
 from sparsestore.layout import parse_bytes
@@ -358,7 +359,7 @@ class View:
         if not len(self):
             raise ValueError("the view has no rows: there is nothing to load")
         if seed is None:
-            seed = int(np.random.SeedSequence().generate_state(1)[0]) if shuffle else 0
+            seed = int(imported("numpy.random").SeedSequence().generate_state(1)[0]) if shuffle else 0
         check_seed(seed)
         seed = int(seed)
         if window_rows is None:

@@ -77,11 +77,12 @@ TABLE: dict[str, set[str]] = {
     "integrity": {"csr", "format", "manifest", "reader", "checksum", "errors"},
     "maintain": {"journal", "reader", "writer", "format", "manifest", "storage", "errors"},
     "bench": {"batch", "bench", "errors", "manifest", "memory", "parallel", "progress", "reader", "storage", "store"},
-    "bridges": {"loader", "batch", "buffers", "csr", "errors", "window"},
+    "bridges": {"loader", "batch", "buffers", "csr", "errors", "forking", "window"},
     "view": {
         "bridges",
         "csr",
         "errors",
+        "forking",
         "format",
         "indexing",
         "layout",

@@ -21,6 +21,7 @@ except ImportError as error:
 from sparsestore.batch import SAMPLE_WEIGHT, targets
 from sparsestore.buffers import Buffers
 from sparsestore.csr import empty_aligned
+from sparsestore.forking import imported
 from sparsestore.loader import Loader
 from sparsestore.window import Window
 
@@ -213,8 +214,8 @@ class _Source:
     def _window(self, epoch: int, piece: int) -> Window:
         window = self._loader.window(epoch, piece)
         for name, values in window.columns.items():
-            if np.ma.is_masked(values):
-                missing = int(np.ma.getmaskarray(values).sum())
+            if (masked := imported("numpy.ma")).is_masked(values):
+                missing = int(masked.getmaskarray(values).sum())
                 raise ValueError(
                     f"column {name!r} lacks {missing} of {values.size} values, and a tensor can not say so"
                 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsestore.forking import imported
 from sparsestore.kernels import ranking
 
 __all__ = ["BLOCKS", "CONVERSION", "FEISTEL", "SPLITS", "WINDOW", "Permutation", "check_seed", "mix", "order", "words"]
@@ -61,7 +62,7 @@ def words(seed: int, stream: int, epoch: int, window: int, n: int) -> NDArray[np
     if not (0 <= epoch < 2**64 and 0 <= window < 2**64):
         raise ValueError(f"epoch is {epoch} and window is {window}, expected 0 to 2**64 - 1")
     key, counter = np.array([seed, stream], np.uint64), np.array([0, 0, epoch, window], np.uint64)
-    return np.asarray(np.random.Philox(key=key, counter=counter).random_raw(n), np.uint64)
+    return np.asarray(imported("numpy.random").Philox(key=key, counter=counter).random_raw(n), np.uint64)
 
 
 def order(seed: int, stream: int, epoch: int, window: int, n: int) -> NDArray[np.int64]:

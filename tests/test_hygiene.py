@@ -1,0 +1,316 @@
+"""A process that forks, is interrupted, runs out of memory or descriptors, or loses its files: no hang, no crash, no lie."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import sparsestore as ss
+from sparsestore import forking
+from sparsestore.prefetch import prefetch
+
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="forks, signals and limits as Linux has them"
+)
+
+ROOT = Path(__file__).parents[1]
+N, M = 3000, 50
+
+COMMON = """
+import faulthandler, os, resource, signal, sys, threading, time, traceback
+import numpy as np
+import sparsestore as ss
+
+path = sys.argv[1]
+
+def right(x, rows, y=None):
+    "Whether these are the rows of the store: row i has 1 + i at feature i % 50, and i at (i + 7) % 50."
+    rows = np.asarray(rows)
+    expected = np.zeros(x.shape, np.float32)
+    expected[np.arange(len(rows)), (rows + 7) % 50] = rows
+    expected[np.arange(len(rows)), rows % 50] = rows + 1
+    return np.array_equal(x.toarray(), expected) and (y is None or np.array_equal(y, rows % 3))
+
+def epoch(view, batch_size=128, **options):
+    "Read an epoch and check it; gives the row numbers in their order."
+    found = []
+    for batch in view.loader(batch_size, shuffle=True, seed=5, **options):
+        assert right(batch.x, batch.row_ids, batch.y), "wrong rows"
+        found.append(batch.row_ids)
+    found = np.concatenate(found)
+    assert np.array_equal(np.sort(found), np.arange(len(view))), "not every row once"
+    return found
+
+def in_child(work, limit_s=30):
+    "Fork, and do this in the child; gives a function that waits for it."
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        faulthandler.dump_traceback_later(limit_s, exit=True)
+        status = 1
+        try:
+            work()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    def wait():
+        status = os.waitpid(child, 0)[1]
+        if status:
+            print(f"a child ended with {status}", file=sys.stderr, flush=True)
+            os._exit(1)
+    return wait
+"""
+
+
+def matrix(n: int = N) -> sp.csr_array:
+    rows = np.arange(n)
+    x = sp.coo_array(
+        (
+            np.concatenate([rows + 1, rows]).astype(np.float32),
+            (np.concatenate([rows, rows]), np.concatenate([rows % M, (rows + 7) % M])),
+        ),
+        shape=(n, M),
+    ).tocsr()
+    x.eliminate_zeros()
+    return sp.csr_array(x)
+
+
+def columns(n: int = N) -> dict[str, Any]:
+    return {"y": np.arange(n) % 3, "name": np.array([f"row {i}" for i in range(n)], object)}
+
+
+@pytest.fixture(scope="module", params=["raw", "compact"])
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of three segments."""
+    path = tmp_path_factory.mktemp("hygiene") / "s.zarr"
+    x, beside = matrix(), columns()
+    parts = [slice(0, 1000), slice(1000, 1010), slice(1010, N)]
+    for part in parts:
+        cut = {name: values[part] for name, values in beside.items()}
+        if part.start == 0:
+            ss.convert(x[part], path, columns=cut, profile=request.param)
+        else:
+            ss.open(path).append(x[part], **cut)
+    return path
+
+
+def script(text: str, *arguments: object, limit_s: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process of its own; its output is part of the report where it fails."""
+    return subprocess.run(
+        # what Python 3.12 says of a fork beside threads is what is tried here
+        [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", COMMON + textwrap.dedent(text)]
+        + [str(argument) for argument in arguments],
+        capture_output=True,
+        text=True,
+        timeout=limit_s,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", **environment},
+    )
+
+
+def passes(text: str, *arguments: object, limit_s: float = 120, **environment: str) -> str:
+    """Run Python that must end with 0 and say nothing of its own on standard error."""
+    done = script(text, *arguments, limit_s=limit_s, **environment)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    return done.stdout
+
+
+# ------------------------------------------------------------------------------------------------ fork
+
+
+def test_forks_at_any_moment_beside_reading_threads_read_on_in_the_child(store: Path) -> None:
+    """From the first import on: threads of the parent hold every lock there is, at one fork or another."""
+    passes(
+        """
+        store = ss.open(path)
+        stop = False
+        failed = []
+
+        def reading(seed):
+            try:
+                while not stop:
+                    mine = ss.open(path) if seed % 2 else store
+                    epoch(mine)
+                    assert right(mine[::7], np.arange(len(mine))[::7])
+                    mine.column("name")[5:2000:3]
+                    loader = mine.loader(64, shuffle=True, seed=seed)
+                    next(iter(loader)); loader.state_dict()
+            except BaseException as error:
+                failed.append(error)
+                raise
+
+        def reads():
+            assert right(store[[5, 2999, 1001]], [5, 2999, 1001])
+            assert store.column("name")[1500] == "row 1500"
+            first = epoch(store)
+            again = ss.open(path)
+            assert np.array_equal(epoch(again, columns=("y",)), first)
+            again.loader(64, shuffle=True).state_dict()
+            assert store.verify(deep=False) == []
+
+        threads = [threading.Thread(target=reading, args=(seed,)) for seed in range(3)]
+        for thread in threads:
+            thread.start()
+        waits = []
+        for number in range(24):
+            time.sleep(0.002 * (number % 5))
+            waits.append(in_child(reads))
+            if number % 4 == 3:
+                while waits:
+                    waits.pop()()
+        stop = True
+        for thread in threads:
+            thread.join()
+        assert not failed
+        epoch(store)
+        """,
+        store,
+    )
+
+
+def test_an_iterator_of_the_parent_says_so_in_the_child_and_goes_on_in_the_parent(store: Path) -> None:
+    passes(
+        """
+        store = ss.open(path)
+        for layout in ("sparse", "dense"):
+            loader = store.loader(32, shuffle=True, seed=1, layout=layout)
+            whole = [batch.row_ids for batch in store.loader(32, shuffle=True, seed=1)]
+            second = [batch.row_ids for batch in [*loader] and loader]
+            loader.load_state_dict({**loader.state_dict(), "epoch": 0, "batch": 0})
+            batches = iter(loader)
+            taken = [next(batches).row_ids for _ in range(5)]
+
+            def goes_on():
+                try:
+                    next(batches)
+                except RuntimeError as error:
+                    assert "begun in process" in str(error) and "Begin a new one here" in str(error), error
+                else:
+                    raise AssertionError("an iterator went on without its thread")
+                # a new one reads the next epoch, as it would have in the parent
+                found = [batch.row_ids for batch in loader]
+                assert all(map(np.array_equal, found, second))
+                batches.close()
+
+            in_child(goes_on)()
+            taken += [batch.row_ids for batch in batches]
+            assert all(map(np.array_equal, taken, whole)) and len(taken) == len(whole)
+        """,
+        store,
+    )
+
+
+def worker(loader: Any) -> list[np.ndarray]:
+    return [batch.row_ids for batch in loader]
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_workers_read_their_partitions(store: Path, method: str) -> None:
+    """As the workers of a torch DataLoader do: the parent has read already, and reads meanwhile."""
+    opened = ss.open(store)
+    loaders = [opened.loader(50, shuffle=True, seed=2, partition=p, n_partitions=3) for p in range(3)]
+    half = iter(loaders[0])
+    taken = [next(half).row_ids for _ in range(3)]
+    loaders[0].load_state_dict({**loaders[0].state_dict(), "batch": 0})
+    with multiprocessing.get_context(method).Pool(3) as pool:
+        answer = pool.map_async(worker, loaders)
+        taken += [batch.row_ids for batch in half]
+        found = answer.get(60)
+        again = pool.map_async(worker, loaders).get(60)
+    for loader, batches, second in zip(loaders, found, again, strict=True):
+        here = [batch.row_ids for batch in loader]
+        assert all(map(np.array_equal, here, batches))
+        assert len(here) == len(batches) == len(loader)
+        assert all(map(np.array_equal, here, second))
+    assert all(map(np.array_equal, taken, found[0]))
+    assert np.array_equal(np.sort(np.concatenate([ids for batches in found for ids in batches])), np.arange(N))
+
+
+def test_a_child_appends_beside_its_parent(tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr"
+    ss.convert(matrix(100), path, columns=columns(100), profile="compact")
+    passes(
+        """
+        store = ss.open(path)
+        x, beside = store[:], {name: store.column(name)[:] for name in store.columns}
+        store.append(x, **beside)
+        waits = [in_child(lambda: [store.append(x, **beside) for _ in range(3)]) for _ in range(3)]
+        for _ in range(3):
+            store.append(x, **beside)
+        for wait in waits:
+            wait()
+        newest = ss.open(path)
+        assert newest.shape[0] == 100 * 14, newest.shape
+        assert newest.verify() == []
+        """,
+        path,
+    )
+
+
+def test_a_lock_is_free_in_the_child_unless_its_owner_forked() -> None:
+    lock, taken, done = forking.Lock(), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            taken.set()
+            done.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    taken.wait(30)
+    with forking.Lock() as _:
+        mine = forking.Lock()
+        with mine:
+            child = os.fork()
+            if not child:
+                signal.alarm(20)
+                with lock, mine:
+                    pass
+        if not child:
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    done.set()
+    thread.join()
+
+
+def test_the_check_for_hanging_children_can_fail(store: Path) -> None:
+    """With locks as threading has them, a child of a process that holds one hangs, and the alarm ends it."""
+    done = script(
+        """
+        from sparsestore import forking
+        forking.Lock = threading.RLock
+        import sparsestore.reader
+        sparsestore.reader.Lock = threading.RLock
+        store = ss.open(path)
+        taken, done = threading.Event(), threading.Event()
+        def hold():
+            with store._reader._lock:
+                taken.set(); done.wait()
+        threading.Thread(target=hold, daemon=True).start()
+        taken.wait()
+        in_child(lambda: store[0], limit_s=2)()
+        """,
+        store,
+    )
+    assert "Timeout" in done.stderr
