@@ -46,8 +46,9 @@ class Buffers:
     """
 
     def __init__(self) -> None:
-        # changed by single calls only: a finaliser may run in any thread, in the middle of any line here
+        # changed by single calls only, since threads may be here at once
         self._free: deque[mmap.mmap] = deque(maxlen=KEPT)
+        self._lent: deque[tuple[weakref.ref[Any], mmap.mmap]] = deque()
 
     def empty(self, n: int, dtype: DTypeLike) -> NDArray[Any]:
         """A (n,) array of any content that starts at a multiple of 64 bytes."""
@@ -60,11 +61,23 @@ class Buffers:
         block = self._block(size)
         # an object of its own for every loan: when it dies, the memory is nobody's
         loan = (ctypes.c_uint8 * size).from_buffer(block, _start(block))
-        weakref.finalize(loan, self._free.append, block).atexit = False
+        # looked at when the next block is asked for: what would be called when it dies could swallow a Ctrl-C
+        self._lent.append((weakref.ref(loan), block))
         array: NDArray[Any] = np.frombuffer(loan, np.uint8).view(dtype)  # type: ignore[call-overload]
         return array
 
+    def _take_back(self) -> None:
+        """Of what was lent, keep what nobody sees any more."""
+        for _ in range(len(self._lent)):
+            with suppress(IndexError):  # another thread was faster
+                loan, block = self._lent.popleft()
+                if loan() is None:
+                    self._free.append(block)
+                else:
+                    self._lent.append((loan, block))
+
     def _block(self, size: int) -> mmap.mmap:
+        self._take_back()
         fits = [block for block in tuple(self._free) if size + HUGE_PAGE <= len(block) <= 4 * size + HUGE_PAGE]
         for block in sorted(fits, key=len):
             with suppress(ValueError):  # another thread was faster

@@ -1,7 +1,8 @@
 """The command line: each command parses, calls one library function and prints.
 
 Facts go to standard output (with `--json` as one JSON document and nothing else), progress, warnings and errors to
-standard error. Exit status: 0 done, 1 failed (or `verify` found problems), 2 wrong usage, 130 interrupted.
+standard error. Exit status: 0 done, 1 failed (or `verify` found problems), 2 wrong usage, 130 interrupted (Ctrl-C), 143
+terminated (SIGTERM).
 Libraries are imported inside the commands, so that `--help` and `info` answer at once.
 """
 
@@ -14,7 +15,6 @@ import math
 import os
 import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -260,22 +260,38 @@ def _show_log() -> None:
     logger.setLevel(logging.INFO)
 
 
-_interrupted = threading.Event()
+_INTERRUPTS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+_heard: list[int] = []  # numbers of the signals that came
 
 
 @contextmanager
 def _interrupts_heard() -> Iterator[None]:
-    """Note an interrupt beside raising it: code that is called back by a compiler swallows what is raised in it."""
+    """Raise KeyboardInterrupt at Ctrl-C and at SIGTERM alike, so that all is put in order, and note which it was.
 
-    def note(*_: object) -> None:
-        _interrupted.set()
+    Noted beside being raised, too, because code that is called back by a compiler swallows what is raised in it.
+    """
+
+    def note(number: int, _: object) -> None:
+        _heard.append(number)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, note)
+    # what whoever started this told it to ignore (nohup, a shell's background) stays ignored
+    before = {number: signal.getsignal(number) for number in _INTERRUPTS}
+    caught = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
     try:
+        for number in caught:
+            signal.signal(number, note)
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in caught.items():
+            signal.signal(number, handler)
+
+
+def _interrupted() -> int:
+    """Tell of the interrupt that ended this; the exit status."""
+    number = _heard[0] if _heard else signal.SIGINT
+    _say(f"error: {_INTERRUPTS[signal.Signals(number)]}")
+    return 128 + number
 
 
 @contextmanager
@@ -286,7 +302,7 @@ def _progress(what: str, quiet: bool) -> Iterator[Callable[[int, int | None, str
     with shown(what, False if quiet else None) as report:
 
         def move(position: int, total: int | None, unit: str) -> None:
-            if _interrupted.is_set():
+            if _heard:
                 raise KeyboardInterrupt
             report(position, total, unit)
 
@@ -306,9 +322,9 @@ def _reported(command: Callable[P, None]) -> Callable[P, None]:
         except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
             raise  # the parser's own; a reader that has gone away is no failure worth a word, typer exits with 1
         except KeyboardInterrupt:
-            _say("error: interrupted")
+            status = _interrupted()
             exec("")  # else CPython, where it passed through exec of text, ends the process by the signal after all
-            raise typer.Exit(130) from None
+            raise typer.Exit(status) from None
         except Exception as error:
             if os.environ.get("SPARSESTORE_DEBUG", "") not in ("", "0"):
                 raise
@@ -670,7 +686,7 @@ def main() -> None:
     """Run the command line; the console script `sparsestore`."""
     _show_log()
     try:
-        app(prog_name="sparsestore")
+        with _interrupts_heard():
+            app(prog_name="sparsestore")
     except KeyboardInterrupt:  # before a command has begun
-        _say("error: interrupted")
-        sys.exit(130)
+        sys.exit(_interrupted())

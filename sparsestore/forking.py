@@ -12,7 +12,6 @@ import os
 import threading
 from types import TracebackType
 from typing import Any
-from weakref import WeakSet
 
 __all__ = ["Lock", "check_process", "imported", "undivided"]
 
@@ -32,9 +31,11 @@ class Lock:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        _locks.add(self)
+        self._process = _process
 
     def __enter__(self) -> None:
+        if self._process is not _process:
+            self._renew()
         self._lock.acquire()
 
     def __exit__(
@@ -42,16 +43,24 @@ class Lock:
     ) -> None:
         self._lock.release()
 
+    def _renew(self) -> None:
+        with _renewing:
+            if self._process is _process:
+                return
+            if self._lock.acquire(blocking=False):  # free, or held by the thread that forked, which goes on holding it
+                self._lock.release()
+            else:
+                self._lock = threading.RLock()
+            self._process = _process
 
-_locks: WeakSet[Lock] = WeakSet()
+
+# not a set of all locks, renewed at once: what removes them from it would run when they die, and swallow a Ctrl-C
+_process, _renewing = object(), threading.RLock()
 
 
-def _renew() -> None:
-    for lock in list(_locks):
-        if lock._lock.acquire(blocking=False):  # free, or held by the thread that forked, which goes on holding it
-            lock._lock.release()
-        else:
-            lock._lock = threading.RLock()
+def _begin() -> None:
+    global _process, _renewing
+    _process, _renewing = object(), threading.RLock()
 
 
 undivided = threading.RLock()
@@ -61,7 +70,7 @@ undivided = threading.RLock()
 # before this: a thread that holds `undivided` may import something that wants a logger.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=undivided.acquire, after_in_parent=undivided.release, after_in_child=undivided.release)
-    os.register_at_fork(after_in_child=_renew)
+    os.register_at_fork(after_in_child=_begin)
 
 
 _imported: dict[str, Any] = {}

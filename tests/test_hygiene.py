@@ -1,19 +1,15 @@
-"""A process that forks, is interrupted, runs out of memory or descriptors, or loses its files: no hang, no crash, no lie."""
+"""Processes that fork, are interrupted, run out of memory or descriptors, or lose files: no hang, no wrong row."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import re
-import resource
-import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +19,8 @@ import scipy.sparse as sp
 
 import sparsestore as ss
 from sparsestore import forking
-from sparsestore.prefetch import prefetch
 
-pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="forks, signals and limits as Linux has them"
-)
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, signals, limits as in Linux")
 
 ROOT = Path(__file__).parents[1]
 N, M = 3000, 50
@@ -294,6 +287,35 @@ def test_a_lock_is_free_in_the_child_unless_its_owner_forked() -> None:
     thread.join()
 
 
+def test_no_thread_imports_anything_that_a_fork_could_cut_in_half(store: Path) -> None:
+    passes(
+        """
+        from sparsestore import forking
+
+        unguarded = []
+
+        def hook(event, arguments):
+            if event == "import" and arguments[0] not in sys.modules and not forking.undivided._is_owned():
+                unguarded.append(arguments[0])
+
+        def reads():
+            store = ss.open(path)
+            store[:5], store.column("name")[:3], store.select(features=[1])[:3], store.split(0.5), store.plan(32)
+            for layout in ("sparse", "dense"):
+                loader = store.loader(128, shuffle=True, columns=("y", "name"), layout=layout)
+                list(loader), loader.state_dict()
+            assert store.verify() == []
+
+        sys.addaudithook(hook)
+        thread = threading.Thread(target=reads)
+        thread.start()
+        thread.join()
+        assert unguarded == [], unguarded
+        """,
+        store,
+    )
+
+
 def test_the_check_for_hanging_children_can_fail(store: Path) -> None:
     """With locks as threading has them, a child of a process that holds one hangs, and the alarm ends it."""
     done = script(
@@ -314,3 +336,124 @@ def test_the_check_for_hanging_children_can_fail(store: Path) -> None:
         store,
     )
     assert "Timeout" in done.stderr
+
+
+# ------------------------------------------------------------------------------------------------ interrupts
+
+
+def test_an_interrupt_at_any_time_of_an_epoch_leaves_no_thread_and_a_loader_that_goes_on(store: Path) -> None:
+    passes(
+        """
+        import random
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        rng = random.Random(0)
+        store = ss.open(path)
+        whole = epoch(store)
+        loaders = [store.loader(16, shuffle=True, seed=5, layout=layout) for layout in ("sparse", "dense")]
+        for number in range(120):
+            loader, interrupted = loaders[number % 2], False
+            try:
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-4, 0.03))
+                while True:
+                    if number % 3:
+                        for batch in loader:
+                            pass
+                    else:
+                        store.verify(), ss.open(path)[::3]
+            except KeyboardInterrupt:
+                interrupted = True
+            assert interrupted
+            assert [thread.name for thread in threading.enumerate()] == ["MainThread"]
+            state = loader.state_dict()
+            loader.load_state_dict({**state, "epoch": 0, "batch": 3})
+            assert np.array_equal(np.concatenate([batch.row_ids for batch in loader]), whole[48:])
+        assert np.array_equal(epoch(store), whole)
+        """,
+        store,
+    )
+
+
+def test_an_interrupt_of_fit_leaves_a_dataset_that_can_be_fitted_again(tmp_path: Path) -> None:
+    pytest.importorskip("tensorflow")
+    ss.convert(matrix(), tmp_path / "s.zarr", columns=columns())
+    done = script(
+        """
+        import keras
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        store = ss.open(path)
+        ds = store.to_tf(32, layout="dense", shuffle=True, seed=0)
+        model = keras.Sequential([keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        model.fit(ds, verbose=0)
+        for seconds in (0.02, 0.2):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, seconds)
+                model.fit(ds, epochs=1000, verbose=0)
+            except KeyboardInterrupt:
+                model.fit(ds, verbose=0)
+            else:
+                raise AssertionError("not interrupted")
+        assert sum(len(y) for _, y in ds) == len(store)
+        print("fitted")
+        """,
+        tmp_path / "s.zarr",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("fitted\n")
+    assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+    ids=["SIGINT", "SIGTERM"],
+)
+@pytest.mark.parametrize("command", ["convert", "verify"])
+def test_a_command_ends_with_one_line_and_the_status_of_its_signal(
+    tmp_path: Path, command: str, number: int, status: int, word: str
+) -> None:
+    x = sp.random_array((200_000, 50), density=0.4, rng=np.random.default_rng(0), format="csr", dtype=np.float32)
+    source, path = tmp_path / "x.npz", tmp_path / "s.zarr"
+    arguments = [str(source), str(path)]
+    if command == "verify":
+        ss.convert(x, path, profile="compact", progress=False)
+        arguments = [str(path)]
+    else:
+        sp.save_npz(source, x, compressed=False)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sparsestore", command, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    with process:
+        # well inside the command: it has the source, or parts of the store, open
+        while not (path.exists() if command == "convert" else mapped(process.pid, path)) and process.poll() is None:
+            time.sleep(0.001)
+        process.send_signal(number)
+        out, error = process.communicate(timeout=60)
+    assert (process.returncode, out, error) == (status, "", f"error: {word}\n")
+    assert [found for found in tmp_path.iterdir() if found != source] == ([] if command == "convert" else [path])
+
+
+def mapped(process: int, folder: Path) -> bool:
+    return f"{folder}/" in Path(f"/proc/{process}/maps").read_text(encoding="utf-8")
+
+
+def test_a_signal_that_is_ignored_stays_ignored(store: Path) -> None:
+    """As nohup, and a shell that runs a command in the background, want it."""
+    command = [sys.executable, "-m", "sparsestore", "verify", str(store)]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    with process:
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.01)
+        assert process.communicate()[0] == f"{store}: sound\n"
+    assert process.returncode == 0
