@@ -13,7 +13,6 @@ import shutil
 import stat
 import sys
 import time
-import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -26,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsestore.checksum import extend_crc32c
-from sparsestore.errors import CorruptStoreError
+from sparsestore.errors import CorruptStoreError, ResourceError
 
 __all__ = [
     "LARGE_PAGE",
@@ -285,7 +284,7 @@ class LocalStorage:
             if error.errno == errno.ELOOP or self.path(key).is_symlink():
                 raise CorruptStoreError(f"{self.name}: {key} is a symbolic link, expected a plain file") from None
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR):  # says nothing of the store
-                raise OSError(error.errno, f"{error.strerror}: {self.name}: {key} can not be opened") from None
+                raise _exhausted(error, f"{self.name}: {key} can not be opened") from None
             raise CorruptStoreError(f"{self.name}: {key} can not be opened: {error.strerror}") from error
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
@@ -561,7 +560,63 @@ class LocalStorage:
         page = _mmap.ALLOCATIONGRANULARITY
         if any(length % page for _, length in parts[:-1]):
             raise ValueError(f"only the last of several mapped parts may end inside a page of {page} bytes")
-        return _map_parts([(self._open(key), key, length) for key, length in parts], total, self.name)
+        return self._map_parts(parts, total)
+
+    def _map_parts(self, parts: Sequence[tuple[str, int]], total: int) -> Bytes:
+        """Reserve addresses for all parts, then map each file over its share: one array, however many files."""
+        if len(parts) == 1 and sys.platform == "win32":
+            descriptor = self._open_for_map(*parts[0])
+            try:
+                return np.frombuffer(_mmap.mmap(descriptor, total, access=_mmap.ACCESS_READ), np.uint8)
+            finally:
+                os.close(descriptor)
+        libc = _libc()
+        # files are mapped by large pages only where these begin; a small one is to be one map and no more
+        slack = LARGE_PAGE if total >= LARGE_PAGE else 0
+        try:
+            # it is unmapped with the last array over it, whose memory can not be written
+            room = _mmap.mmap(-1, total + slack, flags=_mmap.MAP_PRIVATE | _mmap.MAP_ANONYMOUS, prot=0)
+        except OSError as error:
+            raise _exhausted(error, f"{self.name}: {total} bytes of address space can not be reserved") from None
+        reserved = np.frombuffer(room, np.uint8)
+        start = -reserved.ctypes.data % LARGE_PAGE if slack else 0
+        array: Bytes = reserved[start : start + total]
+        at = array.ctypes.data
+        for key, length in parts:
+            descriptor = self._open_for_map(key, length)
+            try:
+                # MAP_FIXED replaces just the pages reserved above
+                if libc.mmap(at, length, _mmap.PROT_READ, _mmap.MAP_SHARED | _MAP_FIXED, descriptor, 0) != at:
+                    failed = OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+                    raise _exhausted(failed, f"{self.name}: {key} can not be mapped")
+            finally:
+                os.close(descriptor)
+            at += length
+        return array
+
+    def _open_for_map(self, key: str, length: int) -> int:
+        """Descriptor of a file that has at least so many bytes."""
+        descriptor = self._open(key)
+        found = os.fstat(descriptor).st_size
+        if found < length:
+            os.close(descriptor)
+            raise CorruptStoreError(f"{self.name}: {key} has {found} bytes, expected at least {length}")
+        return descriptor
+
+
+def _exhausted(error: OSError, what: str) -> OSError | ResourceError:
+    """The error of a process that has no more of something, and how to give it more."""
+    if error.errno == errno.ENOMEM:
+        return ResourceError(
+            f"{what}: {error.strerror}: the process has reached its limit of memory (ulimit -v) or of maps "
+            f"(sysctl vm.max_map_count)"
+        )
+    if error.errno == errno.EMFILE and sys.platform != "win32":
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return OSError(error.errno, f"{what}: {error.strerror}: the process may have {limit} open (ulimit -n)")
+    return OSError(error.errno, f"{what}: {error.strerror}")
 
 
 @functools.cache
@@ -577,36 +632,6 @@ def _read_at_once(device: int) -> int:
 
 _READ_AHEAD = 1 << 17  # the default everywhere
 _MOST_READ_AHEAD = 1 << 20  # more at once makes nothing faster
-
-
-def _map_parts(parts: list[tuple[int, str, int]], total: int, name: str) -> Bytes:
-    """Reserve addresses for all parts, then map each file over its share: one array, however many files."""
-    try:
-        for descriptor, key, length in parts:
-            found = os.fstat(descriptor).st_size
-            if found < length:
-                raise CorruptStoreError(f"{name}: {key} has {found} bytes, expected at least {length}")
-        if sys.platform == "win32" and len(parts) == 1:
-            return np.frombuffer(_mmap.mmap(parts[0][0], total, access=_mmap.ACCESS_READ), np.uint8)
-        libc = _libc()
-        room = total + LARGE_PAGE
-        reserved = libc.mmap(None, room, 0, _mmap.MAP_PRIVATE | _mmap.MAP_ANONYMOUS, -1, 0)
-        if reserved == ctypes.c_void_p(-1).value:
-            raise OSError(ctypes.get_errno(), f"{name}: {total} bytes of address space can not be reserved")
-        at = reserved + -reserved % LARGE_PAGE  # files are mapped by large pages only where these begin
-        holder = (ctypes.c_uint8 * total).from_address(at)
-        weakref.finalize(holder, libc.munmap, reserved, room).atexit = False
-        for descriptor, key, length in parts:
-            # MAP_FIXED replaces just the pages reserved above
-            if libc.mmap(at, length, _mmap.PROT_READ, _mmap.MAP_SHARED | _MAP_FIXED, descriptor, 0) != at:
-                raise OSError(ctypes.get_errno(), f"{name}: {key} can not be mapped")
-            at += length
-        array: Bytes = np.frombuffer(holder, np.uint8)  # type: ignore[call-overload]
-        array.flags.writeable = False
-        return array
-    finally:
-        for descriptor, _, _ in parts:
-            os.close(descriptor)
 
 
 class DiskWatch:
@@ -722,11 +747,10 @@ _AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCL = -100, 1, 4  # of linux/fcntl.h, lin
 
 @functools.cache
 def _libc() -> Any:
-    """The C library's mmap, munmap and madvise, with the types that 64-bit addresses need."""
+    """The C library's mmap and madvise, with the types that 64-bit addresses need."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_longlong)
-    libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
     libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     return libc
 
