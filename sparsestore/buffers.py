@@ -58,6 +58,7 @@ class Buffers:
             raw = np.empty(size + 64, np.uint8)
             start = -raw.ctypes.data % 64
             return raw[start : start + size].view(dtype)
+        self._take_back()
         block = self._block(size)
         # an object of its own for every loan: when it dies, the memory is nobody's
         loan = (ctypes.c_uint8 * size).from_buffer(block, _start(block))
@@ -77,7 +78,6 @@ class Buffers:
                     self._lent.append((loan, block))
 
     def _block(self, size: int) -> mmap.mmap:
-        self._take_back()
         fits = [block for block in tuple(self._free) if size + HUGE_PAGE <= len(block) <= 4 * size + HUGE_PAGE]
         for block in sorted(fits, key=len):
             with suppress(ValueError):  # another thread was faster

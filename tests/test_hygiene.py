@@ -348,7 +348,7 @@ def test_an_interrupt_at_any_time_of_an_epoch_leaves_no_thread_and_a_loader_that
         signal.signal(signal.SIGALRM, signal.default_int_handler)
         rng = random.Random(0)
         store = ss.open(path)
-        whole = epoch(store)
+        whole = epoch(store, 16)
         loaders = [store.loader(16, shuffle=True, seed=5, layout=layout) for layout in ("sparse", "dense")]
         for number in range(120):
             loader, interrupted = loaders[number % 2], False
@@ -367,7 +367,7 @@ def test_an_interrupt_at_any_time_of_an_epoch_leaves_no_thread_and_a_loader_that
             state = loader.state_dict()
             loader.load_state_dict({**state, "epoch": 0, "batch": 3})
             assert np.array_equal(np.concatenate([batch.row_ids for batch in loader]), whole[48:])
-        assert np.array_equal(epoch(store), whole)
+        assert np.array_equal(epoch(store, 16), whole)
         """,
         store,
     )
