@@ -223,9 +223,9 @@ class LocalStorage:
         descriptor = os.open(self.root, _FOLDER)
         try:
             for depth, part in enumerate(parts[:-1], 1):
-                inner = self._enter(descriptor, part, "/".join(parts[:depth]), make)
-                os.close(descriptor)
-                descriptor = inner
+                # renamed before it is closed: closed twice by an interrupt between, it could be another thread's by then
+                outer, descriptor = descriptor, self._enter(descriptor, part, "/".join(parts[:depth]), make)
+                os.close(outer)
             yield descriptor, parts[-1]
         finally:
             os.close(descriptor)
