@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+from _thread import LockType, allocate_lock, start_new_thread
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import suppress
 from queue import SimpleQueue
-from threading import Event, Thread, current_thread
-from typing import TypeVar
+from threading import Thread, current_thread
+from typing import Any, TypeVar
 
 from sparsestore.errors import ResourceError
 from sparsestore.forking import check_process
@@ -61,22 +61,27 @@ def prefetch(items: Iterable[T], depth: int = 1) -> Generator[T, None, None]:
 
 def _consume(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     # SimpleQueue, because its put is reentrant: a generator that dies in a reference cycle may be closed by a
-    # collection that starts in either thread, in the middle of any call, and a lock held there would never open
+    # collection that starts in either thread, in the middle of any call, and a lock held there would never open.
+    # No Event and no Condition either: a Ctrl-C in the middle of their methods, which are Python, leaves them locked.
     wanted: SimpleQueue[None] = SimpleQueue()
     made: SimpleQueue[tuple[T] | BaseException | None] = SimpleQueue()
-    stopped = Event()
+    stopped: list[bool] = []
+    ended = allocate_lock()
     thread = Thread(
-        target=_produce, args=(iter(items), wanted, made, stopped), name="sparsestore-prefetch", daemon=True
+        target=_produce, args=(iter(items), wanted, made, stopped, ended), name="sparsestore-prefetch", daemon=True
     )
-    process = os.getpid()
+    process, started = os.getpid(), False
     try:
         for _ in range(depth):
             wanted.put(None)
+        ended.acquire()
+        started = True
+        # by way of another thread, since Thread.start waits in a Condition, and only the main one is interrupted
         try:
-            thread.start()
+            start_new_thread(_start, (thread, made, ended))
         except RuntimeError as error:
-            reason = "there is no memory for one (ulimit -v), or there are too many (ulimit -u)"
-            raise ResourceError(f"{error}: {reason}") from None
+            started = False
+            raise _exhausted(error) from None
         while True:
             check_process(process)
             message = made.get()
@@ -90,29 +95,47 @@ def _consume(items: Iterable[T], depth: int) -> Generator[T, None, None]:
             wanted.put(None)
             yield message[0]
     finally:
-        try:
-            _stop(thread, stopped, wanted)
-        except BaseException:  # interrupted meanwhile
-            _stop(thread, stopped, wanted)
-            raise
+        if started:
+            try:
+                _stop(thread, wanted, stopped, ended)
+            except BaseException:  # interrupted meanwhile
+                _stop(thread, wanted, stopped, ended)
+                raise
 
 
-def _stop(thread: Thread, stopped: Event, wanted: SimpleQueue[None]) -> None:
-    stopped.set()
+def _exhausted(error: RuntimeError) -> ResourceError:
+    return ResourceError(f"{error}: there is no memory for one (ulimit -v), or there are too many (ulimit -u)")
+
+
+def _start(thread: Thread, made: SimpleQueue[Any], ended: LockType) -> None:
+    try:
+        thread.start()
+    except RuntimeError as error:
+        ended.release()
+        made.put(_exhausted(error))
+
+
+def _stop(thread: Thread, wanted: SimpleQueue[None], stopped: list[bool], ended: LockType) -> None:
+    stopped.append(True)
     wanted.put(None)
-    # one that was not started yet, in a `start` that was interrupted, ends at once if it starts at all
-    if current_thread() is not thread and thread.ident is not None:
-        with suppress(RuntimeError):
+    if current_thread() is not thread:
+        with ended:
+            pass
+        if thread.ident is not None:
             thread.join()
 
 
 def _produce(
-    items: Iterator[T], wanted: SimpleQueue[None], made: SimpleQueue[tuple[T] | BaseException | None], stopped: Event
+    items: Iterator[T],
+    wanted: SimpleQueue[None],
+    made: SimpleQueue[tuple[T] | BaseException | None],
+    stopped: list[bool],
+    ended: LockType,
 ) -> None:
     try:
         while True:
             wanted.get()
-            if stopped.is_set():
+            if stopped:
                 break
             try:
                 message = (next(items),)
@@ -125,3 +148,5 @@ def _produce(
         made.put(None)
     except BaseException as error:  # KeyboardInterrupt and SystemExit too belong to the consumer
         made.put(error)
+    finally:
+        ended.release()
