@@ -223,7 +223,7 @@ class LocalStorage:
         descriptor = os.open(self.root, _FOLDER)
         try:
             for depth, part in enumerate(parts[:-1], 1):
-                # renamed before it is closed: closed twice by an interrupt between, it could be another thread's by then
+                # named anew before it is closed: closed twice, at an interrupt, it could be another thread's by then
                 outer, descriptor = descriptor, self._enter(descriptor, part, "/".join(parts[:depth]), make)
                 os.close(outer)
             yield descriptor, parts[-1]
