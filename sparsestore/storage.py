@@ -223,8 +223,11 @@ class LocalStorage:
         return crc
 
     def length(self, key: str) -> int:
-        """Bytes of an object."""
-        status = self.path(key).lstat()
+        """Bytes of an object; FileNotFoundError where there is none."""
+        try:
+            status = self.path(key).lstat()
+        except NotADirectoryError as error:  # a file has the place of the folder
+            raise FileNotFoundError(*error.args) from None
         if not stat.S_ISREG(status.st_mode):
             raise CorruptStoreError(f"{self.name}: {key} is no plain file")
         return status.st_size
