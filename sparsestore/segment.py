@@ -148,25 +148,52 @@ class Segment:
         }
         if check_lengths and check != "never":
             self._check_lengths()
+        self._check_facts(key, len(payload))
         self.offsets = RowOffsets(self.array("X/indptr"), self.rows, self.document.longest_row, self.nnz)
         self.indices = self.array("X/indices")
-        data = self.spec("X/data")
         if self.document.constant:
             self.data: ArrayReader | None = None
-            self.constant = data.fill_value
+            self.constant = self.spec("X/data").fill_value
         else:
             self.data, self.constant = self.array("X/data"), None
-        expected = {"X/indptr": self.rows + 1, "X/indices": self.nnz, "X/data": self.nnz}
-        for path, n in expected.items():
-            if self.spec(path).shape != (n,):
-                raise self._damaged(f"{self.prefix}/{path}/zarr.json", 0, 0, f"the shape is not ({n},)")
         self.mapped = self.document.profile == "raw" and mmap
+
+    def _check_facts(self, key: str, length: int) -> None:
+        """What segment.json and the arrays of the matrix say must agree: memory is made, and entries found, by it."""
+        found = self.document
+        wrong = None
+        if found.n_features > self._n_features:
+            wrong = f"n_features is {found.n_features}, expected at most the store's {self._n_features}"
+        elif not found.longest_row <= min(found.nnz, found.n_features) or found.nnz > self.rows * found.longest_row:
+            wrong = f"longest_row is {found.longest_row}, with {found.nnz} entries of {found.n_features} features"
+        if wrong:
+            raise self._damaged(key, 0, length, wrong)
+        raw = found.profile == "raw"
+        expected = {
+            "X/indptr": ("int64", self.rows + 1, False),
+            "X/indices": (found.indices_dtype, self.nnz, raw),
+            "X/data": (found.data_dtype, self.nnz, raw or found.constant),
+        }
+        for path, (dtype, n, plain) in expected.items():
+            spec = self.spec(path)
+            if (spec.dtype, spec.shape, spec.codec.name == "none") != (dtype, (n,), plain):
+                raise self._damaged(
+                    f"{self.prefix}/{path}/zarr.json",
+                    0,
+                    0,
+                    f"{spec.dtype} {spec.shape}, codec {spec.codec.name}, expected {dtype} ({n},), "
+                    f"{'not compressed' if plain else 'compressed'}",
+                )
+        if np.dtype(found.data_dtype).kind == "b" or found.data_dtype == "float16":
+            raise self._damaged(key, 0, length, f"data_dtype is {found.data_dtype}, which stands as a wider one")
 
     def _read(self, key: str) -> bytes:
         try:
             return self._storage.read(key)
         except FileNotFoundError:
             raise self._damaged(key, 0, 0, "the object is missing") from None
+        except CorruptStoreError as error:
+            raise self._damaged(key, 0, 0, str(error)) from None
 
     def _damaged(self, key: str, start: int, stop: int, reason: str) -> CorruptStoreError:
         rows = f"rows {self.start} to {self.start + self.rows}"
@@ -183,6 +210,8 @@ class Segment:
                 found = self._storage.length(entry.key)
             except FileNotFoundError:
                 raise self._damaged(entry.key, 0, entry.length, "the object is missing") from None
+            except CorruptStoreError as error:
+                raise self._damaged(entry.key, 0, entry.length, str(error)) from None
             if found != entry.length:
                 raise self._damaged(entry.key, 0, found, f"it has {found} bytes, expected {entry.length}")
 
@@ -212,10 +241,14 @@ class Segment:
         with self._lock:
             if path not in self._arrays:
                 whole = path.startswith(("stats/", "checksums/"))
+                spec = self.spec(path)
+                if path.startswith("columns/") and spec.codec.name == "none":
+                    # its checksums would be of pieces of 16 KiB, which nobody looks at here
+                    raise self._damaged(f"{self.prefix}/{path}/zarr.json", 0, 0, "a column is always compressed")
                 self._arrays[path] = ArrayReader(
                     self._storage,
                     f"{self.prefix}/{path}",
-                    self.spec(path),
+                    spec,
                     self.entries,
                     None if whole else (lambda: np.asarray(self.array(f"checksums/{path}").read_all())),
                     self._check,

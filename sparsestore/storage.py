@@ -359,7 +359,7 @@ class LocalStorage:
             return os.stat(name, dir_fd=folder, follow_symlinks=False)
 
     def length(self, key: str) -> int:
-        """Bytes of an object."""
+        """Bytes of an object; FileNotFoundError where there is none."""
         status = self._status(key)
         if not stat.S_ISREG(status.st_mode):
             raise CorruptStoreError(f"{self.name}: {key} is no plain file")

@@ -369,7 +369,7 @@ class Life(RuleBasedStateMachine):
             other = store.loader(**{**options, "seed": 9}, partition=0)
             other.load_state_dict(state)
             rest = list(self.batches(other, self.newest, at))
-            expected_rest = [rows for rows in epochs[0][0]][at:]
+            expected_rest = list(epochs[0][0])[at:]
             assert len(rest) == len(expected_rest), "resumed with another number of batches"
             assert all(map(np.array_equal, rest, expected_rest)), "resumed in another order"
             self.states = [*self.states[-3:], (state, options, np.concatenate([np.zeros(0, int), *expected_rest]))]
