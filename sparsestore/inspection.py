@@ -191,9 +191,9 @@ class SegmentCheck:
         self._covered |= {entry.key for entry in found}
         return found
 
-    def undescribed(self) -> list[tuple[SegmentCheck, ObjectEntry]]:
+    def undescribed(self) -> list[ObjectEntry]:
         """Objects that no sound description of an array covers."""
-        return [(self, entry) for key, entry in self.entries.items() if key not in self._covered]
+        return [entry for key, entry in self.entries.items() if key not in self._covered]
 
     def describe(self) -> None:
         """Read the descriptions of all arrays."""

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,6 +28,9 @@ from sparsestore.reader import Reader
 from sparsestore.storage import LocalStorage
 
 __all__ = ["Verdict", "examine", "verify"]
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _GROUP_BYTES = 1 << 29
 """Of shards, or of small segments, between two waits of all threads for each other."""
@@ -270,14 +274,7 @@ class _Check:
             elif not self._problems[number]:  # it was sound a moment ago
                 self._problems[number] += segment.problems
         every = list(segments.values())
-        plain = [(segment, entry) for segment in every for entry in segment.plain()]
-        for segment, entry, payload, problem in self._run(whole_object, plain):
-            self._count(entry.length)
-            if problem:
-                segment.note(entry.key, 0, entry.length, None, problem)
-                segment.damaged.add(entry.key)
-            elif payload is not None:
-                segment.payloads[entry.key] = payload
+        self._compare([(segment, entry) for segment in every for entry in segment.plain()])
         for segment in every:
             segment.describe()
         self._shards([shard for segment in every for shard in segment.shards(indptr=True)])
@@ -286,11 +283,7 @@ class _Check:
         rest = [shard for segment in every for shard in segment.shards(indptr=False)]
         for group in batches([shard.entry.length for shard in rest], _GROUP_BYTES):
             self._shards([rest[i] for i in group])
-        others = [task for segment in every for task in segment.undescribed()]
-        for segment, entry, _, problem in self._run(whole_object, others):
-            self._count(entry.length)
-            if problem:
-                segment.note(entry.key, 0, entry.length, None, problem)
+        self._compare([(segment, entry) for segment in every for entry in segment.undescribed()])
         for number, segment in segments.items():
             segment.statistics()
             self._problems[number] += segment.problems
@@ -299,8 +292,20 @@ class _Check:
         self.n_bytes += n_bytes
         self.told(self.n_bytes)
 
-    def _run(self, work: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
-        return as_done(work, tasks, self._n_threads)
+    def _run(self, work: Callable[[T], R], tasks: Sequence[T]) -> closing[Generator[R, None, None]]:
+        """Results as they come; whoever leaves the block has all threads end first."""
+        return closing(as_done(work, tasks, self._n_threads))
+
+    def _compare(self, tasks: list[tuple[SegmentCheck, ObjectEntry]]) -> None:
+        """Compare whole objects with their crc32c."""
+        with self._run(whole_object, tasks) as results:
+            for segment, entry, payload, problem in results:
+                self._count(entry.length)
+                if problem:
+                    segment.note(entry.key, 0, entry.length, None, problem)
+                    segment.damaged.add(entry.key)
+                elif payload is not None:
+                    segment.payloads[entry.key] = payload
 
     def _shards(self, shards: list[ShardCheck]) -> None:
         """Check some shards."""
@@ -314,8 +319,9 @@ class _Check:
             shard, unit = task
             return shard, shard.look(unit, self._rooms)
 
-        for shard, found in self._run(work, tasks):
-            shard.found.append(found)
-            self._count(found.n_bytes)
+        with self._run(work, tasks) as results:
+            for shard, found in results:
+                shard.found.append(found)
+                self._count(found.n_bytes)
         for shard in shards:
             shard.finish()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from _thread import LockType, allocate_lock, start_new_thread
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from itertools import pairwise
 from queue import SimpleQueue
 from typing import TypeVar
@@ -101,7 +101,7 @@ def _over(work: Callable[[int, int], None], cuts: list[int]) -> None:
         raise errors.pop(0)  # a name for it would be held by its own traceback, and with it all that was copied
 
 
-def as_done(work: Callable[[T], R], tasks: Sequence[T], n_threads: int | None = None) -> Iterator[R]:
+def as_done(work: Callable[[T], R], tasks: Sequence[T], n_threads: int | None = None) -> Generator[R, None, None]:
     """Results of ``work(task)`` for each task, in threads, as they come; in the order of the tasks where one works.
 
     Parameters
