@@ -16,8 +16,6 @@ from sparsestore.statistics import COUNT_ROWS
 from sparsestore.zarr_format import ArraySpec
 
 __all__ = [
-    "CHUNKS_BYTES",
-    "PIECES_BYTES",
     "Expected",
     "Fault",
     "Problem",
@@ -35,10 +33,6 @@ __all__ = [
 
 Ints = NDArray[np.int64]
 
-PIECES_BYTES = 4 << 20
-"""Bytes of an uncompressed array that a thread looks at in one go."""
-CHUNKS_BYTES = 1 << 20
-"""Decoded bytes of a compressed array that a thread looks at in one go, unless one chunk has more."""
 MOST_CHUNK_BYTES = 1 << 28
 """Decoded bytes of an inner chunk: more is taken for damage before there is memory for it."""
 STRETCH = 16
@@ -137,15 +131,16 @@ class Unit(NamedTuple):
     last: int
 
 
-def cut_pieces(n_bytes: int, *, weights: Ints | None = None, unit: int = PIECES_BYTES) -> list[Unit]:
+def cut_pieces(n_bytes: int, unit: int, weights: Ints | None = None) -> list[Unit]:
     """Units of the pieces of a shard's `n_bytes`.
 
     Parameters
     ----------
     n_bytes : int
+    unit : int
+        Bytes of a unit, with what is decoded for it; one piece at least.
     weights : (pieces + 1,) int64 array, optional
         Bytes to be decoded for the pieces before each: where rows are short these are more than the entries.
-    unit : int
     """
     pieces = -(-n_bytes // PIECE)
     costs = np.arange(pieces + 1, dtype=np.int64) * PIECE
@@ -157,8 +152,8 @@ def cut_pieces(n_bytes: int, *, weights: Ints | None = None, unit: int = PIECES_
     return [Unit(first, last) for first, last in pairwise(edges) if first < last]
 
 
-def cut_chunks(n: int, chunk_bytes: int, *, unit: int = CHUNKS_BYTES) -> list[Unit]:
-    """Units of the n chunks of a shard."""
+def cut_chunks(n: int, unit: int, chunk_bytes: int) -> list[Unit]:
+    """Units of the n chunks of a shard, each of `unit` bytes decoded; one chunk at least."""
     step = max(unit // max(chunk_bytes, 1), 1)
     return [Unit(first, min(first + step, n)) for first in range(0, n, step)]
 

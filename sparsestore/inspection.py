@@ -42,6 +42,8 @@ __all__ = ["Found", "Place", "Rooms", "SegmentCheck", "ShardCheck", "reason_of",
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
 
+_PIECES_BYTES = 4 << 20  # of an uncompressed array that a thread looks at in one go
+_CHUNKS_BYTES = 1 << 20  # of a compressed one, decoded, unless a chunk is longer: they stay in the processor's cache
 _STRING_BYTES = 64  # of a string, about, as an object of Python
 _OFFSETS = 1 << 16  # rows whose offsets are looked at together where these are not compressed
 
@@ -55,12 +57,15 @@ class Place(NamedTuple):
     line : SegmentLine
     start : int or None
         Its first row in the store; None where damage before it hides that.
+    n_features : int
+        Of the store.
     columns : mapping of str to ColumnSchema
     """
 
     version: int
     line: SegmentLine
     start: int | None
+    n_features: int
     columns: Mapping[str, ColumnSchema]
 
 
@@ -158,6 +163,8 @@ class SegmentCheck:
             found = document.rows, document.nnz
             if found != (line.rows, line.nnz):
                 raise CorruptStoreError(f"its rows and nnz are {found}, expected {(line.rows, line.nnz)}")
+            if document.n_features > self.place.n_features:
+                raise CorruptStoreError(f"n_features is {document.n_features}, the store has {self.place.n_features}")
         except (SparsestoreError, OSError) as error:
             self.note("segment.json", 0, 0, None, reason_of(error))
             return 0
@@ -460,12 +467,12 @@ class ShardCheck:
         """In which parts it is looked at."""
         spec, offsets = self.array.spec, self.array.segment.offsets
         if not self.array.raw:
-            return cut_chunks(len(self.facts.starts), spec.chunk * (spec.itemsize or _STRING_BYTES))
+            return cut_chunks(len(self.facts.starts), _CHUNKS_BYTES, spec.chunk * (spec.itemsize or _STRING_BYTES))
         weights = None
         if self.array.path == "X/indices" and offsets is not None:
             ends = self.first + np.append(self.facts.starts, self._index_at) // spec.itemsize
             weights = offsets.bytes_before(ends)
-        return cut_pieces(int(self.facts.lengths.sum()), weights=weights)
+        return cut_pieces(int(self.facts.lengths.sum()), _PIECES_BYTES, weights)
 
     # ------------------------------------------------------------------ in threads
 
@@ -493,7 +500,7 @@ class ShardCheck:
 
         spec = self.array.spec
         first = self.first + unit.first * PIECE // max(spec.itemsize, 1)
-        n = min(self.last - first, len(stored) // spec.itemsize)  # the last chunk's padding is left out
+        n = max(min(self.last - first, len(stored) // spec.itemsize), 0)  # the last chunk's padding is left out
         judged = self.array.judged and len(spec.shape) == 1
         ordered = judged and self.array.path == "X/indices"
         values = stored[: n * spec.itemsize].view(f"u{spec.itemsize}" if judged else spec.dtype) if judged else None
@@ -504,7 +511,7 @@ class ShardCheck:
             return [], []
         expected = self.facts.expected
         sound = np.ones(len(crcs), bool) if expected is None else crcs == expected[unit.first : unit.last]
-        if sound.all() and ordered:
+        if sound.all() and ordered and n:
             return self._judge(first, values, (largest, turns))
         spans = runs(sound)
         size = PIECE // spec.itemsize
@@ -582,21 +589,26 @@ class ShardCheck:
             largest, turns = seen
         faults = []
         bound = self.array.segment.document.n_features
+        outside = np.zeros(0, np.int64)
         if int(largest.max()) >= bound:
-            bad = np.flatnonzero(values >= values.dtype.type(min(bound, np.iinfo(values.dtype).max)))
-            number = int(values[bad[0]].view(values.dtype.str.replace("u", self._kind)))
-            reason = f"feature number {number}, expected 0 to {bound - 1}{_more(len(bad))}"
-            faults.append(self.fault(first + int(bad[0]), first + int(bad[-1]) + 1, reason))
+            outside = np.flatnonzero(values >= values.dtype.type(bound))
+            number = int(values[outside[0]].view(values.dtype.str.replace("u", self._kind)))
+            reason = f"feature number {number}, expected 0 to {bound - 1}{_more(len(outside))}"
+            faults.append(self.fault(first + int(outside[0]), first + int(outside[-1]) + 1, reason))
         if offsets is None:
             return faults, []
         begins, expected = offsets.turns(values, first)
         if expected != int(turns.sum(dtype=np.int64)):
             places = offsets.inside(first + 1 + np.flatnonzero(values[1:] <= values[:-1]))
+            # a number out of range is one problem, wherever it stands
+            places = places[~np.isin(places, first + outside) & ~np.isin(places - 1, first + outside)]
             if len(places):
                 faults.append(self._disorder(first, values, places))
         last = first + len(values)
-        edges = (_Edge(first, int(values[0]), begins), _Edge(last, int(values[-1]), None))
-        return faults, [edges]
+        edges = []
+        if not len(outside) or (outside[0] > 0 and outside[-1] < len(values) - 1):
+            edges = [(_Edge(first, int(values[0]), begins), _Edge(last, int(values[-1]), None))]
+        return faults, edges
 
     @property
     def _kind(self) -> str:

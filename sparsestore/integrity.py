@@ -48,8 +48,10 @@ class Verdict:
     deep : bool
     problems : list of str
         A line each.
-    objects, n_bytes : int
-        Looked at: their lengths, or with `deep` all their bytes.
+    objects : int
+        That were looked at.
+    n_bytes : int
+        That were read: documents, or with `deep` everything.
     seconds : float
     """
 
@@ -130,10 +132,10 @@ def examine(
             if not deep:
                 report(i + 1, len(places), "segments")
         if deep:
-            total = sum(sizes)
+            total = check.n_bytes + sum(sizes)
             check.told = lambda n: report(n, total, "bytes")
             free = memory.free_bytes()
-            check.direct = free is not None and total > free * 3 // 4
+            check.direct = free is not None and sum(sizes) > free * 3 // 4
             for group in batches(sizes, _GROUP_BYTES):
                 check.deep(group, [places[i] for i in group])
     seconds = time.perf_counter() - begin
@@ -233,6 +235,7 @@ class _Check:
                 manifest.version,
                 line,
                 int(start) if not damaged or i < before or i >= first_inline else None,
+                manifest.n_features,
                 manifest.columns,
             )
             for i, (line, start) in enumerate(zip(lines, starts.tolist(), strict=True))
