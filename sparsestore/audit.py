@@ -27,6 +27,7 @@ __all__ = [
     "cut_pieces",
     "damage",
     "expectations",
+    "most_bytes",
     "runs",
     "spec_problem",
 ]
@@ -122,6 +123,20 @@ def spec_problem(spec: ArraySpec, expected: Expected) -> str:
 
 
 # ---- in which units
+
+
+def most_bytes(n_threads: int, rows: int, chunk_bytes: int = 0) -> int:
+    """Memory that a deep check takes at most: its threads' rooms, some blocks of offsets, counts of each 256 rows.
+
+    Parameters
+    ----------
+    n_threads : int
+    rows : int
+        Of the largest segment.
+    chunk_bytes : int
+        Of the longest inner chunk, decoded: of no account in a store as the format's own writer makes it.
+    """
+    return n_threads * max(6 << 20, 3 * chunk_bytes) + (12 << 20) + rows // 8
 
 
 class Unit(NamedTuple):

@@ -11,12 +11,42 @@ from numpy.typing import NDArray
 
 from sparsestore.statistics import COUNT_ROWS
 
-__all__ = ["RowStarts"]
+__all__ = ["Blocks", "RowStarts"]
 
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
 
-_KEPT = 8  # blocks: threads look at entries that lie together
+
+class Blocks:
+    """Blocks of offsets that were read last, of all segments: threads look at entries that lie together.
+
+    Methods may be called from several threads at once.
+
+    Parameters
+    ----------
+    most_bytes : int
+        Held at most, beside the block put last.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most = most_bytes
+        self._held = 0
+        self._found: dict[tuple[object, int], Ints] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[object, int]) -> Ints | None:
+        """A block that is held."""
+        with self._lock:
+            return self._found.get(key)
+
+    def put(self, key: tuple[object, int], block: Ints) -> None:
+        """Hold a block, and let go of those that came first."""
+        with self._lock:
+            while self._found and self._held > self._most:
+                self._held -= self._found.pop(next(iter(self._found))).nbytes
+            if key not in self._found:
+                self._found[key] = block
+                self._held += block.nbytes
 
 
 class RowStarts:
@@ -32,6 +62,8 @@ class RowStarts:
         Offsets of a block.
     read : callable (start, stop) -> (stop - start,) int64 array or None
         Offsets of a block; None where they can not be read.
+    blocks : Blocks
+        Where blocks are held that were read.
 
     Attributes
     ----------
@@ -39,7 +71,9 @@ class RowStarts:
         Offset of every 256th row, and the end.
     """
 
-    def __init__(self, rows: int, nnz: int, length: int, read: Callable[[int, int], Ints | None]) -> None:
+    def __init__(
+        self, rows: int, nnz: int, length: int, read: Callable[[int, int], Ints | None], blocks: Blocks
+    ) -> None:
         self._n = rows + 1
         self._nnz = nnz
         self._length = length
@@ -49,8 +83,8 @@ class RowStarts:
         self._longest = np.zeros(n, np.int64)
         self._sound = np.zeros(n, bool)
         self.marks = np.full(-(-rows // COUNT_ROWS) + 1, nnz, np.int64)
-        self._lock = threading.Lock()
-        self._kept: dict[int, Ints] = {}
+        self._blocks = blocks
+        self._token = object()  # unlike a number, it can not be another's later
 
     @property
     def all_sound(self) -> bool:
@@ -122,16 +156,13 @@ class RowStarts:
         """Offsets of a block, read again; None where they are unknown."""
         if not self._sound[number]:
             return None
-        with self._lock:
-            found = self._kept.get(number)
-            if found is None:
-                start = number * self._length
-                found = self._read(start, min(start + self._length, self._n))
-                if found is not None:
-                    while len(self._kept) >= _KEPT:
-                        self._kept.pop(next(iter(self._kept)))
-                    self._kept[number] = found
-            return found
+        found = self._blocks.get((self._token, number))
+        if found is None:
+            start = number * self._length
+            found = self._read(start, min(start + self._length, self._n))
+            if found is not None:
+                self._blocks.put((self._token, number), found)
+        return found
 
     def turns(self, values: Array, first: int) -> tuple[bool | None, int]:
         """Whether a row begins with entry `first`, and how many that begin later have a number not above that before.

@@ -77,7 +77,7 @@ TABLE: dict[str, set[str]] = {
     "audit": {"checksum", "format", "statistics", "zarr_format"},
     "row_starts": {"kernels", "statistics"},
     "inspection": {*DISK, "audit", "kernels", "row_starts"},
-    "integrity": {*DISK, "audit", "inspection", "memory", "parallel", "progress", "reader"},
+    "integrity": {*DISK, "audit", "inspection", "memory", "parallel", "progress", "reader", "row_starts"},
     "maintain": {"journal", "reader", "writer", "format", "manifest", "storage", "errors"},
     "bench": {"batch", "bench", "errors", "manifest", "memory", "parallel", "progress", "reader", "storage", "store"},
     "bridges": {"loader", "batch", "buffers", "csr", "errors", "forking", "window"},

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sparsestore.row_starts import RowStarts
+from sparsestore.row_starts import Blocks, RowStarts
 
 Ints = NDArray[np.int64]
 
@@ -17,7 +17,7 @@ LENGTHS = st.lists(st.integers(0, 3) | st.just(0), min_size=1, max_size=50)
 def filled(lengths: list[int], block: int, lost: set[int] | None = None) -> tuple[RowStarts, Ints]:
     """Starts of rows, of which some blocks are unknown; and the offsets."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    starts = RowStarts(len(lengths), int(offsets[-1]), block, lambda start, stop: offsets[start:stop])
+    starts = RowStarts(len(lengths), int(offsets[-1]), block, lambda start, stop: offsets[start:stop], Blocks(64))
     for number in range(-(-len(offsets) // block)):
         if number not in (lost or ()):
             assert starts.take(number * block, offsets[number * block : (number + 1) * block]) == []
@@ -76,14 +76,22 @@ def test_unknown_blocks_hide_only_their_own_rows(lengths: list[int], lost: set[i
 
 def test_offsets_that_are_none_are_found_where_they_are() -> None:
     offsets = np.array([0, 2, 4, 3, 5, 6, 7, 8], np.int64)
-    starts = RowStarts(7, 8, 4, lambda start, stop: offsets[start:stop])
+    starts = RowStarts(7, 8, 4, lambda start, stop: offsets[start:stop], Blocks(64))
     assert starts.take(0, offsets) == [(3, "offset 3 follows 4, expected no less")]
-    starts = RowStarts(7, 9, 8, lambda start, stop: offsets[start:stop])
+    starts = RowStarts(7, 9, 8, lambda start, stop: offsets[start:stop], Blocks(64))
     assert starts.take(0, np.array([0, 1, 2, 3, 4, 5, 6, 8])) == [
         (7, "the offsets end with 8, expected 9, the number of entries")
     ]
     assert starts.take(0, np.array([1, 1, 2, 3, 4, 5, 6, 9])) == [(0, "the offsets begin with 1, expected 0")]
-    starts = RowStarts(8, 9, 4, lambda start, stop: offsets[start:stop])
+    starts = RowStarts(8, 9, 4, lambda start, stop: offsets[start:stop], Blocks(64))
     assert starts.take(0, np.array([0, 1, 2, 6, 4, 5, 6, 8, 9])) == []
     assert starts.finish() == [(3, "offset 4 follows 6, expected no less")]
     assert not starts.all_sound
+
+
+def test_blocks_are_held_up_to_a_bound() -> None:
+    blocks = Blocks(100)
+    for number in range(50):
+        blocks.put((0, number), np.zeros(5, np.int64))
+    held = [number for number in range(50) if blocks.get((0, number)) is not None]
+    assert held == [47, 48, 49]
