@@ -109,7 +109,7 @@ def examine(
 
     Notes
     -----
-    Memory: `audit.most_bytes`, that is 6 MiB a thread, 12 MiB, and an eighth of a byte for each row of the largest segment.
+    Memory: `audit.most_bytes`, that is 6 MiB a thread, 12 MiB, and an eighth of a byte a row of the largest segment.
     """
     begin = time.perf_counter()
     found = versions(storage)
