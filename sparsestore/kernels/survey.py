@@ -17,7 +17,7 @@ import numpy as np
 from google_crc32c import value
 from numpy.typing import NDArray
 
-from sparsestore.kernels.checks import LANE, PIECE, REST, WORDS, LackingInstructionError, _instructions, shift_tables
+from sparsestore.kernels.checks import PIECE, WORDS, LackingInstructionError, _instructions, shift_tables
 from sparsestore.kernels.native import Kernel
 
 __all__ = [
@@ -33,6 +33,9 @@ __all__ = [
 
 Array = NDArray[Any]
 
+BLOCK = 32  # words of each lane at once
+LANE = 21 * BLOCK
+REST = WORDS - 3 * LANE
 _POLYNOMIAL = 0x82F63B78  # of crc32c, its bits reversed as everywhere in such checksums
 
 
@@ -47,35 +50,45 @@ def survey(words: Array, values: Array, shifts: Array, out_crcs: Array, out_larg
     values : unsigned array
         The same memory, or other, as far as it holds numbers; may be empty. The first has none before it.
     shifts : (2, 4, 256) uint32 array
-        As `checks.shift_tables` gives them.
+        As `checks.shift_tables` gives them for `LANE` and `REST`.
     out_crcs : (n,) uint32 array
         May be empty.
     out_largest, out_turns : (m,) arrays of the dtype of `values`
         For each piece of `values`, the last of which may be short.
     """
     size = np.uint64(PIECE) // np.uint64(values.itemsize)
+    step = np.uint64(3 * 8 * BLOCK) // np.uint64(values.itemsize)
     for i in range(max(len(out_crcs), len(out_largest))):
-        if i < len(out_largest):  # first: what it brings from memory is at hand for the checksum
-            start = np.uint64(i) * size
-            stop = min(start + size, np.uint64(len(values)))
+        start = np.uint64(i) * size
+        stop = min(start + size, np.uint64(len(values)))
+        largest = turns = values.dtype.type(0)  # narrow, so that as many are counted at once as compared
+        if start < stop:
             largest = values[start]
-            turns = values.dtype.type(0)  # narrow, so that as many are counted at once as compared
             if i > 0:
                 turns = values.dtype.type(largest <= values[start - np.uint64(1)])
-            for j in range(start + np.uint64(1), stop):
-                number = values[np.uint64(j)]
-                largest = max(largest, number)
-                turns = values.dtype.type(turns + values.dtype.type(number <= values[np.uint64(j) - np.uint64(1)]))
+        j = start + np.uint64(1)
+        at = np.uint64(i) * np.uint64(WORDS)
+        a, b, c = np.uint64(0xFFFFFFFF), np.uint64(0), np.uint64(0)
+        # numbers and checksums by turns, as many bytes of each: they use different parts of a core, which runs them at
+        # once. One after the other they take a fifth longer.
+        for block in range(LANE // BLOCK + 1):
+            if i < len(out_largest):
+                end = min(start + step * np.uint64(block + 1), stop)
+                for k in range(j, end):
+                    number = values[np.uint64(k)]
+                    largest = max(largest, number)
+                    turns = values.dtype.type(turns + values.dtype.type(number <= values[np.uint64(k) - np.uint64(1)]))
+                j = max(j, end)
+            if i < len(out_crcs) and block < LANE // BLOCK:
+                for _ in range(BLOCK):
+                    a = crc32_of_eight(a, words[at])  # type: ignore[name-defined]  # noqa: F821
+                    b = crc32_of_eight(b, words[at + np.uint64(LANE)])  # type: ignore[name-defined]  # noqa: F821
+                    c = crc32_of_eight(c, words[at + np.uint64(2 * LANE)])  # type: ignore[name-defined]  # noqa: F821
+                    at += np.uint64(1)
+        if i < len(out_largest):
             out_largest[i] = largest
             out_turns[i] = turns
         if i < len(out_crcs):
-            at = np.uint64(i) * np.uint64(WORDS)
-            a, b, c = np.uint64(0xFFFFFFFF), np.uint64(0), np.uint64(0)
-            for _ in range(LANE):
-                a = crc32_of_eight(a, words[at])  # type: ignore[name-defined]  # noqa: F821
-                b = crc32_of_eight(b, words[at + np.uint64(LANE)])  # type: ignore[name-defined]  # noqa: F821
-                c = crc32_of_eight(c, words[at + np.uint64(2 * LANE)])  # type: ignore[name-defined]  # noqa: F821
-                at += np.uint64(1)
             at += np.uint64(2 * LANE)
             for _ in range(REST):
                 c = crc32_of_eight(c, words[at])  # type: ignore[name-defined]  # noqa: F821
@@ -112,7 +125,7 @@ def look(stored: Array, values: Array, out_crcs: Array, out_largest: Array, out_
         out_crcs[i] = value(stored[i * PIECE :])
 
 
-_shifts = functools.cache(shift_tables)
+_shifts = functools.cache(functools.partial(shift_tables, LANE, REST))
 
 
 @Kernel
