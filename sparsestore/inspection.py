@@ -6,6 +6,7 @@ to be listed, where a map would end the process. To read what is in memory alrea
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -70,7 +71,9 @@ class Place(NamedTuple):
 
 
 def reason_of(error: Exception) -> str:
-    """What an exception says of an object whose name stands before it."""
+    """What an exception says of an object whose name stands before it; raised again where it says nothing of that."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        raise error
     if isinstance(error, FileNotFoundError) and not isinstance(error, SparsestoreError):
         return "the object is missing"
     if isinstance(error, SparsestoreError):
@@ -176,17 +179,21 @@ class SegmentCheck:
     def look_at_lengths(self) -> int:
         """Check that all objects are there with their length; `lost` are those that are not. Bytes of the others."""
         total = 0
+        lengths = self.storage.lengths([f"{self.prefix}/{key}" for key in self.entries])
         for entry in self.entries.values():
+            if lengths.get(f"{self.prefix}/{entry.key}") == entry.length:
+                total += entry.length
+                continue
             try:
                 length = self.storage.length(f"{self.prefix}/{entry.key}")
                 reason = "" if length == entry.length else f"it has {length} bytes, expected {entry.length}"
             except (SparsestoreError, OSError) as error:
                 reason = reason_of(error)
-            if reason:
-                self.note(entry.key, 0, entry.length, None, reason)
-                self.lost.add(entry.key)
-            else:
+            if not reason:
                 total += entry.length
+                continue
+            self.note(entry.key, 0, entry.length, None, reason)
+            self.lost.add(entry.key)
         return total
 
     def plain(self) -> list[ObjectEntry]:

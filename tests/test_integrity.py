@@ -318,6 +318,15 @@ def test_sectors_that_can_not_be_read_are_listed_beside_other_damage(
     assert min(span(problem)[0] for problem in unread) > 0
 
 
+def test_what_says_nothing_of_the_store_is_an_error(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_into(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(LocalStorage, "read_into", read_into)
+    with pytest.raises(OSError, match="Too many open files"):
+        found(large)
+
+
 # ------------------------------------------------------------------------ wrong values with right checksums
 
 
