@@ -24,7 +24,7 @@ from sparsestore.parallel import over_ranges
 from sparsestore.storage import Advice, LocalStorage, ObjectWriter
 from sparsestore.zarr_format import ArraySpec, Codec
 
-__all__ = ["ArrayReader", "ArrayWriter"]
+__all__ = ["ArrayReader", "ArrayWriter", "decode"]
 
 Array = NDArray[Any]
 Bytes = NDArray[np.uint8]
@@ -662,21 +662,10 @@ class ArrayReader:
             raise self._chunk_fault(encoded, start + bad, "the bytes do not match their crc32c")
 
     def _decode_checked(self, encoded: _Encoded, start: int, stop: int, out: Array) -> None:
-        spec, at = self.spec, start
-        while at < stop:
-            target = out[(at - start) * spec.chunk :]
-            if spec.codec.name == "blosc" and spec.codec.cname in ("lz4", "lz4hc"):
-                part, plain = slice(at, stop), target.reshape(-1).view(np.uint8)
-                starts, lengths = encoded.starts[part], encoded.lengths[part]
-                at += frames.unpack(encoded.source, starts, lengths, spec.chunk * spec.itemsize, plain)
-                if at == stop:
-                    return
-                target = out[(at - start) * spec.chunk :]
-            try:
-                _decode_into(encoded.payload(at), spec, target[: spec.chunk])
-            except (ValueError, RuntimeError) as error:
-                raise self._chunk_fault(encoded, at, f"the chunk can not be decoded: {str(error)[:200]}") from None
-            at += 1
+        starts, lengths = encoded.starts[start:stop], encoded.lengths[start:stop]
+        done, reason = decode(encoded.source, starts, lengths, self.spec, out)
+        if reason:
+            raise self._chunk_fault(encoded, start + done, f"the chunk can not be decoded: {reason}")
 
     def _check_features(self, encoded: _Encoded, start: int, stop: int, values: Array) -> None:
         """Check that the feature numbers of decoded chunks are in range."""
@@ -751,6 +740,35 @@ def _ranges(first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int
     total = int(ends[-1]) if len(ends) else 0
     found: NDArray[np.int64] = np.arange(total, dtype=np.int64) + np.repeat(first - (ends - lengths), lengths)
     return found
+
+
+def decode(
+    source: Bytes, starts: NDArray[np.int64], lengths: NDArray[np.int64], spec: ArraySpec, out: Array
+) -> tuple[int, str]:
+    """Decode inner chunks end to end; how many there were before one that can not be, and why that can not.
+
+    Parameters
+    ----------
+    source : (n,) uint8 array
+    starts, lengths : (m,) int64 arrays
+        Where the chunks lie in `source`; inside of it, which is not checked.
+    spec : ArraySpec
+    out : (m * chunk, ...) array
+    """
+    at, n = 0, len(starts)
+    while at < n:
+        if spec.codec.name == "blosc" and spec.codec.cname in ("lz4", "lz4hc"):
+            plain = out[at * spec.chunk :].reshape(-1).view(np.uint8)
+            at += frames.unpack(source, starts[at:], lengths[at:], spec.chunk * spec.itemsize, plain)
+            if at == n:
+                break
+        try:
+            payload = source[starts[at] : starts[at] + lengths[at]]
+            _decode_into(payload, spec, out[at * spec.chunk : (at + 1) * spec.chunk])
+        except (ValueError, RuntimeError) as error:
+            return at, str(error)[:200]  # it may quote what it could not read
+        at += 1
+    return n, ""
 
 
 def _decode_into(payload: NDArray[np.uint8], spec: ArraySpec, target: Array) -> None:

@@ -636,26 +636,49 @@ def bench(
 def verify(
     path: StorePath,
     deep: Annotated[
-        bool, typer.Option("--deep/--quick", help="Every byte and every row; or only that each object has its length.")
-    ] = True,
+        bool, typer.Option("--deep", help="Every byte against its checksums, every row against the rules of CSR.")
+    ] = False,
+    all_versions: Annotated[
+        bool, typer.Option("--all-versions", help="Every version that is there; what they share is looked at once.")
+    ] = False,
     version: Version = None,
     as_json: Json = False,
 ) -> None:
-    """Check a store against its checksums and the rules of CSR.
+    """Check a store: its documents and the lengths of its files, or with --deep every byte.
 
-    Lists all problems, and exits with 1 where there are any.
+    Without --deep no data are read: the manifest and each segment.json are compared with their checksums, and each
+    object must be there as a plain file with its length. Lists all problems, and exits with 1 where there are any.
     """
-    from sparsestore import store
+    from sparsestore.integrity import examine
+    from sparsestore.storage import open_storage
 
-    with store.open(path, version=version) as opened:
-        problems = [str(problem) for problem in opened.verify(deep=deep)]
+    with _progress("verifying", as_json) as progress:
+        storage = open_storage(path)
+        found = examine(storage, version, deep=deep, all_versions=all_versions, progress=progress)
     if as_json:
-        _show_json({"path": path, "sound": not problems, "problems": problems})
-    elif problems:
-        sys.stdout.writelines(f"{problem}\n" for problem in problems)
+        _show_json(
+            {
+                "path": path,
+                "version": found.version,
+                "versions": found.versions,
+                "deep": deep,
+                "sound": not found.problems,
+                "problems": found.problems,
+                "objects": found.objects,
+                "bytes": found.n_bytes,
+                "seconds": found.seconds,
+            }
+        )
     else:
-        sys.stdout.write(f"{path}: sound\n")
-    if problems:
+        sys.stdout.writelines(f"{problem}\n" for problem in found.problems)
+        n = len(found.problems)
+        verdict = f"{n} problem{'s' * (n > 1)}" if n else "sound"
+        if deep:
+            looked = f"every byte of {found.objects:,} objects, {found.n_bytes:,} bytes in {found.seconds:.3g} s"
+        else:
+            looked = f"manifest, and lengths of {found.objects:,} objects; --deep checks every byte"
+        sys.stdout.write(f"{path}: {verdict} ({looked})\n")
+    if found.problems:
         raise typer.Exit(1)
 
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import threading
 from _thread import LockType, allocate_lock, start_new_thread
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from itertools import pairwise
+from queue import SimpleQueue
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["n_cores", "over_ranges", "over_rows"]
+__all__ = ["as_done", "n_cores", "over_ranges", "over_rows"]
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 LEAST_ENTRIES = 1 << 17
 """Entries for which a thread is worth starting: they take longer to copy than the tenth of a millisecond it costs."""
@@ -93,3 +99,62 @@ def _over(work: Callable[[int, int], None], cuts: list[int]) -> None:
             pass
     if errors:
         raise errors.pop(0)  # a name for it would be held by its own traceback, and with it all that was copied
+
+
+def as_done(work: Callable[[T], R], tasks: Sequence[T], n_threads: int | None = None) -> Generator[R, None, None]:
+    """Results of ``work(task)`` for each task, in threads, as they come; in the order of the tasks where one works.
+
+    Parameters
+    ----------
+    work : callable
+        Releases the GIL for most of its time, and may run on several tasks at once.
+    tasks : sequence
+        Begun in order.
+    n_threads : int, optional
+        One a core by default. With one, or one task, it is the caller's.
+
+    Raises
+    ------
+    BaseException
+        Whatever `work` raised first.
+
+    Notes
+    -----
+    No task is begun after an error, or after the iterator was closed or left by an exception, such as an interrupt;
+    those that run are waited for. The caller is free to be interrupted while it waits.
+    """
+    wanted = min(n_threads or n_cores(), len(tasks))
+    if wanted <= 1:
+        yield from map(work, tasks)
+        return
+    todo = iter(tasks)
+    lock = threading.Lock()
+    stopped = threading.Event()
+    done: SimpleQueue[tuple[R | None, BaseException | None]] = SimpleQueue()
+
+    def run() -> None:
+        while not stopped.is_set():
+            with lock:
+                task = next(todo, todo)
+            if task is todo:
+                return
+            try:
+                done.put((work(task), None))  # type: ignore[arg-type]
+            except BaseException as error:
+                done.put((None, error))
+                return
+
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(wanted)]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in tasks:
+            result, error = done.get()
+            if error is not None:
+                raise error
+            yield result  # type: ignore[misc]
+    finally:
+        stopped.set()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()

@@ -211,15 +211,31 @@ class Store(View):
         manifest = read_manifest(storage, version)
         return Store(Reader(storage, manifest, check=self._reader.check, mmap=self._reader.mmap), self.path)
 
-    def verify(self, *, deep: bool = True) -> list[str]:
+    def verify(self, *, deep: bool = True, progress: Any = None) -> list[str]:
         """Check this version; gives all problems, each as a line, and an empty list when it is sound.
 
         Parameters
         ----------
         deep : bool
-            Every byte and every row. False: only that each object is there with the right length.
+            Every byte against its checksums, and every row and column against the rules of the format. False: the
+            documents, and that each object is there with its length.
+        progress : callable, bool or None
+            None shows a bar on a terminal and logs lines elsewhere, False shows nothing; a callable is called with
+            how far the check has come, its total, and the unit, "bytes", or "segments" where not `deep`.
+
+        Returns
+        -------
+        list of str
+            Store, version, key, byte range and rows of each problem, and what is wrong there. A damaged thing is one
+            problem, as narrow as the checksums tell.
+
+        Examples
+        --------
+        >>> import numpy as np, tempfile, sparsestore as ss
+        >>> ss.convert(np.eye(4), tempfile.mkdtemp() + "/eye.zarr").verify()
+        []
         """
-        return integrity.verify(self._reader, deep=deep)
+        return integrity.verify(self._reader, deep=deep, progress=progress)
 
     def gc(self, *, keep_versions: int = 1, older_than: str | float = "24h", dry_run: bool = False) -> list[str]:
         """Remove old versions and what no version needs; see `sparsestore.maintain.gc`."""

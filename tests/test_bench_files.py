@@ -105,6 +105,13 @@ def test_startup_measures_the_first_batch_of_each_data_set(tmp_path: Path) -> No
     assert first == ["1,000 rows", "clicks@0.001"]
 
 
+def test_verify_is_held_against_reading_the_same_files(tmp_path: Path) -> None:
+    (rows,) = tables("verify.py", tmp_path, "--scale", "0.002", "--data", "clicks")
+    warm = [row for row in rows if row["files"] == "warm"]
+    assert [(row["data"], row["profile"]) for row in warm] == [("clicks", "raw"), ("clicks", "compact")]
+    assert all(min(row["of all"], row["of 1"]) > 0 for row in rows)
+
+
 def test_to_tf_is_held_against_its_floor_and_the_seed_against_its_generator(tmp_path: Path) -> None:
     options = ["--scale", "0.002", "--batch", "256", "--batches", "0"]
     alone, seed = tables("to_tf.py", tmp_path, "alone", "seed", *options)

@@ -235,19 +235,78 @@ class TestPlan:
 
 
 class TestVerify:
-    def test_sound_store_exits_with_0(self, path: Path) -> None:
-        assert "sound" in sparsestore("verify", path).stdout
-        assert json.loads(sparsestore("verify", path, "--deep", "--json").stdout)["problems"] == []
+    def test_sound_store_exits_with_0_and_says_what_was_looked_at(self, path: Path) -> None:
+        assert re.search(r"sound \(manifest, and lengths of \d+ objects; --deep", sparsestore("verify", path).stdout)
+        assert re.search(
+            r"sound \(every byte of \d+ objects, [\d,]+ bytes", sparsestore("verify", path, "--deep").stdout
+        )
+
+    def test_json_says_what_was_found_and_looked_at(self, path: Path) -> None:
+        fast = json.loads(sparsestore("verify", path, "--json").stdout)
+        deep = json.loads(sparsestore("verify", path, "--deep", "--json").stdout)
+        assert fast.keys() == deep.keys()
+        assert (fast["deep"], deep["deep"]) == (False, True)
+        assert fast["path"] == str(path)
+        assert (fast["version"], fast["versions"], fast["sound"], fast["problems"]) == (1, [1], True, [])
+        files = [file for file in path.rglob("*") if file.is_file() and "writers" not in file.parts]
+        assert fast["objects"] == deep["objects"] == len(files)
+        assert deep["bytes"] == sum(file.stat().st_size for file in (path / "segments").rglob("*") if file.is_file())
 
     def test_damaged_store_lists_problems_and_exits_with_1(self, own: Path) -> None:
-        for victim in own.rglob("X/indices/c/*"):
-            content = bytearray(victim.read_bytes())
-            content[3] ^= 4
-            victim.write_bytes(content)
-        assert "indices" in sparsestore("verify", own, status=1).stdout
-        found = json.loads(sparsestore("verify", own, "--json", status=1).stdout)
+        newest = json.loads((own / "versions/00000002.json").read_text())["segments"][0][0]
+        victim = own / "segments" / newest / "X/indices/c/0"
+        content = bytearray(victim.read_bytes())
+        content[3] ^= 4
+        victim.write_bytes(content)
+        assert "sound" in sparsestore("verify", own).stdout  # lengths are as they were
+        lines = sparsestore("verify", own, "--deep", status=1).stdout.splitlines()
+        assert "indices" in lines[0]
+        assert "1 problem (every byte" in lines[1]
+        found = json.loads(sparsestore("verify", own, "--deep", "--json", status=1).stdout)
         assert found["sound"] is False
-        assert found["problems"]
+        assert found["problems"] == lines[:1]
+
+    def test_all_versions_or_one(self, own: Path) -> None:
+        older = json.loads((own / "versions/00000001.json").read_text())["segments"][0][0]
+        (own / "segments" / older / "X/indices/c/0").unlink()
+        assert "sound" in sparsestore("verify", own).stdout
+        line = sparsestore("verify", own, "--store-version", 1, status=1).stdout.splitlines()[0]
+        assert "version 1" in line
+        found = json.loads(sparsestore("verify", own, "--all-versions", "--json", status=1).stdout)
+        assert found["versions"] == [1, 2]
+        assert found["problems"] == [line]
+
+    def test_damaged_manifest_is_a_problem_like_others(self, own: Path) -> None:
+        manifest = own / "versions/00000002.json"
+        manifest.write_bytes(manifest.read_bytes().replace(b'"nnz"', b'"nnx"'))
+        found = json.loads(sparsestore("verify", own, "--json", status=1).stdout)
+        (problem,) = found["problems"]
+        assert "versions/00000002.json" in problem
+
+    def test_missing_store_or_version_is_an_error(self, own: Path, tmp_path: Path) -> None:
+        assert "none.zarr" in error_line("verify", tmp_path / "none.zarr")
+        assert "there is no version 9" in error_line("verify", own, "--store-version", 9)
+
+    def test_interrupt_exits_with_130_at_once(self, path: Path) -> None:
+        """Interrupted while its threads wait for a slow disk."""
+        code = """
+import os, signal, sys, threading, time
+from sparsestore import cli, integrity
+
+def slow(task):
+    assert threading.current_thread() is not threading.main_thread()
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.5)
+    return *task, None, ""
+
+integrity.whole_object = slow
+sys.argv[1:] = ["verify", sys.argv[1], "--deep"]
+cli.main()
+"""
+        begin = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: interrupted\n")
+        assert time.monotonic() - begin < 10  # there are 30 objects
 
 
 class TestGc:

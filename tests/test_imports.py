@@ -74,7 +74,10 @@ TABLE: dict[str, set[str]] = {
     "convert": {"progress", "sources.base", "sources.registry", "csr", "plan", "sort", "layout", "writer", "errors"}
     | {"journal", "manifest", "sources.fingerprint"}  # to go on where another was interrupted
     | {"reader", "storage"},  # the hint at sorted rows; the folder of the buckets
-    "integrity": {"csr", "format", "manifest", "reader", "checksum", "errors"},
+    "audit": {"checksum", "format", "statistics", "zarr_format"},
+    "row_starts": {"kernels", "statistics"},
+    "inspection": {*DISK, "audit", "kernels", "row_starts"},
+    "integrity": {*DISK, "audit", "inspection", "memory", "parallel", "progress", "reader", "row_starts"},
     "maintain": {"journal", "reader", "writer", "format", "manifest", "storage", "errors"},
     "bench": {"batch", "bench", "errors", "manifest", "memory", "parallel", "progress", "reader", "storage", "store"},
     "bridges": {"loader", "batch", "buffers", "csr", "errors", "forking", "window"},

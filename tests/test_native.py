@@ -506,6 +506,6 @@ def test_the_command_line_says_it_once(tmp_path: Path, cache: Path, terminal: bo
     ss.convert(x, tmp_path / "s.zarr")
     for file in objects(cache):
         file.unlink()
-    lines = said(0, "verify", str(tmp_path / "s.zarr"), terminal=terminal)
+    lines = said(0, "verify", str(tmp_path / "s.zarr"), "--deep", terminal=terminal)
     assert objects(cache)
     assert lines == [f"sparsestore: {LINE}" if terminal else f"info: {LINE}"]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsestore import parallel
-from sparsestore.parallel import over_ranges, over_rows
+from sparsestore.parallel import as_done, over_ranges, over_rows
 
 
 @given(lengths=st.lists(st.integers(0, 9), max_size=60), n_threads=st.integers(1, 9))
@@ -81,3 +81,40 @@ def test_every_thing_of_a_range_is_worked_on_once(n: int, least: int, n_threads:
     assert len(sizes) == min(n_threads, max(n // least, 1))
     assert max(sizes) - min(sizes) <= 1
     assert min(sizes) >= min(least, n)
+
+
+@pytest.mark.parametrize("n_threads", [1, 4])
+def test_every_task_gives_its_result(n_threads: int) -> None:
+    assert sorted(as_done(lambda task: task * task, range(100), n_threads)) == [task * task for task in range(100)]
+    assert list(as_done(lambda task: task, [], n_threads)) == []
+
+
+def test_an_error_ends_all_tasks_that_were_not_begun() -> None:
+    begun = []
+
+    def work(task: int) -> None:
+        begun.append(task)
+        if task == 3:
+            raise KeyError(task)
+        time.sleep(0.002)
+
+    with pytest.raises(KeyError, match="3"):
+        list(as_done(work, range(1000), 4))
+    assert len(begun) < 100
+
+
+def test_whoever_leaves_waits_for_running_tasks_only() -> None:
+    running, begun = [], []
+
+    def work(task: int) -> int:
+        begun.append(task)
+        running.append(task)
+        time.sleep(0.01)
+        running.remove(task)
+        return task
+
+    results = as_done(work, range(1000), 3)
+    next(results)
+    results.close()
+    assert running == []
+    assert len(begun) < 100

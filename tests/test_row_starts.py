@@ -1,0 +1,97 @@
+"""Where rows begin is known from a few numbers a block, and blocks that are damaged hide no more than themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from sparsestore.row_starts import Blocks, RowStarts
+
+Ints = NDArray[np.int64]
+
+LENGTHS = st.lists(st.integers(0, 3) | st.just(0), min_size=1, max_size=50)
+
+
+def filled(lengths: list[int], block: int, lost: set[int] | None = None) -> tuple[RowStarts, Ints]:
+    """Starts of rows, of which some blocks are unknown; and the offsets."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    starts = RowStarts(len(lengths), int(offsets[-1]), block, lambda start, stop: offsets[start:stop], Blocks(64))
+    for number in range(-(-len(offsets) // block)):
+        if number not in (lost or ()):
+            assert starts.take(number * block, offsets[number * block : (number + 1) * block]) == []
+    assert starts.finish() == []
+    return starts, offsets
+
+
+@given(lengths=LENGTHS, block=st.sampled_from([1, 2, 4, 8, 64]), data=st.data())
+@settings(deadline=None)
+def test_rows_turns_and_lengths_are_those_of_all_offsets(lengths: list[int], block: int, data: st.DataObject) -> None:
+    starts, offsets = filled(lengths, block)
+    nnz = int(offsets[-1])
+    assert starts.all_sound
+    assert starts.longest == max(lengths)
+    if not nnz:
+        return
+    values = np.array(data.draw(st.lists(st.integers(0, 3), min_size=nnz, max_size=nnz)), np.uint16)
+    first = data.draw(st.integers(0, nnz - 1))
+    last = data.draw(st.integers(first + 1, nnz))
+    begins = set(offsets.tolist())
+    expected = sum(bool(values[at] <= values[at - 1]) for at in range(first + 1, last) if at in begins)
+    assert starts.turns(values[first:last], first) == (first in begins, expected)
+    inside = np.arange(first, last)
+    assert starts.inside(inside).tolist() == [at for at in inside.tolist() if at not in begins]
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    assert starts.rows_of(first, last) == (rows[first], rows[last - 1] + 1)
+
+
+@given(lengths=LENGTHS, lost=st.sets(st.integers(0, 12)), data=st.data())
+@settings(deadline=None)
+def test_unknown_blocks_hide_only_their_own_rows(lengths: list[int], lost: set[int], data: st.DataObject) -> None:
+    starts, offsets = filled(lengths, 4, lost)
+    nnz = int(offsets[-1])
+    blocks = range(-(-len(offsets) // 4))
+    assert starts.all_sound == (not lost & set(blocks))
+    assert (starts.longest is None) == (not starts.all_sound)
+    if not nnz:
+        return
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    first = data.draw(st.integers(0, nnz - 1))
+    low, high = starts.rows_of(first, first + 1)
+    assert low <= rows[first] < high
+    begins, _ = starts.turns(np.zeros(nnz - first, np.uint16), first)
+    assert begins is None or begins == (first in offsets)
+    found = starts.inside(np.arange(nnz)).tolist()
+    assert not set(found) & set(offsets.tolist())
+    known = [b for b in blocks if b not in lost]
+    certain = [
+        at
+        for b in known
+        for at in range(int(offsets[4 * b]) + 1, int(offsets[min(4 * b + 3, len(offsets) - 1)]))
+        if at not in offsets
+    ]
+    assert set(certain) <= set(found)
+
+
+def test_offsets_that_are_none_are_found_where_they_are() -> None:
+    offsets = np.array([0, 2, 4, 3, 5, 6, 7, 8], np.int64)
+    starts = RowStarts(7, 8, 4, lambda start, stop: offsets[start:stop], Blocks(64))
+    assert starts.take(0, offsets) == [(3, "offset 3 follows 4, expected no less")]
+    starts = RowStarts(7, 9, 8, lambda start, stop: offsets[start:stop], Blocks(64))
+    assert starts.take(0, np.array([0, 1, 2, 3, 4, 5, 6, 8])) == [
+        (7, "the offsets end with 8, expected 9, the number of entries")
+    ]
+    assert starts.take(0, np.array([1, 1, 2, 3, 4, 5, 6, 9])) == [(0, "the offsets begin with 1, expected 0")]
+    starts = RowStarts(8, 9, 4, lambda start, stop: offsets[start:stop], Blocks(64))
+    assert starts.take(0, np.array([0, 1, 2, 6, 4, 5, 6, 8, 9])) == []
+    assert starts.finish() == [(3, "offset 4 follows 6, expected no less")]
+    assert not starts.all_sound
+
+
+def test_blocks_are_held_up_to_a_bound() -> None:
+    blocks = Blocks(100)
+    for number in range(50):
+        blocks.put((0, number), np.zeros(5, np.int64))
+    held = [number for number in range(50) if blocks.get((0, number)) is not None]
+    assert held == [47, 48, 49]

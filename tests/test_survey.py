@@ -1,0 +1,98 @@
+"""The loops of `verify` agree with their twins, with the C library, and with the definition of a checksum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from google_crc32c import value
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from test_checks import lacking
+
+from sparsestore.checksum import PIECE
+from sparsestore.kernels import survey
+from sparsestore.kernels.native import Kernel
+
+Array = NDArray[Any]
+
+
+def memory(n_bytes: int, seed: int = 0) -> Array:
+    """Bytes of noise that begin at a multiple of 64."""
+    raw = np.empty(n_bytes + 64, np.uint8)
+    found = raw[-raw.ctypes.data % 64 :][:n_bytes]
+    found[:] = np.random.default_rng(seed).integers(0, 256, n_bytes, np.uint8)
+    return found
+
+
+def outputs(stored: Array, values: Array) -> tuple[Array, Array, Array]:
+    n = -(-values.nbytes // PIECE)
+    return np.zeros(-(-len(stored) // PIECE), np.uint32), np.zeros(n, values.dtype), np.zeros(n, values.dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.uint64])
+@pytest.mark.parametrize("n_bytes", [8, PIECE - 8, PIECE, PIECE + 8, 5 * PIECE, 5 * PIECE + 16])
+@pytest.mark.parametrize("instruction", [True, False])
+def test_pieces_are_looked_at_as_by_the_twin(
+    dtype: Any, n_bytes: int, instruction: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    if not instruction:
+        monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+        monkeypatch.setattr(survey, "survey", Kernel(survey.survey.function, needs=lacking))
+    stored = memory(n_bytes)
+    for values in (
+        stored.view(dtype),
+        np.arange(n_bytes // np.dtype(dtype).itemsize).astype(dtype),
+        stored[:0].view(dtype),
+    ):
+        found, expected = outputs(stored, values), outputs(stored, values)
+        survey.look(stored, values, *found)
+        survey.survey_numpy(stored, values, *expected)
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert found[0].tolist() == [value(stored[at : at + PIECE].tobytes()) for at in range(0, n_bytes, PIECE)]
+
+
+def test_as_many_turns_as_a_piece_has_numbers_are_counted() -> None:
+    values = np.arange(PIECE, 0, -1).astype(np.uint16)  # two pieces
+    found = outputs(np.empty(0, np.uint8), values)
+    survey.look(np.empty(0, np.uint8), values, *found)
+    assert found[2].tolist() == [PIECE // 2 - 1, PIECE // 2]
+
+
+@given(lengths=st.lists(st.integers(0, 3 * PIECE), max_size=8), seed=st.integers(0, 2**32))
+@settings(deadline=None)
+def test_checksum_of_a_whole_follows_from_those_of_its_parts(lengths: list[int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    parts = [rng.bytes(n) for n in lengths]
+    crcs, sizes = np.array([value(part) for part in parts], np.uint32), np.array(lengths, np.int64)
+    whole = value(b"".join(parts))
+    assert survey.combined(crcs, sizes) == whole
+    assert survey.combine_numpy(crcs, sizes, survey._powers()) == whole
+
+
+def test_parts_may_be_longer_than_memory() -> None:
+    """Zeros that are appended in two steps, or in one."""
+    crc, zeros = np.uint32(value(b"x")), np.uint32(0)
+    for n in (2**31 - 1, 2**40 + 12345):
+        # what zeros add to a checksum is linear: their own crc32c is left out on both sides
+        steps = survey.combined(np.array([crc, zeros, zeros]), np.array([1, n, 2 * n]))
+        assert steps == survey.combined(np.array([crc, zeros]), np.array([1, 3 * n]))
+
+
+@given(
+    lengths=st.lists(st.integers(0, 5), min_size=1, max_size=40),
+    seed=st.integers(0, 2**32),
+    cut=st.tuples(st.integers(0, 99), st.integers(0, 99)),
+)
+@settings(deadline=None)
+def test_turns_at_rows_are_counted_as_by_the_twin(lengths: list[int], seed: int, cut: tuple[int, int]) -> None:
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    values = np.random.default_rng(seed).integers(0, 4, int(offsets[-1])).astype(np.uint16)
+    first, last = sorted(min(at, len(values)) for at in cut)
+    expected = sum(bool(values[at] <= values[at - 1]) for at in sorted({*offsets.tolist()}) if first < at < last)
+    part = values[first:last]
+    assert survey.row_turns(part, offsets, first) == expected
+    assert survey.row_turns_numpy(part, offsets, first) == expected
