@@ -167,6 +167,8 @@ class Segment:
             return self._storage.read(key)
         except FileNotFoundError:
             raise self._damaged(key, 0, 0, "the object is missing") from None
+        except CorruptStoreError as error:
+            raise self._damaged(key, 0, 0, str(error)) from None
 
     def _damaged(self, key: str, start: int, stop: int, reason: str) -> CorruptStoreError:
         rows = f"rows {self.start} to {self.start + self.rows}"
@@ -183,6 +185,8 @@ class Segment:
                 found = self._storage.length(entry.key)
             except FileNotFoundError:
                 raise self._damaged(entry.key, 0, entry.length, "the object is missing") from None
+            except CorruptStoreError as error:
+                raise self._damaged(entry.key, 0, entry.length, str(error)) from None
             if found != entry.length:
                 raise self._damaged(entry.key, 0, found, f"it has {found} bytes, expected {entry.length}")
 
