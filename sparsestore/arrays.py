@@ -283,6 +283,7 @@ class ArrayReader:
                 raise CorruptStoreError(f"{storage.name}: {prefix} has no shard {number} in its segment.json")
             self._entries.append(entry)
         self._raw = spec.codec.name == "none" and spec.dtype != "string"
+        self._check_sizes()
         self.n_pieces = -(-spec.n_chunks * spec.chunk * spec.itemsize // PIECE) if self._raw else 0
         self._verified = np.zeros(self.n_pieces if self._raw else spec.n_chunks, bool)
         self._n_features = 0
@@ -296,6 +297,26 @@ class ArrayReader:
                 self._limit = min(n_features, known.max + 1)
         self._known = np.zeros(spec.n_chunks, bool)  # chunks that were checked when they were decoded
         self._sound = check == "never" and self._limit is None
+
+    def _check_sizes(self) -> None:
+        """Compare what the array declares with the lengths of its objects, before memory is made for it."""
+        spec, per_shard = self.spec, self.spec.shard // self.spec.chunk
+        for number, entry in enumerate(self._entries):
+            chunks = min(per_shard, spec.n_chunks - number * per_shard)
+            stored, plain = entry.length - (per_shard * 16 + 4), chunks * spec.chunk * spec.itemsize
+            if stored < 0:
+                reason = f"too short for an index of {per_shard * 16 + 4} bytes"
+            elif plain != stored if self._raw else plain > stored * _expansion(spec.codec):
+                reason = (
+                    f"{stored} bytes can not be the {chunks} chunks of {spec.chunk} x {spec.itemsize} bytes declared"
+                )
+            else:
+                continue
+            raise self._fail(number, 0, entry.length, self._elements_of(number), reason)
+
+    def _elements_of(self, number: int) -> tuple[int, int]:
+        """Elements of a shard."""
+        return number * self.spec.shard, min((number + 1) * self.spec.shard, self.spec.shape[0])
 
     def _fail(self, number: int, start: int, stop: int, elements: tuple[int, int], reason: str) -> CorruptStoreError:
         key = self._entries[number].key
@@ -311,11 +332,8 @@ class ArrayReader:
         spec = self.spec
         per_shard = spec.shard // spec.chunk
         present = min(per_shard, spec.n_chunks - number * per_shard)
-        elements = (number * spec.shard, min((number + 1) * spec.shard, spec.shape[0]))
-        size = per_shard * 16 + 4
-        start = entry.length - size
-        if start < 0:
-            raise self._fail(number, 0, entry.length, elements, f"too short for an index of {size} bytes")
+        elements = self._elements_of(number)
+        start = entry.length - (per_shard * 16 + 4)
         stored = self._stored.get(number)
         payload = self._read(number, start, entry.length, elements) if stored is None else stored[start:].tobytes()
         if crc32c(payload[:-4]) != int.from_bytes(payload[-4:], "little"):
@@ -657,7 +675,7 @@ class ArrayReader:
             try:
                 _decode_into(encoded.payload(at), spec, target[: spec.chunk])
             except (ValueError, RuntimeError) as error:
-                raise self._chunk_fault(encoded, at, f"the chunk can not be decoded: {error}") from error
+                raise self._chunk_fault(encoded, at, f"the chunk can not be decoded: {str(error)[:200]}") from None
             at += 1
 
     def _check_features(self, encoded: _Encoded, start: int, stop: int, values: Array) -> None:
@@ -715,6 +733,13 @@ class ArrayReader:
         else:
             numbers, slots = np.unique(wanted, return_inverse=True)
         return np.asarray(self.chunks(numbers)[slots * chunk + (rows - wanted * chunk)])
+
+
+def _expansion(codec: Codec) -> int:
+    """How many bytes one encoded byte may stand for: 255 in LZ4, 32 KiB in Zstandard."""
+    if codec.name == "none":
+        return 1
+    return 256 if codec.name == "blosc" and codec.cname in ("lz4", "lz4hc") else 1 << 15
 
 
 def _ranges(first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:

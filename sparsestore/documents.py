@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparsestore.errors import FormatError
@@ -20,7 +21,11 @@ DTYPES = frozenset(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 
 """Dtypes that arrays can have, beside "string" for columns."""
 
 _SEAL = b'{"crc32c":"'
-_KEY_PART = re.compile(r"[^/\\\x00-\x1f]+")
+_KEY_PART = re.compile(r"[^/\\\x00-\x1f\ud800-\udfff]+")
+_SHOWN = 200
+"""Letters of a wrong value in a message."""
+_LISTED = 50
+"""Problems in a message."""
 
 
 class Problems:
@@ -35,7 +40,9 @@ class Problems:
 
     def add(self, path: str, found: Any, expected: str) -> None:
         """Note one problem."""
-        self.found.append(f"{path}: found {found!r}, expected {expected}")
+        shown = repr(found)
+        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+        self.found.append(f"{path[:_SHOWN]}: found {shown}, expected {expected}")
 
     def integer(self, value: Any, path: str, *, least: int = 0, most: int = 2**63 - 1) -> int:
         """An integer within limits."""
@@ -50,6 +57,20 @@ class Problems:
             self.add(path, value, "a string")
             return ""
         return value
+
+    def flag(self, value: Any, path: str) -> bool:
+        """True or false."""
+        if not isinstance(value, bool):
+            self.add(path, value, "true or false")
+            return False
+        return value
+
+    def choice(self, value: Any, path: str, choices: Sequence[str]) -> str:
+        """One of some strings."""
+        if isinstance(value, str) and value in choices:
+            return value
+        self.add(path, value, f"one of {', '.join(choices)}")
+        return choices[0]
 
     def mapping(self, value: Any, path: str) -> Mapping[str, Any]:
         """A JSON object."""
@@ -88,9 +109,10 @@ class Problems:
         return 0
 
     def raise_if_any(self) -> None:
-        """Raise FormatError with all problems noted, a line each."""
+        """Raise FormatError with all problems noted, a line each; of very many, the first."""
         if self.found:
-            raise FormatError(f"{self.document} is not valid:\n  " + "\n  ".join(self.found))
+            more = [f"and {len(self.found) - _LISTED} more"] if len(self.found) > _LISTED else []
+            raise FormatError(f"{self.document} is not valid:\n  " + "\n  ".join([*self.found[:_LISTED], *more]))
 
 
 def key_problem(key: Any) -> str | None:
@@ -109,14 +131,38 @@ def dump(document: Any) -> bytes:
 
 
 def parse_json(payload: bytes, document: str) -> dict[str, Any]:
-    """The JSON object in `payload`; FormatError names the document."""
+    """The JSON object in `payload`; FormatError names the document.
+
+    Read strictly: UTF-8, each key once, and numbers that are numbers.
+    """
     try:
-        value = json.loads(payload)
+        text = payload.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_each_key_once, parse_float=_finite, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{document} is no JSON: {error}") from None
+        raise FormatError(f"{document} is no JSON: {str(error)[:_SHOWN]}") from None
     if not isinstance(value, dict):
         raise FormatError(f"{document}: found {type(value).__name__}, expected an object")
     return value
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice[:_SHOWN]!r} stands there twice")
+    return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:40]} is too large for a number")
+    return number
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number in JSON")
 
 
 def seal(document: Mapping[str, Any], crc32c: Any) -> bytes:

@@ -13,6 +13,7 @@ from sparsestore.zarr_format import group_document
 __all__ = [
     "FORMAT",
     "INLINE_SEGMENTS",
+    "PROFILES",
     "ROOT",
     "ROW_ID",
     "ColumnSchema",
@@ -32,6 +33,7 @@ ROOT = "zarr.json"
 """Key of the metadata of the store's own group."""
 INLINE_SEGMENTS = 256
 """Segment lines that a manifest holds itself; older ones stand in pages."""
+PROFILES = ("raw", "compact")
 ROW_ID = "row_id"
 """The column with the numbers that rows had before they were shuffled."""
 
@@ -142,7 +144,7 @@ class SegmentLine:
     def from_json(cls, value: Any, path: str, problems: Problems) -> SegmentLine:
         """Back from `to_json`."""
         items = problems.items(value, path)
-        if len(items) != 6 or "/" in str(items[0]):
+        if len(items) != 6 or not isinstance(items[0], str) or "/" in items[0]:
             problems.add(path, value, "[id, rows, nnz, crc32c, shuffled, row_id_start]")
             return cls("invalid", 0, 0, 0)
         return cls(
@@ -150,7 +152,7 @@ class SegmentLine:
             problems.integer(items[1], f"{path}[1]", least=1),
             problems.integer(items[2], f"{path}[2]"),
             problems.crc32c(items[3], f"{path}[3]"),
-            items[4] is True,
+            problems.flag(items[4], f"{path}[4]"),
             problems.integer(items[5], f"{path}[5]"),
         )
 
@@ -240,7 +242,7 @@ class Manifest:
     def from_document(cls, document: Mapping[str, Any], name: str) -> Manifest:
         """Back from `to_document`; FormatError lists every problem, or says that the format is not known."""
         found = document.get("format")
-        if found != FORMAT:
+        if found != FORMAT or type(found) is not int:
             raise unknown_format(name, found)
         problems = Problems(name)
         shape = problems.items(document.get("shape"), "shape")
@@ -250,10 +252,12 @@ class Manifest:
         columns: dict[str, ColumnSchema] = {}
         for column, schema in problems.mapping(document.get("columns"), "columns").items():
             bad = column_problem(column)
-            if bad:
-                problems.add("columns", column, bad)
+            if bad or column == ROW_ID:
+                problems.add("columns", column, bad or f"no {ROW_ID!r}, which is kept by segments")
             schema = problems.mapping(schema, f"columns.{column}")
             tail = problems.items(schema.get("shape"), f"columns.{column}.shape")
+            if len(tail) > 1:
+                problems.add(f"columns.{column}.shape", tail, "[] or [k]")
             columns[column] = ColumnSchema(
                 problems.dtype(schema.get("dtype"), f"columns.{column}.dtype", strings=True),
                 tuple(problems.integer(n, f"columns.{column}.shape", least=1) for n in tail),
@@ -283,7 +287,7 @@ class Manifest:
             pages=tuple(pages),
             features=None if features is None else problems.key(features, "features"),
             shuffled=None if shuffled is None else dict(problems.mapping(shuffled, "shuffled")),
-            profile=problems.text(document.get("profile"), "profile"),
+            profile=problems.choice(document.get("profile"), "profile", PROFILES),
             created=problems.text(document.get("created"), "created"),
             attrs=dict(problems.mapping(document.get("attrs"), "attrs")),
         )
@@ -297,12 +301,19 @@ class Manifest:
     def page_lines(self, document: Mapping[str, Any], name: str) -> tuple[SegmentLine, ...]:
         """Segment lines of a page's JSON."""
         problems = Problems(name)
+        _check_format(document, problems)
         lines = tuple(
             SegmentLine.from_json(line, f"segments[{i}]", problems)
             for i, line in enumerate(problems.items(document.get("segments"), "segments"))
         )
         problems.raise_if_any()
         return lines
+
+
+def _check_format(document: Mapping[str, Any], problems: Problems) -> None:
+    found = document.get("format")
+    if found != FORMAT or type(found) is not int:
+        problems.add("format", found, str(FORMAT))
 
 
 def manifest_key(version: int) -> str:
@@ -358,21 +369,23 @@ class SegmentDocument:
     def from_document(cls, document: Mapping[str, Any], name: str) -> SegmentDocument:
         """Back from `to_document`; FormatError lists every problem."""
         problems = Problems(name)
-        if document.get("format") != FORMAT:
-            problems.add("format", document.get("format"), str(FORMAT))
+        _check_format(document, problems)
         segment = cls(
             rows=problems.integer(document.get("rows"), "rows", least=1),
             nnz=problems.integer(document.get("nnz"), "nnz"),
             n_features=problems.integer(document.get("n_features"), "n_features"),
             indices_dtype=problems.dtype(document.get("indices_dtype"), "indices_dtype"),
             data_dtype=problems.dtype(document.get("data_dtype"), "data_dtype"),
-            constant=document.get("constant") is True,
+            constant=problems.flag(document.get("constant"), "constant"),
             longest_row=problems.integer(document.get("longest_row"), "longest_row"),
-            profile=problems.text(document.get("profile"), "profile"),
+            profile=problems.choice(document.get("profile"), "profile", PROFILES),
             objects=tuple(
                 ObjectEntry.from_json(entry, f"objects[{i}]", problems)
                 for i, entry in enumerate(problems.items(document.get("objects"), "objects"))
             ),
         )
+        keys = {entry.key for entry in segment.objects}
+        if len(keys) != len(segment.objects) or "segment.json" in keys:
+            problems.add("objects", f"{len(segment.objects)} objects", "each once, and not segment.json itself")
         problems.raise_if_any()
         return segment

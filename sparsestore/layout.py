@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsestore.format import PROFILES
 from sparsestore.zarr_format import Codec
 
 __all__ = [
@@ -33,7 +34,6 @@ COLUMN_CHUNK = 1 << 12
 """Rows of an inner chunk of a column: a shuffled window reads blocks of at most this many rows."""
 SHARD = 1 << 24
 """Elements of a shard."""
-PROFILES = ("raw", "compact")
 
 _UNITS = {"": 1, "b": 1} | {
     prefix + suffix: base**power

@@ -179,7 +179,10 @@ def segment_lines(storage: LocalStorage, manifest: Manifest) -> list[SegmentLine
                 f"{name}, bytes 0 to {len(payload)}: expected {entry.length} bytes with crc32c {entry.crc32c:08x}, "
                 f"found {crc32c(payload):08x}"
             )
-        lines += manifest.page_lines(parse_json(payload, name), name)
+        found = manifest.page_lines(parse_json(payload, name), name)
+        if len(found) != page.segments:
+            raise CorruptStoreError(f"{name}: it has {len(found)} segments, expected {page.segments}")
+        lines += found
     lines += manifest.segments
     totals = sum(line.rows for line in lines), sum(line.nnz for line in lines)
     if totals != (manifest.rows, manifest.nnz):

@@ -24,7 +24,7 @@ from sparsestore.kernels.coordinates import coordinates
 from sparsestore.manifest import read_manifest, segment_lines
 from sparsestore.parallel import over_rows
 from sparsestore.segment import Segment
-from sparsestore.statistics import LabelStatistics, merge
+from sparsestore.statistics import BLOCK_SIZES, LabelStatistics, merge
 from sparsestore.storage import Advice, LocalStorage, open_storage
 
 __all__ = ["CHECKS", "Coordinates", "Found", "Located", "Reader"]
@@ -479,10 +479,22 @@ class Reader:
             )
         values = array.take(local)
         if name == ROW_ID:
-            values = values + self.lines[number].row_id_start
-        return values, segment.array(f"columns/{name}.mask").take(local) if segment.has(
-            f"columns/{name}.mask"
-        ) else None
+            start = self.lines[number].row_id_start
+            if len(values) and not 0 <= int(values.min()) <= int(values.max()) < 2**63 - start:
+                raise FormatError(
+                    f"{self.storage.name}: version {self.version}, segment {segment.id}: row_id has values from "
+                    f"{values.min()} to {values.max()}, expected row numbers"
+                )
+            values = values + start
+        if not segment.has(f"columns/{name}.mask"):
+            return values, None
+        mask = segment.array(f"columns/{name}.mask")
+        if (mask.spec.dtype, mask.spec.shape, schema.shape) != ("bool", (segment.rows,), ()):
+            raise FormatError(
+                f"{self.storage.name}: the mask of column {name!r} is {mask.spec.dtype} {mask.spec.shape} in segment "
+                f"{segment.id}, expected bool {(segment.rows,)}, of a column with one value a row"
+            )
+        return values, mask.take(local)
 
     def label_statistics(self, name: str) -> LabelStatistics | None:
         """How a column's values vary between blocks of rows; None where a segment has no such statistics."""
@@ -492,7 +504,16 @@ class Reader:
             if not segment.has(f"stats/labels/{name}"):
                 return None
             array = segment.array(f"stats/labels/{name}")
-            found.append(LabelStatistics.from_arrays(array.read_all(), array.spec.attributes))
+            where = f"{self.storage.name}: version {self.version}, {array.prefix}"
+            if array.spec.dtype != "float64" or len(array.spec.shape) != 2 or array.spec.shape[0] != len(BLOCK_SIZES):
+                raise FormatError(f"{where} is {array.spec.dtype} {array.spec.shape}, expected float64 (13, k)")
+            try:
+                found.append(LabelStatistics.from_arrays(array.read_all(), array.spec.attributes))
+                if found[-1].n_rows != segment.rows:
+                    raise ValueError(f"they are of {found[-1].n_rows} rows, expected {segment.rows}")
+                merge(found[-2:])
+            except ValueError as error:
+                raise FormatError(f"{where}: {error}") from None
         return merge(found) if found else None
 
     def lengths_of(self, rows: Ints) -> int:

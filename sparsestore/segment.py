@@ -131,6 +131,7 @@ class Segment:
         self._n_features = n_features
         self._mmap = mmap
         self.rows, self.nnz = line.rows, line.nnz
+        self._row_id_start = line.row_id_start
         self._check = check
         self._lock = Lock()
         self._arrays: dict[str, ArrayReader] = {}
@@ -148,19 +149,46 @@ class Segment:
         }
         if check_lengths and check != "never":
             self._check_lengths()
+        self._check_facts(key, len(payload))
         self.offsets = RowOffsets(self.array("X/indptr"), self.rows, self.document.longest_row, self.nnz)
         self.indices = self.array("X/indices")
-        data = self.spec("X/data")
         if self.document.constant:
             self.data: ArrayReader | None = None
-            self.constant = data.fill_value
+            self.constant = self.spec("X/data").fill_value
         else:
             self.data, self.constant = self.array("X/data"), None
-        expected = {"X/indptr": self.rows + 1, "X/indices": self.nnz, "X/data": self.nnz}
-        for path, n in expected.items():
-            if self.spec(path).shape != (n,):
-                raise self._damaged(f"{self.prefix}/{path}/zarr.json", 0, 0, f"the shape is not ({n},)")
         self.mapped = self.document.profile == "raw" and mmap
+
+    def _check_facts(self, key: str, length: int) -> None:
+        """What segment.json and the arrays of the matrix say must agree: memory is made, and entries found, by it."""
+        found = self.document
+        wrong = None
+        if found.n_features > self._n_features:
+            wrong = f"n_features is {found.n_features}, expected at most the store's {self._n_features}"
+        elif not found.longest_row <= min(found.nnz, found.n_features) or found.nnz > self.rows * found.longest_row:
+            wrong = f"longest_row is {found.longest_row}, with {found.nnz} entries of {found.n_features} features"
+        elif self._row_id_start > 2**63 - 1 - self.rows:
+            wrong = f"row_id_start is {self._row_id_start}: row numbers would not fit into 64 bits"
+        if wrong:
+            raise self._damaged(key, 0, length, wrong)
+        raw = found.profile == "raw"
+        expected = {
+            "X/indptr": ("int64", self.rows + 1, False),
+            "X/indices": (found.indices_dtype, self.nnz, raw),
+            "X/data": (found.data_dtype, self.nnz, raw or found.constant),
+        }
+        for path, (dtype, n, plain) in expected.items():
+            spec = self.spec(path)
+            if (spec.dtype, spec.shape, spec.codec.name == "none") != (dtype, (n,), plain):
+                raise self._damaged(
+                    f"{self.prefix}/{path}/zarr.json",
+                    0,
+                    0,
+                    f"{spec.dtype} {spec.shape}, codec {spec.codec.name}, expected {dtype} ({n},), "
+                    f"{'not compressed' if plain else 'compressed'}",
+                )
+        if np.dtype(found.data_dtype).kind == "b" or found.data_dtype == "float16":
+            raise self._damaged(key, 0, length, f"data_dtype is {found.data_dtype}, which stands as a wider one")
 
     def _read(self, key: str) -> bytes:
         try:
@@ -216,10 +244,14 @@ class Segment:
         with self._lock:
             if path not in self._arrays:
                 whole = path.startswith(("stats/", "checksums/"))
+                spec = self.spec(path)
+                if path.startswith("columns/") and spec.codec.name == "none":
+                    # its checksums would be of pieces of 16 KiB, which nobody looks at here
+                    raise self._damaged(f"{self.prefix}/{path}/zarr.json", 0, 0, "a column is always compressed")
                 self._arrays[path] = ArrayReader(
                     self._storage,
                     f"{self.prefix}/{path}",
-                    self.spec(path),
+                    spec,
                     self.entries,
                     None if whole else (lambda: np.asarray(self.array(f"checksums/{path}").read_all())),
                     self._check,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ MAX_CLASSES = 64
 
 _SIZES = np.array(BLOCK_SIZES, np.float64)
 _LARGEST = BLOCK_SIZES[-1]
+_LARGEST_CENTRE = 1e300  # of what `finish` gives, the squares are finite
 _CHUNK = 16 * _LARGEST  # values of a chunk as float64 stay in the second-level cache
 
 Floats = NDArray[np.float64]
@@ -125,14 +127,24 @@ class LabelStatistics:
         ValueError
             If the array and the attributes do not fit together.
         """
-        centre = np.array(attributes["centre"], np.float64)
-        k = len(centre)
-        if attributes["block_sizes"] != list(BLOCK_SIZES) or array.shape != (len(BLOCK_SIZES), 2 + 2 * k):
+        given, sizes, classes = (attributes.get(name) for name in ("centre", "block_sizes", "classes"))
+        if not isinstance(given, list) or not all(type(value) in (int, float) for value in given):
+            raise ValueError(f"label statistics have the centre {str(given)[:40]}, expected a list of numbers")
+        if classes is not None and not _are_classes(classes, len(given)):
             raise ValueError(
-                f"label statistics have shape {array.shape} for block sizes {attributes['block_sizes']}, "
+                f"label statistics have the classes {str(classes)[:40]}, expected at most {MAX_CLASSES} and "
+                f"{len(given)} distinct values of one kind, ascending"
+            )
+        k = len(given)
+        if sizes != list(BLOCK_SIZES) or array.shape != (len(BLOCK_SIZES), 2 + 2 * k):
+            raise ValueError(
+                f"label statistics have shape {array.shape} for block sizes {str(sizes)[:80]}, "
                 f"expected {(len(BLOCK_SIZES), 2 + 2 * k)} for {list(BLOCK_SIZES)}"
             )
-        classes = None if attributes["classes"] is None else tuple(attributes["classes"])
+        centre = np.array([float(value) if abs(value) <= _LARGEST_CENTRE else np.nan for value in given])
+        if not np.isfinite(array).all() or not np.isfinite(centre).all():
+            raise ValueError("label statistics have sums that are no numbers")
+        classes = None if classes is None else tuple(classes)
         return cls(array[:, 0], array[:, 1], centre, array[:, 2 : 2 + k], array[:, 2 + k :], classes)
 
     def _about(self, centre: Floats) -> LabelStatistics:
@@ -158,13 +170,22 @@ class LabelStatistics:
         )
 
 
+def _are_classes(classes: Any, channels: int) -> bool:
+    """Whether a list from a document is one of distinct labels in order."""
+    if not isinstance(classes, list) or len(classes) > min(MAX_CLASSES, channels):
+        return False
+    kinds = {str if isinstance(value, str) else float for value in classes if isinstance(value, (str, int, float))}
+    scalars = all(isinstance(value, (str, int, float)) for value in classes)
+    return scalars and len(kinds) <= 1 and all(a < b for a, b in pairwise(classes))
+
+
 def merge(parts: Sequence[LabelStatistics]) -> LabelStatistics | None:
     """Statistics of all segments of a store together; None where no channel is left (strings of too many values).
 
     Raises
     ------
     ValueError
-        If there are no parts, or their labels have different numbers of components.
+        If there are no parts, their labels have different numbers of components, or some are text and some numbers.
     """
     if not parts:
         raise ValueError("need the statistics of at least one segment")
@@ -174,6 +195,8 @@ def merge(parts: Sequence[LabelStatistics]) -> LabelStatistics | None:
     classes: tuple[Any, ...] | None = None
     if all(part.classes is not None for part in parts):
         union = {value for part in parts for value in part.classes or ()}
+        if len({isinstance(value, str) for value in union}) > 1:
+            raise ValueError("some labels are text and some are numbers")
         classes = tuple(sorted(union)) if len(union) <= MAX_CLASSES else None
     if classes is None and widths == {0}:
         return None

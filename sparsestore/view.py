@@ -37,6 +37,7 @@ __all__ = ["Column", "View"]
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
 
+_FEW_ROWS = 1 << 20  # of a column, for which nobody asks how much memory is free
 log = logging.getLogger("sparsestore")
 _advised: set[tuple[str, int]] = set()  # versions whose order this process has said something about
 
@@ -75,8 +76,20 @@ class Column:
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, slice):
+            self._check_memory(len(range(*key.indices(len(self)))))
         found = self._reader.column(self.name, self._selection.rows(row_numbers(key, len(self))))
         return found[0] if isinstance(key, int) or getattr(key, "shape", None) == () else found
+
+    def _check_memory(self, n: int) -> None:
+        if n < _FEW_ROWS:
+            return
+        # what is decoded, and row numbers that find it
+        needed, free = n * (16 + math.prod(self._schema.shape) * self.dtype.itemsize), memory.free_bytes()
+        if free is not None and needed > free:
+            raise ResourceError(
+                f"{n} rows of column {self.name!r} take {needed:,} bytes and {free:,} are free: take fewer at a time"
+            )
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
         return np.asarray(self[:], dtype)
@@ -178,6 +191,8 @@ class View:
         MemoryError
             Where the result would not fit in free memory; both numbers are given.
         """
+        if isinstance(key, slice):  # before even the numbers of the rows are made
+            self._check_memory(len(range(*key.indices(len(self)))))
         positions = row_numbers(key, len(self))
         self._check_memory(len(positions))
         rows = self._selection.rows(positions)

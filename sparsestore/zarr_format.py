@@ -15,7 +15,29 @@ import numpy as np
 
 from sparsestore.documents import Problems
 
-__all__ = ["ArraySpec", "Codec", "group_document"]
+__all__ = ["MOST_CHUNK", "MOST_SHARD", "ArraySpec", "Codec", "group_document"]
+
+MOST_CHUNK = 1 << 16
+MOST_SHARD = 1 << 24
+"""Lengths that inner chunks and shards have at most, in rows of the array."""
+_COMPRESSORS = ("lz4", "lz4hc", "blosclz", "zlib", "zstd", "snappy")
+_SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
+_KEYS = frozenset(
+    {
+        "attributes",
+        "chunk_grid",
+        "chunk_key_encoding",
+        "codecs",
+        "data_type",
+        "dimension_names",
+        "fill_value",
+        "node_type",
+        "shape",
+        "storage_transformers",
+        "zarr_format",
+    }
+)  # what a reader does not know it may not leave out of account
+_INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +134,7 @@ class ArraySpec:
             "configuration": {
                 "chunk_shape": [self.chunk, *tail],
                 "codecs": [serializer, *self.codec.documents(typesize)],
-                "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+                "index_codecs": _INDEX_CODECS,
                 "index_location": "end",
             },
         }
@@ -132,11 +154,17 @@ class ArraySpec:
     def from_document(cls, document: Mapping[str, Any], name: str) -> ArraySpec:
         """The array that `zarr.json` describes; FormatError lists what this format does not allow."""
         problems = Problems(name)
-        if document.get("zarr_format") != 3 or document.get("node_type") != "array":
+        if not _is_three(document.get("zarr_format")) or document.get("node_type") != "array":
             problems.add("node_type", document.get("node_type"), "an array of zarr format 3")
+        for key in document.keys() - _KEYS:
+            problems.add(key, document[key], "no such key")
+        if document.get("storage_transformers", []) != []:
+            problems.add("storage_transformers", document["storage_transformers"], "none")
         shape = tuple(problems.integer(n, "shape") for n in problems.items(document.get("shape"), "shape"))
         dtype = problems.dtype(document.get("data_type"), "data_type", strings=True)
         grid = problems.mapping(document.get("chunk_grid"), "chunk_grid")
+        if grid.get("name") != "regular":
+            problems.add("chunk_grid.name", grid.get("name"), "regular")
         outer = problems.items(
             problems.mapping(grid.get("configuration"), "chunk_grid").get("chunk_shape"), "chunk_shape"
         )
@@ -149,16 +177,18 @@ class ArraySpec:
             codecs = [{}]
         sharding = problems.mapping(codecs[0].get("configuration"), "codecs[0].configuration")
         inner = problems.items(sharding.get("chunk_shape"), "codecs[0].chunk_shape")
-        if not shape or len(outer) != len(shape) or outer[1:] != list(shape[1:]) or inner[1:] != list(shape[1:]):
+        if not shape or any(not _the_same(lengths[1:], shape[1:]) for lengths in (outer, inner)):
             problems.add(
                 "chunk_shape", [outer, inner], f"lengths along the first axis of {list(shape)} and all of the rest"
             )
-        shard = problems.integer(outer[0] if outer else None, "chunk_shape[0]", least=1)
-        chunk = problems.integer(inner[0] if inner else None, "codecs[0].chunk_shape[0]", least=1)
+        shard = problems.integer(outer[0] if outer else None, "chunk_shape[0]", least=1, most=MOST_SHARD)
+        chunk = problems.integer(inner[0] if inner else None, "codecs[0].chunk_shape[0]", least=1, most=MOST_CHUNK)
         if shard % chunk:
             problems.add("codecs[0].chunk_shape[0]", chunk, f"a divisor of the shard length {shard}")
         if sharding.get("index_location", "end") != "end":
             problems.add("index_location", sharding.get("index_location"), "end")
+        if sharding.get("index_codecs") != _INDEX_CODECS:
+            problems.add("index_codecs", sharding.get("index_codecs"), "bytes in little-endian order, then crc32c")
         codec = _codec_from_documents(problems, sharding.get("codecs"), dtype)
         attributes = dict(problems.mapping(document.get("attributes", {}), "attributes"))
         fill = _fill_from_json(problems, document.get("fill_value"), dtype)
@@ -166,22 +196,35 @@ class ArraySpec:
         return cls(shape, dtype, chunk, shard, codec, fill, attributes)
 
 
+def _is_three(value: Any) -> bool:
+    return type(value) is int and value == 3
+
+
+def _the_same(lengths: list[Any], expected: tuple[int, ...]) -> bool:
+    return lengths == list(expected) and all(type(n) is int for n in lengths)
+
+
 def _codec_from_documents(problems: Problems, documents: Any, dtype: str) -> Codec:
-    names = [c.get("name") for c in documents if isinstance(c, dict)] if isinstance(documents, list) else []
+    found = documents if isinstance(documents, list) else []
+    names = [c.get("name") if isinstance(c, dict) else c for c in found]
     serializer = "vlen-utf8" if dtype == "string" else "bytes"
     if names[:1] != [serializer] or len(names) > 2 or (names[1:] and names[1] not in ("blosc", "zstd")):
         problems.add("codecs[0].codecs", names, f"{serializer!r}, then nothing, 'blosc' or 'zstd'")
         return Codec()
+    serializing = found[0].get("configuration", {})
+    # one byte has no order, and zarr leaves it out
+    if dtype != "string" and serializing != {"endian": "little"} and (np.dtype(dtype).itemsize > 1 or serializing):
+        problems.add("codecs[0].codecs[0].configuration", serializing, "little-endian numbers")
     if not names[1:]:
         return Codec()
     configuration = problems.mapping(documents[1].get("configuration"), "codecs[0].codecs[1].configuration")
     if names[1] == "zstd":
-        return Codec("zstd", clevel=problems.integer(configuration.get("level"), "zstd level", least=-131072))
+        return Codec("zstd", clevel=problems.integer(configuration.get("level"), "zstd level", least=-131072, most=22))
     return Codec(
         "blosc",
-        cname=problems.text(configuration.get("cname"), "cname"),
+        cname=problems.choice(configuration.get("cname"), "cname", _COMPRESSORS),
         clevel=problems.integer(configuration.get("clevel"), "clevel", most=9),
-        shuffle=problems.text(configuration.get("shuffle"), "shuffle"),
+        shuffle=problems.choice(configuration.get("shuffle"), "shuffle", _SHUFFLES),
     )
 
 
@@ -205,7 +248,7 @@ def _fill_from_json(problems: Problems, value: Any, dtype: str) -> Any:
         info = np.iinfo(dtype)
         return problems.integer(value, "fill_value", least=int(info.min), most=int(info.max))
     if dtype.startswith("float") and not isinstance(value, bool):
-        if isinstance(value, (int, float)):
+        if isinstance(value, float) or (isinstance(value, int) and abs(value) <= 2**53):
             return float(value)
         if value in ("NaN", "Infinity", "-Infinity"):
             return float(value)

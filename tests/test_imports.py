@@ -48,7 +48,7 @@ TABLE: dict[str, set[str]] = {
     "documents": {"errors"},
     "zarr_format": {"documents"},
     "format": {"documents", "errors", "zarr_format"},
-    "layout": {"errors", "zarr_format"},
+    "layout": {"errors", "format", "zarr_format"},
     "storage": {"errors", "checksum"},
     "arrays": {"checksum", "documents", "errors", "forking", "format", "kernels", "layout", "parallel", "storage"}
     | {"zarr_format"},

@@ -188,7 +188,9 @@ def paged(storage: LocalStorage) -> Manifest:
     lines = tuple(SegmentLine(f"{i:02x}", 1, 0, i) for i in range(5))
     pages = []
     for number, part in enumerate((lines[:2], lines[2:4])):
-        written = storage.put(f"versions/pages/{number}.json", dump({"segments": [line.to_json() for line in part]}))
+        written = storage.put(
+            f"versions/pages/{number}.json", dump({"format": 1, "segments": [line.to_json() for line in part]})
+        )
         pages.append(PageEntry(ObjectEntry(written.key, written.length, written.crc32c), 2))
     return manifest(4, lines[4:], tuple(pages))
 

@@ -1,8 +1,8 @@
 """What a store answers to everything that a user can ask, and how an answer out of a damaged store is judged.
 
-A question is asked of a fresh open of the store. Which objects a question reads is found out once, on the sound store: a
-question that does not read an object runs the same, step by step, whatever is in it, so it need not be asked again
-when that object's bytes change. What changes lengths or names is asked everything.
+A question is asked of a fresh open of the store. Which objects a question reads is found out once, on the sound store:
+one that does not read an object runs the same, step by step, whatever is in it, and is not asked when only that object
+changes. One that looks at an object's length alone ends there, as all do that open the same segment.
 """
 
 from __future__ import annotations
@@ -162,9 +162,7 @@ class Asker:
     def _ask(self, question: Question, way: int) -> Any:
         version = question.version
         if version is None and not os.path.lexists(self._newest):
-            version = (
-                ALL  # without its manifest the newest version is the one before, which can not be told from damage
-            )
+            version = ALL  # without its manifest the newest version is the one before: nobody can tell
         with ss.open(self.store.root, version=version, **OPENED[way]) as store:
             return question.ask(store)
 

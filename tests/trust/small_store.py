@@ -111,12 +111,12 @@ def _the_same_each_time(seed: int) -> Iterator[None]:
             return cls(2026, 1, 1, tzinfo=tz)
 
     with (
-        mock.patch("uuid.uuid4", lambda: uuid.UUID(int=draw.getrandbits(128), version=4)),
+        mock.patch("uuid.uuid4", side_effect=lambda: uuid.UUID(int=draw.getrandbits(128), version=4)),
         mock.patch("sparsestore.writer.datetime", Clock),
         mock.patch("sparsestore.writer.INLINE_SEGMENTS", 2),
         mock.patch("sparsestore.segment_writer.COLUMN_CHUNK", 16),
         mock.patch("sparsestore.segment_writer.PACKED_CHUNK", 32),
-        mock.patch("os.fsync", lambda _: None),
+        mock.patch("os.fsync"),
     ):
         yield
 

@@ -1,4 +1,4 @@
-"""Contents of objects exchanged, copied over another's or brought from another store; folders exchanged; versions renamed.
+"""Contents of objects exchanged, copied or brought from another store; folders exchanged; versions renamed.
 
 Every checksum of what is moved holds where it came from.
 """
