@@ -771,7 +771,8 @@ def _decode_into(payload: NDArray[np.uint8], spec: ArraySpec, target: Array) -> 
             declared = zstandard.frame_content_size(payload.tobytes())
             if declared < 0 or declared > limit:
                 raise ValueError(f"it declares {declared} bytes, expected at most {limit}")
-            data = zstandard.ZstdDecompressor().decompress(payload.tobytes(), max_output_size=declared)
+            decompress = zstandard.ZstdDecompressor().decompress
+            data = decompress(payload.tobytes(), max_output_size=declared, allow_extra_data=False)
         except zstandard.ZstdError as error:
             raise ValueError(str(error)) from None
     else:

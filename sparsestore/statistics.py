@@ -102,6 +102,10 @@ class LabelStatistics:
             return 1.0
         n = self.n_rows
         shared = slice(len(self.centre) - len(self.classes), None) if self.classes is not None else slice(None)
+        with np.errstate(over="ignore", invalid="ignore"):  # of sums that no labels have
+            return self._about_mean(i, n, shared)
+
+    def _about_mean(self, i: int, n: int, shared: slice) -> float:
         # about the mean: the sums over blocks of (block sum - rows of the block * mean) ** 2
         mean = self.products[0, shared] / max(n, 1)
         squares = self.squares[:, shared] - 2 * mean * self.products[:, shared] + mean**2 * self.lengths[:, None]
@@ -136,7 +140,7 @@ class LabelStatistics:
                 f"{len(given)} distinct values of one kind, ascending"
             )
         k = len(given)
-        if sizes != list(BLOCK_SIZES) or array.shape != (len(BLOCK_SIZES), 2 + 2 * k):
+        if "classes" not in attributes or sizes != list(BLOCK_SIZES) or array.shape != (len(BLOCK_SIZES), 2 + 2 * k):
             raise ValueError(
                 f"label statistics have shape {array.shape} for block sizes {str(sizes)[:80]}, "
                 f"expected {(len(BLOCK_SIZES), 2 + 2 * k)} for {list(BLOCK_SIZES)}"
@@ -144,6 +148,8 @@ class LabelStatistics:
         centre = np.array([float(value) if abs(value) <= _LARGEST_CENTRE else np.nan for value in given])
         if not np.isfinite(array).all() or not np.isfinite(centre).all():
             raise ValueError("label statistics have sums that are no numbers")
+        if not _are_sums(array, k):
+            raise ValueError("label statistics have sums that no labels have")
         classes = None if classes is None else tuple(classes)
         return cls(array[:, 0], array[:, 1], centre, array[:, 2 : 2 + k], array[:, 2 + k :], classes)
 
@@ -168,6 +174,19 @@ class LabelStatistics:
         return replace(
             self, centre=np.append(self.centre, 0.0)[keep], squares=squares, products=products, classes=classes
         )
+
+
+def _are_sums(array: Floats, k: int) -> bool:
+    """Whether an array is one of sums over blocks of some rows, of k channels."""
+    if not 1 <= array[0, 0] < 2**63:
+        return False
+    whole, short = np.divmod(array[0, 0], _SIZES)
+    blocks, lengths = whole + (short > 0), whole * _SIZES**2 + short**2
+    squares, products = array[:, 2 : 2 + k], array[:, 2 + k :]
+    if (squares < 0).any() or not np.allclose(array[:, :2], np.column_stack([blocks, lengths]), rtol=1e-9):
+        return False
+    most = np.sqrt(squares) * np.sqrt(lengths)[:, None]  # Cauchy and Schwarz
+    return bool((np.abs(products) <= most * (1 + 1e-6) + 1e-9).all())
 
 
 def _are_classes(classes: Any, channels: int) -> bool:

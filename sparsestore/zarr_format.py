@@ -206,12 +206,12 @@ def _the_same(lengths: list[Any], expected: tuple[int, ...]) -> bool:
 
 def _codec_from_documents(problems: Problems, documents: Any, dtype: str) -> Codec:
     found = documents if isinstance(documents, list) else []
-    names = [c.get("name") if isinstance(c, dict) else c for c in found]
+    names = [c.get("name") if isinstance(c, dict) else None for c in found]
     serializer = "vlen-utf8" if dtype == "string" else "bytes"
     if names[:1] != [serializer] or len(names) > 2 or (names[1:] and names[1] not in ("blosc", "zstd")):
         problems.add("codecs[0].codecs", names, f"{serializer!r}, then nothing, 'blosc' or 'zstd'")
         return Codec()
-    serializing = found[0].get("configuration", {})
+    serializing = found[0].get("configuration", {}) if isinstance(found[0], dict) else None
     # one byte has no order, and zarr leaves it out
     if dtype != "string" and serializing != {"endian": "little"} and (np.dtype(dtype).itemsize > 1 or serializing):
         problems.add("codecs[0].codecs[0].configuration", serializing, "little-endian numbers")
