@@ -22,6 +22,7 @@ DTYPES = frozenset(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 
 
 _SEAL = b'{"crc32c":"'
 _KEY_PART = re.compile(r"[^/\\\x00-\x1f\ud800-\udfff]+")
+_LONGEST_KEY = 1000
 _SHOWN = 200
 """Letters of a wrong value in a message."""
 _LISTED = 50
@@ -122,6 +123,8 @@ def key_problem(key: Any) -> str | None:
     parts = key.split("/")
     if any(part in ("", ".", "..") or not _KEY_PART.fullmatch(part) for part in parts):
         return "a relative key of plain parts: no '..', no leading '/', no backslash"
+    if len(key) > _LONGEST_KEY or any(len(part.encode()) > 255 for part in parts):
+        return f"a key of at most {_LONGEST_KEY} letters, 255 bytes a part"
     return None
 
 

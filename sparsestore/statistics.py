@@ -140,7 +140,11 @@ class LabelStatistics:
                 f"{len(given)} distinct values of one kind, ascending"
             )
         k = len(given)
-        if "classes" not in attributes or sizes != list(BLOCK_SIZES) or array.shape != (len(BLOCK_SIZES), 2 + 2 * k):
+        if (
+            "classes" not in attributes
+            or str(sizes) != str(list(BLOCK_SIZES))
+            or array.shape != (len(BLOCK_SIZES), 2 + 2 * k)
+        ):
             raise ValueError(
                 f"label statistics have shape {array.shape} for block sizes {str(sizes)[:80]}, "
                 f"expected {(len(BLOCK_SIZES), 2 + 2 * k)} for {list(BLOCK_SIZES)}"
@@ -178,7 +182,7 @@ class LabelStatistics:
 
 def _are_sums(array: Floats, k: int) -> bool:
     """Whether an array is one of sums over blocks of some rows, of k channels."""
-    if not 1 <= array[0, 0] < 2**63:
+    if not 1 <= array[0, 0] < 2**53:
         return False
     whole, short = np.divmod(array[0, 0], _SIZES)
     blocks, lengths = whole + (short > 0), whole * _SIZES**2 + short**2

@@ -287,11 +287,13 @@ def _frame(source: Any, begin: Any, length: Any, limit: Any, out: Any, scratch: 
     block = _get4(source, begin + _U(8))
     if _get4(source, begin + _U(4)) != size or _get4(source, begin + _U(12)) != length:
         return False
+    if block == _U(0) or block > size:
+        return False
     if flags & _U(2):  # plain bytes
         if length == size + _U(16):
             _join_bytes(source + begin + _U(16), size, _U(1), out)
         return length == size + _U(16)
-    if block == _U(0) or block > size or block % item or size % item:
+    if block % item or size % item:
         return False
     blocks = (size + block - _U(1)) // block
     if length < _U(16) + _U(4) * blocks:
@@ -442,7 +444,7 @@ def unpack_numpy(source: Array, starts: Array, lengths: Array, size: int, out: A
         payload = source[start : start + length]
         declared, block, _ = payload[4:16].view("<u4").tolist()
         flags, item = int(payload[2]), int(payload[3])
-        if declared != size or flags >> 5 != 1 or item not in (1, 2, 4, 8):
+        if declared != size or flags >> 5 != 1 or item not in (1, 2, 4, 8) or not 0 < block <= size:
             return frame
         target = out[frame * size : (frame + 1) * size]
         if flags & 2:
