@@ -88,9 +88,9 @@ def array(objects: Mapping[str, bytes], prefix: str, rows: Array | None = None) 
     sharding = document["codecs"][0]["configuration"]
     per_chunk = sharding["chunk_shape"]
     codec = [*(found["name"] for found in sharding["codecs"]), "none"][1]
-    if not any(key.startswith(f"{prefix}/c/") for key in objects):
-        return np.full(shape, document["fill_value"], dtype)
     rows = np.arange(shape[0]) if rows is None else rows
+    if not any(key.startswith(f"{prefix}/c/") for key in objects):
+        return np.full((len(rows), *shape[1:]), document["fill_value"], dtype)
     n_chunks = -(-shape[0] // per_chunk[0])
     per_shard = document["chunk_grid"]["configuration"]["chunk_shape"][0] // per_chunk[0]
     n = int(np.prod(per_chunk))
