@@ -86,7 +86,7 @@ def document(rng: random.Random, value: dict[str, Any]) -> dict[str, Any]:
         elif kind == 2:
             container[f"{key}x"] = container.pop(key)
         else:
-            container[key] = _value(rng, container[key])
+            container[key] = json.loads(json.dumps(_value(rng, container[key])))
     return dict(value)
 
 

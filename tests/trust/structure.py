@@ -574,8 +574,9 @@ class _Files:
             try:
                 manifest = json.loads(objects["versions/00000001.json"])
                 rows, width = manifest["shape"]
+                dtype = "float32" if manifest["dtype"] == "float16" else manifest["dtype"]  # which scipy does not have
                 if rows <= 1000:  # what is said to be more than that, there is not
-                    meant = plain.matrix(objects, self.segment, rows, width, manifest["dtype"])
+                    meant = plain.matrix(objects, self.segment, rows, width, dtype)
             except (plain.UnreadableError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
                 why = describe(error)
             else:
