@@ -13,7 +13,16 @@ from pathlib import Path
 
 from trust.campaign import Campaign, State, Tally, run, run_unit
 
-NAMES: tuple[str, ...] = ("stateful", "stateful_long", "appenders", "appenders_long", "flips", "truncations", "swaps", "structure")
+NAMES: tuple[str, ...] = (
+    "stateful",
+    "stateful_long",
+    "appenders",
+    "appenders_long",
+    "flips",
+    "truncations",
+    "swaps",
+    "structure",
+)
 
 
 def campaign(name: str) -> Campaign:
