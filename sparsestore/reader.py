@@ -376,6 +376,11 @@ class Reader:
                 self._segments[number] = self._open(number)
             return self._segments[number]
 
+    def open_segments(self) -> None:
+        """Open all segments: whatever they declare is then known to fit the lengths of their objects."""
+        for number in range(len(self.lines)):
+            self.segment(number)
+
     def _open(self, number: int, *, check_lengths: bool = True) -> Segment:
         return Segment(
             self.storage,

@@ -37,9 +37,17 @@ __all__ = ["Column", "View"]
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
 
-_FEW_ROWS = 1 << 20  # of a column, for which nobody asks how much memory is free
+_FEW_ROWS = 1 << 20  # for whose sake nobody asks how much memory is free, nor whether there are so many
 log = logging.getLogger("sparsestore")
 _advised: set[tuple[str, int]] = set()  # versions whose order this process has said something about
+
+
+def _slice_length(reader: Reader, key: slice, n: int) -> int:
+    """Rows that a slice picks from n; of very many it is made sure first that the files can hold them."""
+    length = len(range(*key.indices(n)))
+    if length > _FEW_ROWS:
+        reader.open_segments()
+    return length
 
 
 class Column:
@@ -77,14 +85,14 @@ class Column:
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, slice):
-            self._check_memory(len(range(*key.indices(len(self)))))
+            self._check_memory(_slice_length(self._reader, key, len(self)))
         found = self._reader.column(self.name, self._selection.rows(row_numbers(key, len(self))))
         return found[0] if isinstance(key, int) or getattr(key, "shape", None) == () else found
 
     def _check_memory(self, n: int) -> None:
-        if n < _FEW_ROWS:
-            return
         # what is decoded, and row numbers that find it
+        if n <= _FEW_ROWS:
+            return
         needed, free = n * (16 + math.prod(self._schema.shape) * self.dtype.itemsize), memory.free_bytes()
         if free is not None and needed > free:
             raise ResourceError(
@@ -192,7 +200,7 @@ class View:
             Where the result would not fit in free memory; both numbers are given.
         """
         if isinstance(key, slice):  # before even the numbers of the rows are made
-            self._check_memory(len(range(*key.indices(len(self)))))
+            self._check_memory(_slice_length(self._reader, key, len(self)))
         positions = row_numbers(key, len(self))
         self._check_memory(len(positions))
         rows = self._selection.rows(positions)

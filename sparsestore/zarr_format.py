@@ -37,6 +37,7 @@ _KEYS = frozenset(
         "zarr_format",
     }
 )  # what a reader does not know it may not leave out of account
+_SHARDING_KEYS = ("chunk_shape", "codecs", "index_codecs", "index_location")
 _INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 
 
@@ -165,6 +166,8 @@ class ArraySpec:
         grid = problems.mapping(document.get("chunk_grid"), "chunk_grid")
         if grid.get("name") != "regular":
             problems.add("chunk_grid.name", grid.get("name"), "regular")
+        _only(problems, grid, "chunk_grid", ("name", "configuration"))
+        _only(problems, grid.get("configuration"), "chunk_grid.configuration", ("chunk_shape",))
         outer = problems.items(
             problems.mapping(grid.get("configuration"), "chunk_grid").get("chunk_shape"), "chunk_shape"
         )
@@ -175,7 +178,9 @@ class ArraySpec:
         if [isinstance(c, dict) and c.get("name") for c in codecs] != ["sharding_indexed"]:
             problems.add("codecs", codecs, "sharding_indexed alone")
             codecs = [{}]
+        _only(problems, codecs[0], "codecs[0]", ("name", "configuration"))
         sharding = problems.mapping(codecs[0].get("configuration"), "codecs[0].configuration")
+        _only(problems, sharding, "codecs[0].configuration", _SHARDING_KEYS)
         inner = problems.items(sharding.get("chunk_shape"), "codecs[0].chunk_shape")
         if not shape or any(not _the_same(lengths[1:], shape[1:]) for lengths in (outer, inner)):
             problems.add(
@@ -194,6 +199,13 @@ class ArraySpec:
         fill = _fill_from_json(problems, document.get("fill_value"), dtype)
         problems.raise_if_any()
         return cls(shape, dtype, chunk, shard, codec, fill, attributes)
+
+
+def _only(problems: Problems, found: Any, path: str, keys: tuple[str, ...]) -> None:
+    """Note keys that are not known: what they say would be left out of account."""
+    if isinstance(found, dict):
+        for key in found.keys() - set(keys):
+            problems.add(f"{path}.{key}", found[key], "no such key")
 
 
 def _is_three(value: Any) -> bool:

@@ -17,6 +17,7 @@ from trust.answers import QUESTIONS, Bench
 
 import sparsestore as ss
 from sparsestore import arrays, documents, integrity, storage
+from sparsestore.format import manifest_key
 from sparsestore.kernels import offsets
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="campaigns run on Linux")
@@ -108,13 +109,17 @@ def test_links_are_found_where_they_are_followed(tmp_path: Path, monkeypatch: py
     assert "reports nothing" in str(truncations.run(cases, tmp_path / "followed").faults)
 
 
-def test_cuts_are_found_where_an_error_is_of_another_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuts_are_found_where_an_error_is_of_another_kind(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def read(self: Any, key: str) -> bytes:
-        payload = self.path(key).read_bytes()
-        return bytes(payload[0] for _ in payload[:1]) + payload[1:] if payload else bytes([payload[0]])
+        payload: bytes = self.path(key).read_bytes()
+        return payload[0:1] + payload[1:] if payload[0] else payload
 
+    cases = [first_of(bench.asker("raw").store, manifest_key(small_store.ALL))]
+    assert truncations.run(cases, tmp_path / "sound").faults == []
     monkeypatch.setattr(storage.LocalStorage, "read", read)
-    assert "IndexError" in str(truncations.run([0], tmp_path).faults)
+    assert "IndexError" in str(truncations.run(cases, tmp_path / "cut").faults)
 
 
 def test_objects_of_another_store_are_found_where_checksums_are_not_compared(

@@ -287,7 +287,7 @@ def _frame(source: Any, begin: Any, length: Any, limit: Any, out: Any, scratch: 
     block = _get4(source, begin + _U(8))
     if _get4(source, begin + _U(4)) != size or _get4(source, begin + _U(12)) != length:
         return False
-    if block == _U(0) or block > size:
+    if block == _U(0) or block > size or flags & _U(8):
         return False
     if flags & _U(2):  # plain bytes
         if length == size + _U(16):
@@ -444,7 +444,7 @@ def unpack_numpy(source: Array, starts: Array, lengths: Array, size: int, out: A
         payload = source[start : start + length]
         declared, block, _ = payload[4:16].view("<u4").tolist()
         flags, item = int(payload[2]), int(payload[3])
-        if declared != size or flags >> 5 != 1 or item not in (1, 2, 4, 8) or not 0 < block <= size:
+        if declared != size or flags >> 5 != 1 or item not in (1, 2, 4, 8) or flags & 8 or not 0 < block <= size:
             return frame
         target = out[frame * size : (frame + 1) * size]
         if flags & 2:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["document", "mutated", "number"]
+__all__ = ["document", "mutated", "number", "with_a_key_twice"]
 
 _NUMBERS = [
     *(-1, 0, 1, 2, 3, 255, 256, 65535, 65536, 65537, 2**24, 2**24 + 1, 2**31 - 1, 2**31, 2**32, 2**40, 2**53 + 1),
@@ -86,8 +87,15 @@ def document(rng: random.Random, value: dict[str, Any]) -> dict[str, Any]:
         elif kind == 2:
             container[f"{key}x"] = container.pop(key)
         else:
-            container[key] = _value(rng, container[key])
+            container[key] = json.loads(json.dumps(_value(rng, container[key])))
     return dict(value)
+
+
+def with_a_key_twice(rng: random.Random, payload: bytes) -> bytes:
+    """A document in which a key comes a second time, before or after the first, with another value."""
+    found = rng.choice(list(re.finditer(rb'"\w+":', payload)))
+    value = rng.choice([b"0", b"1", b"null", b'"x"', b"[]", b"{}", b"true"])
+    return payload[: found.start()] + found[0] + value + b"," + payload[found.start() :]
 
 
 def mutated(rng: random.Random, payload: bytes) -> bytes:

@@ -81,10 +81,13 @@ def run(cases: Sequence[int], folder: Path) -> Tally:
 # ----------------------------------------------------------------------------------------------------- documents
 
 
+ROOT = ObjectEntry("zarr.json", 100, 5)
+
+
 def _manifest() -> dict[str, Any]:
     lines = tuple(SegmentLine(f"{i:032x}", 10 + i, 5 * i, i, i == 1) for i in range(3))
     columns = {"y": ColumnSchema("int64"), "two": ColumnSchema("float32", (2,)), "name": ColumnSchema("string")}
-    manifest = Manifest(3, 2, 33, 50, 15, "float32", columns, lines, created="2026-01-01T00:00:00+00:00")
+    manifest = Manifest(3, 2, 33, 50, 15, "float32", columns, ROOT, lines, created="2026-01-01T00:00:00+00:00")
     return json.loads(dump({"crc32c": "00000000", **manifest.to_document(), "attrs": {"source": "x.svm"}}))
 
 
@@ -96,7 +99,7 @@ def _paged() -> dict[str, Any]:
 
 def _segment() -> dict[str, Any]:
     objects = tuple(ObjectEntry(f"X/{name}/c/0", 100, 7) for name in ("data", "indices", "indptr"))
-    return SegmentDocument(20, 45, 50, "uint16", "uint8", False, 4, 0, "raw", objects).to_document()
+    return SegmentDocument(20, 45, 50, "uint16", "uint8", False, 4, "raw", objects).to_document()
 
 
 def _page() -> dict[str, Any]:
@@ -124,7 +127,10 @@ def _documents(
 
     def work(rng: random.Random) -> str:
         which = rng.randrange(len(bases))
-        if rng.random() < 0.5:
+        how = rng.random()
+        if how < 0.05:
+            payload = mutation.with_a_key_twice(rng, payloads[which])
+        elif how < 0.5:
             payload = mutation.mutated(rng, payloads[which])
         else:
             payload = json.dumps(mutation.document(rng, bases[which])).encode()
@@ -530,9 +536,12 @@ class _Files:
     def _lie(self, rng: random.Random, objects: Objects, manifest: dict[str, Any], segment: dict[str, Any]) -> None:
         """One wrong number wherever it stands, so that documents agree."""
         fact = rng.choice(["rows", "nnz", "n_features", "longest_row", "row_id_start"])
-        old = segment[fact]
-        segment[fact] = new = abs(mutation.number(rng, old)) % 2**63
         line = manifest["segments"][0]
+        new = abs(mutation.number(rng, segment.get(fact, 0))) % 2**63
+        if fact in segment:
+            segment[fact] = new
+        else:
+            line[5] = new
         if fact == "rows":
             line[1] = manifest["shape"][0] = new
         elif fact == "nnz":
@@ -560,7 +569,7 @@ class _Files:
         objects[f"{self.prefix}segment.json"] = payload = json.dumps(segment).encode()
         lines = manifest.get("segments")
         for line in lines if isinstance(lines, list) else []:
-            if isinstance(line, list) and len(line) == 5 and line[0] == self.segment:
+            if isinstance(line, list) and len(line) > 3 and line[0] == self.segment:
                 line[3] = f"{crc32c(payload):08x}"
         manifest.pop("crc32c", None)
         rest = json.dumps(manifest, separators=(",", ":")).encode()[1:]
@@ -574,8 +583,9 @@ class _Files:
             try:
                 manifest = json.loads(objects["versions/00000001.json"])
                 rows, width = manifest["shape"]
+                dtype = "float32" if manifest["dtype"] == "float16" else manifest["dtype"]  # which scipy does not have
                 if rows <= 1000:  # what is said to be more than that, there is not
-                    meant = plain.matrix(objects, self.segment, rows, width, manifest["dtype"])
+                    meant = plain.matrix(objects, self.segment, rows, width, dtype)
             except (plain.UnreadableError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
                 why = describe(error)
             else:
