@@ -223,10 +223,6 @@ class _Encoded(NamedTuple):
     places: NDArray[np.int64]
     """Where they start in the shard."""
 
-    def payload(self, at: int) -> Bytes:
-        """Bytes of one of them."""
-        return self.source[self.starts[at] : self.starts[at] + self.lengths[at]]
-
 
 class ArrayReader:
     """Reads one array of an immutable segment. Methods may be called from several threads at once.

@@ -33,6 +33,7 @@ from sparsestore.checksum import PIECE, crc32c
 from sparsestore.documents import parse_json
 from sparsestore.errors import CorruptStoreError, SparsestoreError
 from sparsestore.format import ColumnSchema, ObjectEntry, SegmentDocument, SegmentLine
+from sparsestore.kernels import frames, survey
 from sparsestore.row_starts import Blocks, RowStarts
 from sparsestore.statistics import COUNT_ROWS, LabelStatistics
 from sparsestore.storage import LocalStorage
@@ -504,8 +505,6 @@ class ShardCheck:
         return Found(unit, crcs, None, faults, edges, stop - start)
 
     def _look_at_pieces(self, unit: Unit, stored: Array, crcs: Array) -> tuple[list[Fault], list[Any]]:
-        from sparsestore.kernels import survey
-
         spec = self.array.spec
         first = self.first + unit.first * PIECE // max(spec.itemsize, 1)
         n = max(min(self.last - first, len(stored) // spec.itemsize), 0)  # the last chunk's padding is left out
@@ -589,8 +588,6 @@ class ShardCheck:
         if path != "X/indices":
             return self._judge_bools(first, values), []
         if seen is None:
-            from sparsestore.kernels import survey
-
             largest, turns = np.empty((2, -(-values.nbytes // PIECE)), values.dtype)
             survey.look(np.empty(0, np.uint8), values, np.empty(0, np.uint32), largest, turns)
         else:
@@ -671,8 +668,6 @@ class ShardCheck:
 
     def finish(self) -> None:
         """Put together what was found, and list what is wrong."""
-        from sparsestore.kernels import survey
-
         facts, segment = self.facts, self.array.segment
         self.found.sort(key=lambda found: found.unit.first)
         for found in self.found:
@@ -724,8 +719,6 @@ def _more(n: int) -> str:
 
 def _damaged(stored: Array, starts: Ints, lengths: Ints, expected: Array) -> Iterator[int]:
     """Numbers of all chunks that do not match their crc32c."""
-    from sparsestore.kernels import frames
-
     at = 0
     while at < len(starts):
         bad = frames.first_damaged(stored, starts[at:], lengths[at:], expected[at:])

@@ -144,11 +144,19 @@ def as_done(work: Callable[[T], R], tasks: Sequence[T], n_threads: int | None = 
                 done.put((None, error))
                 return
 
-    threads = [threading.Thread(target=run, daemon=True) for _ in range(wanted)]
+    threads: list[threading.Thread] = []
     try:
-        for thread in threads:
-            thread.start()
+        for _ in range(wanted):
+            thread = threading.Thread(target=run, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # no memory for a stack, or too many threads: fewer do it, or this one
+                break
+            threads.append(thread)
         for _ in tasks:
+            if not threads:
+                yield work(next(todo))
+                continue
             result, error = done.get()
             if error is not None:
                 raise error
@@ -156,5 +164,4 @@ def as_done(work: Callable[[T], R], tasks: Sequence[T], n_threads: int | None = 
     finally:
         stopped.set()
         for thread in threads:
-            if thread.ident is not None:
-                thread.join()
+            thread.join()

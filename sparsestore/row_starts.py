@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsestore.kernels import survey
 from sparsestore.statistics import COUNT_ROWS
 
 __all__ = ["Blocks", "RowStarts"]
@@ -169,8 +170,6 @@ class RowStarts:
 
         None, and -1, where offsets are unknown.
         """
-        from sparsestore.kernels import survey
-
         last = first + len(values)
         low = int(np.searchsorted(self._lasts, first, side="left"))
         high = int(np.searchsorted(self._firsts, last, side="left"))

@@ -118,3 +118,17 @@ def test_whoever_leaves_waits_for_running_tasks_only() -> None:
     results.close()
     assert running == []
     assert len(begun) < 100
+
+
+@pytest.mark.parametrize("n_started", [0, 2])
+def test_tasks_are_done_by_the_threads_that_could_be_started(n_started: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, started = threading.Thread.start, []
+
+    def start(self: threading.Thread) -> None:
+        if len(started) == n_started:
+            raise RuntimeError("can't start new thread")
+        started.append(self)
+        plain(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert sorted(as_done(lambda task: -task, range(50), 4)) == list(range(-49, 1))
