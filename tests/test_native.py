@@ -508,4 +508,5 @@ def test_the_command_line_says_it_once(tmp_path: Path, cache: Path, terminal: bo
         file.unlink()
     lines = said(0, "verify", str(tmp_path / "s.zarr"), "--deep", terminal=terminal)
     assert objects(cache)
-    assert lines == [f"sparsestore: {LINE}" if terminal else f"info: {LINE}"]
+    told = [line for line in lines if LINE in line]  # a bar comes after it on a terminal
+    assert told == lines[:1] == [f"sparsestore: {LINE}" if terminal else f"info: {LINE}"]
