@@ -24,7 +24,7 @@ from sparsestore.parallel import over_ranges
 from sparsestore.storage import Advice, LocalStorage, ObjectWriter
 from sparsestore.zarr_format import ArraySpec, Codec
 
-__all__ = ["ArrayReader", "ArrayWriter", "decode"]
+__all__ = ["ArrayReader", "ArrayWriter", "decode", "size_problem"]
 
 Array = NDArray[Any]
 Bytes = NDArray[np.uint8]
@@ -296,19 +296,10 @@ class ArrayReader:
 
     def _check_sizes(self) -> None:
         """Compare what the array declares with the lengths of its objects, before memory is made for it."""
-        spec, per_shard = self.spec, self.spec.shard // self.spec.chunk
         for number, entry in enumerate(self._entries):
-            chunks = min(per_shard, spec.n_chunks - number * per_shard)
-            stored, plain = entry.length - (per_shard * 16 + 4), chunks * spec.chunk * spec.itemsize
-            if stored < 0:
-                reason = f"too short for an index of {per_shard * 16 + 4} bytes"
-            elif plain != stored if self._raw else plain > stored * _expansion(spec.codec):
-                reason = (
-                    f"{stored} bytes can not be the {chunks} chunks of {spec.chunk} x {spec.itemsize} bytes declared"
-                )
-            else:
-                continue
-            raise self._fail(number, 0, entry.length, self._elements_of(number), reason)
+            reason = size_problem(self.spec, number, entry.length)
+            if reason:
+                raise self._fail(number, 0, entry.length, self._elements_of(number), reason)
 
     def _elements_of(self, number: int) -> tuple[int, int]:
         """Elements of a shard."""
@@ -718,6 +709,19 @@ class ArrayReader:
         else:
             numbers, slots = np.unique(wanted, return_inverse=True)
         return np.asarray(self.chunks(numbers)[slots * chunk + (rows - wanted * chunk)])
+
+
+def size_problem(spec: ArraySpec, number: int, length: int) -> str | None:
+    """Why a shard of this length can not be that shard of an array; None where it can."""
+    per_shard = spec.shard // spec.chunk
+    chunks = min(per_shard, spec.n_chunks - number * per_shard)
+    stored, plain = length - (per_shard * 16 + 4), chunks * spec.chunk * spec.itemsize
+    if stored < 0:
+        return f"too short for an index of {per_shard * 16 + 4} bytes"
+    raw = spec.codec.name == "none" and spec.dtype != "string"
+    if plain != stored if raw else plain > stored * _expansion(spec.codec):
+        return f"{stored} bytes can not be the {chunks} chunks of {spec.chunk} x {spec.itemsize} bytes declared"
+    return None
 
 
 def _expansion(codec: Codec) -> int:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsestore.arrays import ArrayReader, decode
+from sparsestore.arrays import ArrayReader, decode, size_problem
 from sparsestore.audit import (
     Expected,
     Fault,
@@ -232,10 +232,23 @@ class SegmentCheck:
                 self.note(key, 0, self.entries[key].length, None, problem)
                 continue
             constant = path == "X/data" and self.document.constant
+            if not constant and spec.n_shards > len(named):
+                reason = f"it declares {spec.n_shards} shards, and segment.json names {len(named)} objects in all"
+                self.note(key, 0, self.entries[key].length, None, reason)
+                continue
             shards = [f"{path}/{spec.shard_key(number)}" for number in range(0 if constant else spec.n_shards)]
             for shard in shards:
                 if shard not in named:
                     self.note(shard, 0, 0, None, "segment.json does not name it")
+            impossible = False
+            for number, shard in enumerate(shards):
+                entry = self.entries.get(shard)
+                too_short = size_problem(spec, number, entry.length) if entry is not None else None
+                if entry is not None and too_short:
+                    self.note(shard, 0, entry.length, None, too_short)
+                    impossible = True
+            if impossible:  # memory would be made for what there is not
+                continue
             self.arrays[path] = _Array(self, path, spec, shards)
         indptr = self.arrays.get("X/indptr")
         if indptr is not None:

@@ -306,8 +306,8 @@ def judge(tally: Tally, case: int, wrong: list[str | None]) -> None:
 
 @contextlib.contextmanager
 def strict() -> Iterator[None]:
-    """Warnings are errors, and maps go when their readers do: cycles are collected at the end alone."""
-    with warnings.catch_warnings():
+    """Warnings are errors, and all is done by one thread: to start others would cost more than a case does."""
+    with warnings.catch_warnings(), mock.patch("sparsestore.parallel.n_cores", return_value=1):
         warnings.simplefilter("error")
         yield
     gc.collect()
