@@ -257,7 +257,7 @@ class Manifest:
                 problems.add("columns", column, bad or f"no {ROW_ID!r}, which is kept by segments")
             schema = problems.mapping(schema, f"columns.{column}")
             tail = problems.items(schema.get("shape"), f"columns.{column}.shape")
-            for unknown in schema.keys() - {"dtype", "shape"}:
+            for unknown in sorted(schema.keys() - {"dtype", "shape"}):
                 problems.add(f"columns.{column}.{unknown}", schema[unknown], "no such key")
             if len(tail) > 1:
                 problems.add(f"columns.{column}.shape", tail, "[] or [k]")

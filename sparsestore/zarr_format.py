@@ -157,7 +157,7 @@ class ArraySpec:
         problems = Problems(name)
         if not _is_three(document.get("zarr_format")) or document.get("node_type") != "array":
             problems.add("node_type", document.get("node_type"), "an array of zarr format 3")
-        for key in document.keys() - _KEYS:
+        for key in sorted(document.keys() - _KEYS):
             problems.add(key, document[key], "no such key")
         if document.get("storage_transformers", []) != []:
             problems.add("storage_transformers", document["storage_transformers"], "none")
@@ -204,7 +204,7 @@ class ArraySpec:
 def _only(problems: Problems, found: Any, path: str, keys: tuple[str, ...]) -> None:
     """Note keys that are not known: what they say would be left out of account."""
     if isinstance(found, dict):
-        for key in found.keys() - set(keys):
+        for key in sorted(found.keys() - set(keys)):
             problems.add(f"{path}.{key}", found[key], "no such key")
 
 

@@ -41,6 +41,6 @@ CAMPAIGN = Campaign(
     total=2 * 8 * BYTES,
     sample=2 * 8 * BYTES // 100,
     few=60,
-    unit=2500,
+    unit=1500,
     run=run,
 )

@@ -54,7 +54,7 @@ def run(cases: Sequence[int], folder: Path) -> Tally:
     used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     folder = small_store.place(folder)
     stores = (
-        [_Files(folder / profile, profile) for profile in small_store.PROFILES]
+        [Files(folder / profile, profile) for profile in small_store.PROFILES]
         if any(case % 50 == 0 for case in cases)
         else []
     )
@@ -464,7 +464,7 @@ def _statistics(rng: random.Random) -> str:
 # -------------------------------------------------------------------------------------------------- whole stores
 
 
-class _Files:
+class Files:
     """A store in files, of one segment, and mutations of it."""
 
     def __init__(self, root: Path, profile: str) -> None:
@@ -513,7 +513,7 @@ class _Files:
             manifest = mutation.document(rng, manifest)
         else:
             self._lie(rng, objects, manifest, segment)
-        return self._sealed(objects, manifest, segment)
+        return self.sealed(objects, manifest, segment)
 
     def _values(self, rng: random.Random, objects: Objects, path: str) -> None:
         """Other numbers in an array, well encoded, with their checksums."""
@@ -560,7 +560,7 @@ class _Files:
                 shape[0] = new
             objects[f"{prefix}/zarr.json"] = dump(document)
 
-    def _sealed(self, objects: Objects, manifest: dict[str, Any], segment: dict[str, Any]) -> Objects:
+    def sealed(self, objects: Objects, manifest: dict[str, Any], segment: dict[str, Any]) -> Objects:
         """All checksums and lengths made anew, as far as the documents still have places for them."""
         for entry in segment["objects"] if isinstance(segment.get("objects"), list) else []:
             key = f"{self.prefix}{entry[0]}" if isinstance(entry, list) and len(entry) == 3 else ""
@@ -651,6 +651,6 @@ CAMPAIGN = Campaign(
     total=10_000_000,
     sample=200_000,
     few=3000,
-    unit=40_000,
+    unit=60_000,
     run=run,
 )

@@ -128,6 +128,6 @@ CAMPAIGN = Campaign(
     total=2 * _OF_ONE,
     sample=3000,
     few=60,
-    unit=2500,
+    unit=1500,
     run=run,
 )

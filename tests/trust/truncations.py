@@ -78,6 +78,6 @@ CAMPAIGN = Campaign(
     total=2 * _OF_ONE,
     sample=4000,
     few=60,
-    unit=2500,
+    unit=1500,
     run=run,
 )
