@@ -51,7 +51,10 @@ def exactly(name: str, values: Array, schema: ColumnSchema) -> Array:
     """A column's values in its stored dtype; ValueError where that would change a value."""
     if schema.dtype == "string":
         if values.dtype.kind in "UT":
-            return values.astype(object)
+            try:
+                return values.astype(object)
+            except ValueError as error:  # numpy's text is any numbers of 32 bits, of which not all are characters
+                raise ValueError(f"column {name!r} has text that is none: {error}") from None
         bad = {type(value).__name__ for value in values.reshape(-1) if not isinstance(value, str)}
         if bad:
             raise ValueError(f"column {name!r} has values of {', '.join(sorted(bad))}, expected str")

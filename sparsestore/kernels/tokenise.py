@@ -550,9 +550,11 @@ def svmlight(
 
 def _token(text: NDArray[np.uint8], at: int, end: re.Pattern[bytes]) -> bytes:
     """The token at `at`, without what ends it; a number of more than 64 KiB is not read as one."""
-    piece = text[at : at + 65536].tobytes()
-    found = end.search(piece)
-    return piece[: found.start()] if found else b""
+    for size in (64, 65536):  # most are short, and there may be one every few bytes
+        piece = text[at : at + size].tobytes()
+        if found := end.search(piece):
+            return piece[: found.start()]
+    return b""
 
 
 def svmlight_numpy(

@@ -1,7 +1,7 @@
 """scipy's sparse layouts, and dense ones, as blocks of rows or as triples, from arrays that are read front to back.
 
-Every function holds at most `max_bytes` at a time, or one row where a row needs more; arrays in memory or mapped are
-read as views.
+Every function holds at most `max_bytes` at a time, or one row where a row needs more (of a file, four times as much
+and no more); arrays in memory are read as views.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sparsestore.sources.base import Block, Triples
 __all__ = [
     "Read",
     "bsr_blocks",
+    "check_range",
     "coo_triples",
     "csc_triples",
     "csr_blocks",
@@ -36,16 +37,19 @@ Read = Callable[[int], Array]
 
 _ROW_BYTES = 32  # what a row costs while it is made canonical, beside its entries
 _DUPLICATES = 1 << 20  # what a row with more entries than features may cost at any `max_bytes`
+_LONG_ROW = 4  # what a row of a file may cost, in `max_bytes`
 _TRIPLE_BYTES = 96  # what an entry costs while it becomes a triple
 
 
-def reader(array: Array) -> Read:
-    """Read an array in memory or a mapped one, as views."""
+def reader(name: str, array: Array) -> Read:
+    """Read an array in memory, as views."""
     at = 0
 
     def read(n: int) -> Array:
         nonlocal at
         part = array[at : at + n]
+        if len(part) < n:
+            raise SourceError(f"{name}: an array of its {len(array)} elements is too short, expected {at + n}")
         at += n
         return part
 
@@ -107,6 +111,16 @@ def _bounds(name: str, noun: str, read: Read, n: int, n_entries: int, max_bytes:
         last = piece[-1:]
 
 
+def _check_row(what: str, n_bytes: int, max_bytes: int) -> None:
+    """A row is held whole, and a small file can be made to have one that fills any memory."""
+    most = max(_LONG_ROW * max_bytes, _DUPLICATES)
+    if n_bytes > most:
+        raise SourceError(
+            f"{what}, which takes {n_bytes} bytes to read, expected at most {most}: give a larger max_bytes, or "
+            "convert the matrix from memory"
+        )
+
+
 def csr_blocks(
     name: str,
     indptr: Read,
@@ -118,6 +132,7 @@ def csr_blocks(
     width: int,
     dtype: np.dtype[Any],
     max_bytes: int,
+    in_memory: bool = False,
 ) -> Iterator[Block]:
     """Rows of a CSR matrix, sorted, duplicates summed; positions are rows."""
     n_rows, n_features = shape
@@ -131,6 +146,8 @@ def csr_blocks(
             if count > n_features and entry * count > max(max_bytes, _DUPLICATES) and stop == start + 1:
                 # no matrix has this; a hostile file may, to make us hold it
                 raise SourceError(f"{name}: row {first + start} has {count} entries, expected at most {n_features}")
+            if not in_memory:
+                _check_row(f"{name}: row {first + start} has {count} entries", _ROW_BYTES + entry * count, max_bytes)
             at = first + start
             x = _rows(name, at, bounds[start : stop + 1], indices(count), data(count), n_features, width).astype(dtype)
             yield Block(x, {}, first + stop)
@@ -149,6 +166,7 @@ def bsr_blocks(
     width: int,
     dtype: np.dtype[Any],
     max_bytes: int,
+    in_memory: bool = False,
 ) -> Iterator[Block]:
     """Rows of a BSR matrix; the zeros that only fill its blocks are dropped; positions are rows."""
     from scipy.sparse import bsr_array
@@ -166,6 +184,9 @@ def bsr_blocks(
                 raise SourceError(
                     f"{name}: block row {first + start} has {count} blocks, expected at most {n_features // length}"
                 )
+            if not in_memory:
+                what = f"{name}: block row {first + start}, of {height} rows, has {count} blocks of {height} x {length}"
+                _check_row(what, _ROW_BYTES * height + entry * count, max_bytes)
             at, numbers = (first + start) * height, indices(count)
             if count and not 0 <= int(numbers.min()) <= int(numbers.max()) < n_features // length:
                 raise SourceError(
@@ -199,7 +220,7 @@ def sorted_blocks(
     Beside `max_bytes` at most 28 bytes an entry (none where the rows ascend already), nothing that grows with the rows.
     """
     n_rows, n_features = shape
-    _check_range(name, "row", row, n_rows)
+    check_range(name, "row", row, n_rows)
     order = None if bool((row[1:] >= row[:-1]).all()) else np.argsort(row, kind="stable")
     ascending = row if order is None else row[order]
     entry = 8 + 2 * _entry_bytes(dtype)
@@ -223,19 +244,25 @@ def sorted_blocks(
         start, at = stop, to
 
 
-def _check_range(name: str, noun: str, values: Array, stop: int) -> None:
+def check_range(name: str, noun: str, values: Array, stop: int) -> None:
+    """Raise SourceError where a number lies outside 0 to `stop`."""
     if len(values) and not 0 <= int(values.min()) <= int(values.max()) < stop:
         raise SourceError(
             f"{name}: {noun} numbers from {int(values.min())} to {int(values.max())}, expected 0 to {stop - 1}"
         )
 
 
-def dense_blocks(x: Array, *, width: int, dtype: np.dtype[Any], max_bytes: int) -> Iterator[Block]:
-    """Rows of a dense matrix, in memory or mapped, in C or Fortran order; zeros are dropped; positions are rows."""
-    # in the worst case every element is an entry: where it is, its index thrice, its value twice, the last block's
-    step = max(1, max_bytes // (_ROW_BYTES + x.shape[1] * (32 + 3 * dtype.itemsize)))
-    for start in range(0, len(x), step):
-        part = x[start : start + step]
+def dense_blocks(
+    read: Callable[[int, int], Array], shape: tuple[int, int], *, width: int, dtype: np.dtype[Any], max_bytes: int
+) -> Iterator[Block]:
+    """Rows of a dense matrix, in C or Fortran order; zeros are dropped; positions are rows.
+
+    ``read(start, stop)`` gives rows as they are, of up to 8 bytes an element.
+    """
+    # at worst every element is an entry: read, where it is, its index thrice, its value twice, the last block's
+    step = max(1, max_bytes // (_ROW_BYTES + shape[1] * (40 + 3 * dtype.itemsize)))
+    for start in range(0, shape[0], step):
+        part = read(start, min(start + step, shape[0]))
         rows = csr.from_dense(part.astype(part.dtype.newbyteorder("="), copy=False))
         indices = rows.indices.astype(csr.index_dtype(width), copy=False)
         yield Block(Rows(rows.indptr, indices, rows.data, width).astype(dtype), {}, start + len(part))
@@ -258,7 +285,7 @@ def csc_triples(
         for start in range(int(bounds[0]), int(bounds[-1]), step):
             stop = min(start + step, int(bounds[-1]))
             rows = indices(stop - start).astype(np.int64)
-            _check_range(name, "row", rows, shape[0])
+            check_range(name, "row", rows, shape[0])
             columns = first + np.searchsorted(bounds, np.arange(start, stop), side="right") - 1
             yield Triples(rows, columns, data(stop - start).astype(dtype), stop)
 
@@ -279,8 +306,8 @@ def coo_triples(
     for start in range(0, n_entries, step):
         n = min(step, n_entries - start)
         rows, columns = row(n).astype(np.int64), col(n).astype(np.int64)
-        _check_range(name, "row", rows, shape[0])
-        _check_range(name, "column", columns, shape[1])
+        check_range(name, "row", rows, shape[0])
+        check_range(name, "column", columns, shape[1])
         yield Triples(rows, columns, data(n).astype(dtype), start + n)
 
 
@@ -293,11 +320,12 @@ def dia_triples(
     """
     step = max(1, max_bytes // _TRIPLE_BYTES)
     done = 0
-    for offset in offsets.tolist():
+    for number in offsets.tolist():
+        offset = min(max(number, -shape[0]), shape[1])  # beyond these there is no element: keep clear of int64's ends
         for start in range(0, length, step):
             values = data(min(step, length - start))
             columns = np.arange(start, start + len(values))
-            rows = columns - int(offset)
+            rows = columns - offset
             kept = (rows >= 0) & (rows < shape[0]) & (columns < shape[1]) & (values != 0)
             done += len(values)
             yield Triples(rows[kept], columns[kept], values[kept].astype(dtype), done)
