@@ -171,7 +171,8 @@ class MatrixMarketSource:
         raise SourceError(f"{self.name}:{number + 1}: the file ends before the size line")
 
     def _banner(self, line: bytes) -> list[str]:
-        words = line.decode("ascii", "replace").lower().split()
+        # as bytes: text knows more blanks than ASCII has
+        words = [word.decode("ascii", "replace") for word in line.lower().split()]
         if words[:2] != ["%%matrixmarket", "matrix"] or len(words) != 5:
             raise SourceError(
                 f"{self.name}:1: expected the banner %%MatrixMarket matrix coordinate real general, or the like, found "

@@ -31,7 +31,7 @@ _ITEM = re.compile(
     (?:(?P<mark>['"])(?P<text>[^'"\\]*)(?P=mark)
     | (?P<flag>True|False) | \((?P<numbers>[0-9L,\s]*)\) | (?P<list>\[.*\]))
     \s*(?:,|(?=\}))""",
-    re.VERBOSE,
+    re.VERBOSE | re.ASCII,
 )
 _DESCR = re.compile(r"[<>=|]?[?bBhHiIlLqQefdgFDGucSUVOmM][0-9]{0,9}(?:\[[0-9a-zA-Z]+\])?")
 
@@ -80,7 +80,7 @@ def _parsed(name: str, raw: bytes, offset: int) -> Header:
     def wrong(reason: str) -> SourceError:
         return SourceError(f"{name}: not a .npy header: {reason}")
 
-    text = raw.decode("latin-1").strip()
+    text = raw.strip().decode("latin-1")
     items, at = dict[str, re.Match[str]](), 1
     while text.startswith("{") and (item := _ITEM.match(text, at)):
         if item["key"] in items:

@@ -35,6 +35,7 @@ _DEFLATE = 1032  # deflate makes a byte at most so many
 _SMALL = 1 << 20  # `shape`, `format` and `offsets` are read whole
 _MOST_MEMBERS = 64  # scipy writes 6
 _STEP = 1 << 20
+_MAGIC = b"PK\x03\x04"  # of a member: an archive may start with anything, as programs that unpack themselves do
 # what zipfile and zlib raise on a damaged archive
 _DAMAGE = (
     zipfile.BadZipFile,
@@ -217,6 +218,9 @@ class NpzSource:
     def _read_members(self) -> dict[str, _Member]:
         members: dict[str, _Member] = {}
         with ExitStack() as stack, _damage(f"{self._path}: not a sound .npz archive"):
+            with self._path.open("rb") as file:
+                if file.read(4) != _MAGIC:
+                    raise SourceError(f"{self._path}: not a sound .npz archive: does not start as one")
             archive = _opened(self._path, stack)
             infos = archive.infolist()
             if len(infos) > _MOST_MEMBERS:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, Protocol
 
 import numpy as np
@@ -51,6 +52,9 @@ class Piece:
         return self.line + int(np.count_nonzero(self.text[:offset] == 10))
 
 
+_Filled = tuple[bytes, int, Exception | None]  # text, how far the file was read, or what went wrong
+
+
 class TextFile:
     """A file of lines, decompressed by its suffix (.gz, .bz2, .xz, .zst; several members or frames count as one).
 
@@ -64,12 +68,6 @@ class TextFile:
         self.size = self.state.size
         self.compressed = path.suffix.lower() in COMPRESSIONS
 
-    @contextmanager
-    def open(self) -> Iterator[tuple[Callable[[int], bytes], Callable[[], int]]]:
-        """Open at the start: a function that reads about so many bytes (b"" at the end), one that tells where."""
-        with self.path.open("rb", buffering=0) as raw:
-            yield _Decompressed(self.path, raw).read if self.compressed else raw.read, raw.tell
-
     def pieces(
         self, piece_bytes: int, max_line_bytes: int, *, skip: int = 0, line: int = 1, hint: str = "check the format"
     ) -> Iterator[Piece]:
@@ -79,32 +77,26 @@ class TextFile:
         order mark, and one that is not as it was when it was opened. The first `skip` bytes of text are left out: they
         end where line number `line` starts.
         """
-        with self.open() as (read, tell), ThreadPoolExecutor(1, "sparsestore-read") as thread:
-
-            def fill() -> tuple[bytes, int]:
-                text = read(piece_bytes)
-                if 0 < len(text) < piece_bytes:
-                    more = bytearray(text)  # not a list of parts: a hostile file has parts of a byte
-                    while len(more) < piece_bytes and (part := read(piece_bytes - len(more))):
-                        more += part
-                    text = bytes(more)
-                position = tell()
-                if position > self.size or not text:
-                    self.state.check(self.path)
-                return text, position
-
-            pending = thread.submit(fill)
-            self._check_mark(pending.result()[0])
-            tail = list[bytes]()
-            while True:
-                block, position = pending.result()
+        requests, results = SimpleQueue[int](), SimpleQueue[_Filled]()
+        # The thread owns the file and is not waited for at the end: a generator may be finalized by the collection of
+        # garbage at any point of any thread, one that holds a lock which joining a thread takes among them.
+        Thread(target=self._serve, args=(requests, results), name="sparsestore-read", daemon=True).start()
+        try:
+            requests.put(piece_bytes)
+            tail, start, ended = list[bytes](), True, False
+            while not ended:
+                block, position, error = results.get()
+                if error is not None:
+                    raise error
+                if start:
+                    self._check_mark(block)
+                    start = False
                 if block:
-                    pending = thread.submit(fill)
+                    requests.put(piece_bytes)
                     cut = block.rfind(b"\n") + 1
-                elif any(tail):
-                    block, cut = b"\n", 1
                 else:
-                    return
+                    ended = True
+                    block, cut = (b"\n", 1) if any(tail) else (b"", 0)
                 if cut:
                     text = b"".join([*tail, memoryview(block)[:cut]])
                     tail = [block[cut:]]
@@ -119,6 +111,33 @@ class TextFile:
                         f"{self.path}:{line}: the line has at least {length} bytes, expected at most "
                         f"{max_line_bytes}: {hint}"
                     )
+        finally:
+            requests.put(0)
+
+    def _serve(self, requests: SimpleQueue[int], results: SimpleQueue[_Filled]) -> None:
+        """Fill a piece for each request, until one for 0 bytes or an error."""
+        try:
+            with closing(FileIO(self.path)) as raw:
+                read = _Decompressed(self.path, raw).read if self.compressed else raw.read
+                while size := requests.get():
+                    text = self._filled(read, size)
+                    position = raw.tell()
+                    if position > self.size or not text:
+                        self.state.check(self.path)
+                    results.put((text, position, None))
+                    del text
+        except Exception as error:
+            results.put((b"", 0, error))
+
+    def _filled(self, read: Callable[[int], bytes], size: int) -> bytes:
+        """So many bytes, fewer at the end."""
+        text = read(size)
+        if not 0 < len(text) < size:
+            return text
+        more = bytearray(text)  # not a list of parts: a hostile file has parts of a byte
+        while len(more) < size and (part := read(size - len(more))):
+            more += part
+        return bytes(more)
 
     def _check_mark(self, text: bytes) -> None:
         """Numbers need no encoding but ASCII; a mark before them, or bytes between them, would become part of one."""
