@@ -79,18 +79,44 @@ def _known_to_scipy(values: Array) -> Array:
     return values.astype(np.float32 if values.dtype == np.float16 else values.dtype.newbyteorder("="), copy=False)
 
 
-def _rows(name: str, first: int, indptr: Array, indices: Array, data: Array, n_features: int, width: int) -> Rows:
+def _converted(name: str, values: Array, dtype: np.dtype[Any]) -> Array:
+    """Values in the dtype; floats may be rounded, any other change is an error."""
+    if values.dtype == dtype:
+        return values
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = values.astype(dtype)
+        lost = np.isinf(cast) & np.isfinite(values) if dtype.kind == "f" else cast != values
+    if lost.any():
+        raise SourceError(f"{name}: value {values[lost][0]} does not fit {dtype}: give a wider dtype=")
+    return cast
+
+
+def _rows(
+    name: str,
+    first: int,
+    indptr: Array,
+    indices: Array,
+    data: Array,
+    n_features: int,
+    width: int,
+    dtype: np.dtype[Any],
+) -> Rows:
     """Canonical rows of some of the entries of a CSR matrix; `first` is the number of the first row."""
     from scipy.sparse import csr_array
 
     n = len(indptr) - 1
+    data = _converted(f"{name}: in rows {first} to {first + n}", data, dtype)
     if indices.dtype not in (np.int32, np.int64):
         indices = indices.astype(np.int64)
     try:
         rows = csr.from_scipy(csr_array((_known_to_scipy(data), indices, indptr - indptr[0]), shape=(n, n_features)))
+        if rows.nnz < len(data) and dtype.kind in "iu":  # scipy's sums of integers wrap around
+            wide = csr.from_scipy(csr_array((data.astype(np.float64), indices, indptr - indptr[0]), (n, n_features)))
+            if (np.abs(wide.data - rows.data) >= 2.0 ** (8 * dtype.itemsize - 1)).any():
+                raise ValueError(f"the sum of duplicates does not fit {dtype}: give a wider dtype=")
     except ValueError as error:
         raise SourceError(f"{name}: in rows {first} to {first + n}: {error}") from error
-    return Rows(rows.indptr, rows.indices.astype(csr.index_dtype(width), copy=False), rows.data, width)
+    return Rows(rows.indptr, rows.indices.astype(csr.index_dtype(width), copy=False), rows.data, width).astype(dtype)
 
 
 def _bounds(name: str, noun: str, read: Read, n: int, n_entries: int, max_bytes: int) -> Iterator[tuple[int, Array]]:
@@ -149,7 +175,7 @@ def csr_blocks(
             if not in_memory:
                 _check_row(f"{name}: row {first + start} has {count} entries", _ROW_BYTES + entry * count, max_bytes)
             at = first + start
-            x = _rows(name, at, bounds[start : stop + 1], indices(count), data(count), n_features, width).astype(dtype)
+            x = _rows(name, at, bounds[start : stop + 1], indices(count), data(count), n_features, width, dtype)
             yield Block(x, {}, first + stop)
             start = stop
 
@@ -199,7 +225,7 @@ def bsr_blocks(
             )
             rows = blocks.tocsr()
             rows.eliminate_zeros()
-            x = _rows(name, at, rows.indptr, rows.indices, rows.data, n_features, width).astype(dtype)
+            x = _rows(name, at, rows.indptr, rows.indices, rows.data, n_features, width, dtype)
             yield Block(x, {}, (first + stop) * height)
             start = stop
 
@@ -239,8 +265,8 @@ def sorted_blocks(
         some: Any = slice(at, to) if order is None else order[at:to]
         indptr = np.zeros(stop - start + 1, np.int64)
         np.cumsum(np.bincount(ascending[at:to] - start, minlength=stop - start), out=indptr[1:])
-        x = _rows(name, start, indptr, col[some], data[some], n_features, width)
-        yield Block(x.astype(dtype), {}, stop)
+        x = _rows(name, start, indptr, col[some], data[some], n_features, width, dtype)
+        yield Block(x, {}, stop)
         start, at = stop, to
 
 
@@ -253,7 +279,13 @@ def check_range(name: str, noun: str, values: Array, stop: int) -> None:
 
 
 def dense_blocks(
-    read: Callable[[int, int], Array], shape: tuple[int, int], *, width: int, dtype: np.dtype[Any], max_bytes: int
+    name: str,
+    read: Callable[[int, int], Array],
+    shape: tuple[int, int],
+    *,
+    width: int,
+    dtype: np.dtype[Any],
+    max_bytes: int,
 ) -> Iterator[Block]:
     """Rows of a dense matrix, in C or Fortran order; zeros are dropped; positions are rows.
 
@@ -265,7 +297,8 @@ def dense_blocks(
         part = read(start, min(start + step, shape[0]))
         rows = csr.from_dense(part.astype(part.dtype.newbyteorder("="), copy=False))
         indices = rows.indices.astype(csr.index_dtype(width), copy=False)
-        yield Block(Rows(rows.indptr, indices, rows.data, width).astype(dtype), {}, start + len(part))
+        values = _converted(f"{name}: in rows {start} to {start + len(part)}", rows.data, dtype)
+        yield Block(Rows(rows.indptr, indices, values, width), {}, start + len(part))
 
 
 def csc_triples(
@@ -287,7 +320,7 @@ def csc_triples(
             rows = indices(stop - start).astype(np.int64)
             check_range(name, "row", rows, shape[0])
             columns = first + np.searchsorted(bounds, np.arange(start, stop), side="right") - 1
-            yield Triples(rows, columns, data(stop - start).astype(dtype), stop)
+            yield Triples(rows, columns, _converted(name, data(stop - start), dtype), stop)
 
 
 def coo_triples(
@@ -308,11 +341,11 @@ def coo_triples(
         rows, columns = row(n).astype(np.int64), col(n).astype(np.int64)
         check_range(name, "row", rows, shape[0])
         check_range(name, "column", columns, shape[1])
-        yield Triples(rows, columns, data(n).astype(dtype), start + n)
+        yield Triples(rows, columns, _converted(name, data(n), dtype), start + n)
 
 
 def dia_triples(
-    offsets: Array, data: Read, length: int, *, shape: tuple[int, int], dtype: np.dtype[Any], max_bytes: int
+    name: str, offsets: Array, data: Read, length: int, *, shape: tuple[int, int], dtype: np.dtype[Any], max_bytes: int
 ) -> Iterator[Triples]:
     """Entries of a DIA matrix, diagonal after diagonal, zeros dropped; positions are elements of `data`.
 
@@ -328,4 +361,4 @@ def dia_triples(
             rows = columns - offset
             kept = (rows >= 0) & (rows < shape[0]) & (columns < shape[1]) & (values != 0)
             done += len(values)
-            yield Triples(rows[kept], columns[kept], values[kept].astype(dtype), done)
+            yield Triples(rows[kept], columns[kept], _converted(name, values[kept], dtype), done)

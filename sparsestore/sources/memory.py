@@ -79,7 +79,7 @@ class MemorySource:
         shape = (int(self.data.shape[0]), int(self.data.shape[1]))
         made: dict[str, Any] = {"width": self._width, "dtype": self._dtype, "max_bytes": max_bytes}
         if isinstance(x, np.ndarray):
-            return layouts.dense_blocks(lambda start, stop: np.asarray(x[start:stop]), shape, **made)
+            return layouts.dense_blocks(self.name, lambda start, stop: np.asarray(x[start:stop]), shape, **made)
         if x.format in ("dok", "dia"):
             x = x.tocoo()
         if x.format in ("coo", "csc"):

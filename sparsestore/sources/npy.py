@@ -29,7 +29,7 @@ _KEYS = ("descr", "fortran_order", "shape")
 _ITEM = re.compile(
     r"""\s*(?P<quote>['"])(?P<key>\w+)(?P=quote)\s*:\s*
     (?:(?P<mark>['"])(?P<text>[^'"\\]*)(?P=mark)
-    | (?P<flag>True|False) | \((?P<numbers>[0-9L,\s]*)\) | (?P<list>\[.*\]))
+    | (?P<flag>True|False) | \((?P<numbers>[0-9,\s]*)\) | (?P<list>\[.*\]))
     \s*(?:,|(?=\}))""",
     re.VERBOSE | re.ASCII,
 )
@@ -80,13 +80,15 @@ def _parsed(name: str, raw: bytes, offset: int) -> Header:
     def wrong(reason: str) -> SourceError:
         return SourceError(f"{name}: not a .npy header: {reason}")
 
-    text = raw.strip().decode("latin-1")
+    if not re.fullmatch(rb"[\t\n\r -~]*", raw):
+        raise wrong(f"expected ASCII, found {shown(raw, 120)}")
+    text = raw.decode().lstrip(" ")
     items, at = dict[str, re.Match[str]](), 1
     while text.startswith("{") and (item := _ITEM.match(text, at)):
         if item["key"] in items:
             raise wrong(f"has {item['key']!r} twice")
         items[item["key"]], at = item, item.end()
-    if text[at:].strip() != "}" or sorted(items) != sorted(_KEYS):
+    if not re.fullmatch(r"\s*\} *\n?", text[at:]) or sorted(items) != sorted(_KEYS):
         raise wrong(f"expected a dict of {', '.join(_KEYS)}, found {shown(text, 120)}")
     descr, flag, numbers = items["descr"], items["fortran_order"]["flag"], items["shape"]["numbers"]
     if descr["list"] is not None:
@@ -97,7 +99,7 @@ def _parsed(name: str, raw: bytes, offset: int) -> Header:
         raise wrong(f"descr {shown(descr['text'] or '')} is no dtype of numpy")
     if flag is None or numbers is None:
         raise wrong("expected True or False for fortran_order, and whole numbers for shape")
-    lengths = [number.strip().removesuffix("L") for number in numbers.split(",")]
+    lengths = [number.strip() for number in numbers.split(",")]
     if lengths[-1] == "":
         del lengths[-1]
     if not all(re.fullmatch("[0-9]{1,19}", number) for number in lengths) or len(lengths) > 32:
@@ -177,7 +179,9 @@ class NpySource:
                 return self._rows(file, start, stop)
 
             shape: Any = self._header.shape
-            yield from layouts.dense_blocks(read, shape, width=self._width, dtype=self._dtype, max_bytes=max_bytes)
+            yield from layouts.dense_blocks(
+                self.name, read, shape, width=self._width, dtype=self._dtype, max_bytes=max_bytes
+            )
             self._state.check(self._path)
 
     def _rows(self, file: FileIO, start: int, stop: int) -> Array:

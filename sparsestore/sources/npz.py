@@ -184,6 +184,7 @@ class NpzSource:
         data = self._member("data")
         if self._format == "dia":
             triples = layouts.dia_triples(
+                self.name,
                 self._member("offsets").small(),
                 data.reader(stack, prod(data.header.shape)),
                 data.header.shape[1],

@@ -25,7 +25,7 @@ _SPECIAL = re.compile(rb"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
 
 
 class Wrong(ValueError):  # noqa: N818
-    """The bytes mean nothing; `line` is that of the offence."""
+    """The bytes mean nothing; `line` is that of the offence, 0 where any may be named."""
 
     def __init__(self, line: int = 0) -> None:
         super().__init__(f"line {line}")
@@ -89,13 +89,14 @@ def matrix_market(text: bytes, dtype: str, n_features: int | None) -> Matrix:
             place = len(found) % shape[0], len(found) // shape[0]
         elif not (0 <= place[0] < shape[0] and 0 <= place[1] < shape[1]):
             raise Wrong(at)
+        # told when all lines of a piece are read: another offence, further down, may be told first
         whole = abs(value) < 2**53 and value == math.floor(value) == round_to(value, dtype)
         if field == b"integer" and not whole:
-            raise Wrong(at)
+            raise Wrong(0)
         if math.isinf(round_to(value, dtype)) and not math.isinf(value):
-            raise Wrong(at)
+            raise Wrong(0)
         if symmetry == b"skew-symmetric" and place[0] == place[1] and value != 0:
-            raise Wrong(at)
+            raise Wrong(0)
         found.append((*place, value))
     if shape is None or len(found) < n_entries:
         raise Wrong(0)
