@@ -315,7 +315,9 @@ def _damaged_array(rng: random.Random, array: np.ndarray[Any, Any]) -> np.ndarra
         case 1:
             return np.append(array, array[-1:]) if array.ndim == 1 else array.reshape(-1)
         case 2:
-            kinds = ["S9", "U9", "O"] if array.dtype.kind in "SUO" else ["u8", "i1", "f8", ">i4", "S9", "U9", "O", "c16"]
+            kinds = (
+                ["S9", "U9", "O"] if array.dtype.kind in "SUO" else ["u8", "i1", "f8", ">i4", "S9", "U9", "O", "c16"]
+            )
             return array.astype(rng.choice(kinds))
         case 3:
             return np.asfortranarray(array)

@@ -309,7 +309,9 @@ def _matrix_market(
     if error is not None or found is None:
         return _refused(path, error, True)
     _same_entries(found, wanted)
-    if _CALM.fullmatch(text) and found[0][0] * found[0][1] < 10**6:
+    # it takes the 1 of 1e5 for a whole number
+    spelt = b" integer " in text[:60] and re.search(rb"[0-9.]e", text)
+    if _CALM.fullmatch(text) and not spelt and found[0][0] * found[0][1] < 10**6:
         try:
             x = sparse.coo_array(mmread(path, spmatrix=False))
         except Exception:  # of its own grammar: tabs, blanks in places, numbers that it takes or does not
@@ -447,7 +449,7 @@ def _peak(reset: bool = False) -> int:
 CAMPAIGN = Campaign(
     name="parsers",
     about="damaged files of every format: what other readers read, or one error with file and line",
-    total=4_000_000,
+    total=2_800_000,
     sample=12_000,
     few=300,
     unit=4_000,
