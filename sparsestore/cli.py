@@ -136,13 +136,23 @@ Examples
 # ---- printing
 
 
+def _printable(text: str) -> str:
+    """Text with all but printable characters escaped: names and strings of a file may hold escape sequences."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _say(line: str) -> None:
     """One line to standard error."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201
+    print(_printable(line), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _print(*lines: str) -> None:
+    """Lines to standard output."""
+    sys.stdout.writelines(f"{_printable(line)}\n" for line in lines)
 
 
 def _show_json(document: Any) -> None:
-    sys.stdout.write(json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(json.dumps(_plain(document), indent=2, allow_nan=False) + "\n")
 
 
 def _show_facts(facts: dict[str, str]) -> None:
@@ -155,12 +165,12 @@ def _show_facts(facts: dict[str, str]) -> None:
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in facts.items():
-            table.add_row(name, value)
+            table.add_row(_printable(name), _printable(value))
         Console(highlight=False, markup=False).print(table)
         return
     width = max(map(len, facts))
     for name, value in facts.items():
-        sys.stdout.write(f"{name:<{width}}  {value}\n")
+        _print(f"{name:<{width}}  {value}")
 
 
 def _plain(value: Any) -> Any:
@@ -249,10 +259,17 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     _say(f"warning: {message}")
 
 
+class _LineFormatter(logging.Formatter):
+    """A line each, whatever the names in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _printable(super().format(record))
+
+
 def _show_log() -> None:
     """Hints of the library, which come by its logger, to standard error."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler.setFormatter(_LineFormatter("%(levelname)s: %(message)s"))
     logging.addLevelName(logging.WARNING, "warning")
     logging.addLevelName(logging.INFO, "info")
     logger = logging.getLogger("sparsestore")
@@ -371,14 +388,16 @@ def _columns(given: list[str] | None) -> dict[str, Any] | None:
     """Arrays of the columns named by `--column`, mapped."""
     if not given:
         return None
-    import numpy as np
+    from pathlib import Path
+
+    from sparsestore.sources.npy import mapped_column
 
     columns = {}
     for text in given:
         name, equals, path = text.partition("=")
         if not (name and equals and path):
             raise typer.BadParameter(f"--column {text}: expected NAME=FILE, such as y=labels.npy")
-        columns[name] = np.lib.format.open_memmap(path, mode="r")
+        columns[name] = mapped_column(Path(path))
     return columns
 
 
@@ -539,7 +558,7 @@ def head(
     for row, shown in enumerate(rows):
         beside = " ".join(f"{name}={values[row]}" for name, values in columns.items())  # one may be named "data"
         pairs = " ".join(f"{at}:{value}" for at, value in zip(shown["indices"], shown["data"], strict=True))
-        sys.stdout.write(f"{row}  {beside}  {pairs}".rstrip() + "\n")
+        _print(f"{row}  {beside}  {pairs}".rstrip())
 
 
 @app.command(short_help="Show what an epoch costs and how good its shuffle is.")
@@ -670,14 +689,14 @@ def verify(
             }
         )
     else:
-        sys.stdout.writelines(f"{problem}\n" for problem in found.problems)
+        _print(*map(str, found.problems))
         n = len(found.problems)
         verdict = f"{n} problem{'s' * (n > 1)}" if n else "sound"
         if deep:
             looked = f"every byte of {found.objects:,} objects, {found.n_bytes:,} bytes in {found.seconds:.3g} s"
         else:
             looked = f"manifest, and lengths of {found.objects:,} objects; --deep checks every byte"
-        sys.stdout.write(f"{path}: {verdict} ({looked})\n")
+        _print(f"{path}: {verdict} ({looked})")
     if found.problems:
         raise typer.Exit(1)
 
@@ -700,14 +719,16 @@ def gc(
     if as_json:
         _show_json({"path": path, "dry_run": dry_run, "removed": removed})
         return
-    sys.stdout.writelines(f"{'would remove' if dry_run else 'removed'} {name}\n" for name in removed)
+    _print(*(f"{'would remove' if dry_run else 'removed'} {name}" for name in removed))
     if not removed:
-        sys.stdout.write("nothing to remove\n")
+        _print("nothing to remove")
 
 
 def main() -> None:
     """Run the command line; the console script `sparsestore`."""
     _show_log()
+    for stream in (sys.stdout, sys.stderr):  # a name may hold bytes that are no text, or letters that a terminal lacks
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         with _interrupts_heard():
             app(prog_name="sparsestore")

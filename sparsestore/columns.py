@@ -51,6 +51,7 @@ def exactly(name: str, values: Array, schema: ColumnSchema) -> Array:
     """A column's values in its stored dtype; ValueError where that would change a value."""
     if schema.dtype == "string":
         if values.dtype.kind in "UT":
+            _check_text(name, values)
             return values.astype(object)
         bad = {type(value).__name__ for value in values.reshape(-1) if not isinstance(value, str)}
         if bad:
@@ -72,3 +73,13 @@ def exactly(name: str, values: Array, schema: ColumnSchema) -> Array:
         value = values[changed].reshape(-1)[0]
         raise ValueError(f"column {name!r} has the value {value}, which its dtype {schema.dtype} can not hold exactly")
     return cast
+
+
+def _check_text(name: str, values: Array) -> None:
+    """Numpy's text of fixed width is any numbers of 32 bits, of which not all are characters."""
+    if values.dtype.kind != "U" or not values.size:
+        return
+    codes = np.ascontiguousarray(values).view(np.dtype(np.uint32).newbyteorder(values.dtype.byteorder))
+    wrong = (codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))
+    if wrong.any():
+        raise ValueError(f"column {name!r} has text with the number {int(codes[wrong][0]):#x}, which is no character")

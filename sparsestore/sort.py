@@ -30,6 +30,7 @@ from sparsestore.buckets import (
     scratch_folder,
 )
 from sparsestore.csr import Rows, index_dtype
+from sparsestore.errors import ResourceError
 from sparsestore.plan import shuffle
 from sparsestore.sources.base import Block, Triples
 
@@ -45,6 +46,7 @@ KEY_ROWS = 65_536
 
 MAX_BLOCK_ROWS = 1 << 20
 BLOCK_ENTRIES = 1 << 19
+ROW_BYTES = 4 << 20  # a row may take so much at any `max_bytes`
 
 # names of the arrays that rows travel as
 MASKED = " (masked)"
@@ -69,8 +71,8 @@ def sorted_rows(
 
     Memory stays within `max_bytes` (plus 2 MiB), as long as the blocks of `triples` take at most an eighth of it and
     no single row needs more than half: entries waiting for pass 1 take a quarter, their scattered copy a quarter, and
-    in pass 2 a band with all its copies a half. A row that alone exceeds this is held whole. Where `triples` needs
-    more than a quarter, every entry is written to disk once and read once (a skewed band twice).
+    in pass 2 a band with all its copies a half. A row that alone exceeds this is held whole, up to all of `max_bytes`.
+    Where `triples` needs more than a quarter, every entry is written to disk once and read once (a skewed band twice).
 
     Parameters
     ----------
@@ -100,7 +102,7 @@ def sorted_rows(
     ValueError
         An entry outside the shape, a value that `dtype` can not hold, or a duplicate where those are errors.
     ResourceError
-        Too little disk space.
+        Too little disk space, or a row that alone takes more than `max_bytes`.
     """
     if duplicates not in ("sum", "last", "error"):
         raise ValueError(f"duplicates must be 'sum', 'last' or 'error', found {duplicates!r}")
@@ -177,12 +179,23 @@ class _TripleSort:
                     del arrays
         for band in range(n_bands):
             first, last = start + (band << shift), min(stop, start + ((band + 1) << shift))
+            if last - first == 1:
+                self.check_row(first, files.n_entries(band), self.entry_bytes(files))
             if last - first == 1 or files.n_entries(band) * self.entry_bytes(files) <= self.band_bytes:
                 yield from self.emit(files.load(band), first, last)
             else:
                 inner = folder / f"{band}.split"
                 yield from self.spilled(files.frames(band), inner, first, last, files.n_bytes(band))
             files.remove(band)
+
+    def check_row(self, row: int, n_entries: int, entry_bytes: int) -> None:
+        """A row is sorted whole: what a small file expands to must not fill the memory."""
+        n_bytes, most = n_entries * entry_bytes, max(2 * self.band_bytes, ROW_BYTES)
+        if n_bytes > most:
+            raise ResourceError(
+                f"row {row} has {n_entries} entries, which take {n_bytes} bytes to sort, expected at most {most}: "
+                "give a larger max_bytes"
+            )
 
     def entry_bytes(self, files: BucketFiles) -> int:
         """Most bytes that an entry of a band takes in pass 2."""

@@ -30,7 +30,16 @@ DISK = {
     "storage",
     "zarr_format",
 }
-SHARED = {"csr", "errors", "kernels", "sources.base", "sources.layouts", "sources.options", "sources.text"}
+SHARED = {
+    "csr",
+    "errors",
+    "kernels",
+    "sources.base",
+    "sources.layouts",
+    "sources.file",
+    "sources.options",
+    "sources.text",
+}
 TABLE: dict[str, set[str]] = {
     "__init__": {"errors", "store"},
     "__main__": {"cli"},

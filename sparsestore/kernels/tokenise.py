@@ -435,7 +435,8 @@ def _scan_entries(
 
 
 # What float() takes is wider than what a file may hold: underscores, digits of other scripts.
-_FINITE = re.compile(rb"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+# No digit may match in two ways: a long token that is no number would be tried in as many ways as it has pairs of them.
+_FINITE = re.compile(rb"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _SPECIAL = re.compile(rb"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
 _BLANK = re.compile(rb"\s")
 _LABEL_END = re.compile(rb"[\s#,]")
@@ -550,9 +551,11 @@ def svmlight(
 
 def _token(text: NDArray[np.uint8], at: int, end: re.Pattern[bytes]) -> bytes:
     """The token at `at`, without what ends it; a number of more than 64 KiB is not read as one."""
-    piece = text[at : at + 65536].tobytes()
-    found = end.search(piece)
-    return piece[: found.start()] if found else b""
+    for size in (64, 65536):  # most are short, and there may be one every few bytes
+        piece = text[at : at + size].tobytes()
+        if found := end.search(piece):
+            return piece[: found.start()]
+    return b""
 
 
 def svmlight_numpy(
@@ -590,7 +593,7 @@ def svmlight_numpy(
         if not tokens:
             continue
         start, first = tokens[0]
-        if multilabel and re.match(rb"q|[+-]?[0-9]*\.?[0-9]*(?:[eE][+-]?[0-9]*)?:", first):
+        if multilabel and re.match(rb"q|[+-]?[0-9]*(?:\.[0-9]*)?(?:[eE][+-]?[0-9]*)?:", first):
             features = tokens
         else:
             features = tokens[1:]

@@ -1,7 +1,7 @@
 """scipy's sparse layouts, and dense ones, as blocks of rows or as triples, from arrays that are read front to back.
 
-Every function holds at most `max_bytes` at a time, or one row where a row needs more; arrays in memory or mapped are
-read as views.
+Every function holds at most `max_bytes` at a time, or one row where a row needs more (of a file, four times as much
+and no more); arrays in memory are read as views.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sparsestore.sources.base import Block, Triples
 __all__ = [
     "Read",
     "bsr_blocks",
+    "check_range",
     "coo_triples",
     "csc_triples",
     "csr_blocks",
@@ -36,16 +37,19 @@ Read = Callable[[int], Array]
 
 _ROW_BYTES = 32  # what a row costs while it is made canonical, beside its entries
 _DUPLICATES = 1 << 20  # what a row with more entries than features may cost at any `max_bytes`
+_LONG_ROW = 4  # what a row of a file may cost, in `max_bytes`
 _TRIPLE_BYTES = 96  # what an entry costs while it becomes a triple
 
 
-def reader(array: Array) -> Read:
-    """Read an array in memory or a mapped one, as views."""
+def reader(name: str, array: Array) -> Read:
+    """Read an array in memory, as views."""
     at = 0
 
     def read(n: int) -> Array:
         nonlocal at
         part = array[at : at + n]
+        if len(part) < n:
+            raise SourceError(f"{name}: an array of its {len(array)} elements is too short, expected {at + n}")
         at += n
         return part
 
@@ -75,18 +79,44 @@ def _known_to_scipy(values: Array) -> Array:
     return values.astype(np.float32 if values.dtype == np.float16 else values.dtype.newbyteorder("="), copy=False)
 
 
-def _rows(name: str, first: int, indptr: Array, indices: Array, data: Array, n_features: int, width: int) -> Rows:
+def _converted(name: str, values: Array, dtype: np.dtype[Any]) -> Array:
+    """Values in the dtype; floats may be rounded, any other change is an error."""
+    if values.dtype == dtype:
+        return values
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = values.astype(dtype)
+        lost = np.isinf(cast) & np.isfinite(values) if dtype.kind == "f" else cast != values
+    if lost.any():
+        raise SourceError(f"{name}: value {values[lost][0]} does not fit {dtype}: give a wider dtype=")
+    return cast
+
+
+def _rows(
+    name: str,
+    first: int,
+    indptr: Array,
+    indices: Array,
+    data: Array,
+    n_features: int,
+    width: int,
+    dtype: np.dtype[Any],
+) -> Rows:
     """Canonical rows of some of the entries of a CSR matrix; `first` is the number of the first row."""
     from scipy.sparse import csr_array
 
     n = len(indptr) - 1
+    data = _converted(f"{name}: in rows {first} to {first + n}", data, dtype)
     if indices.dtype not in (np.int32, np.int64):
         indices = indices.astype(np.int64)
     try:
         rows = csr.from_scipy(csr_array((_known_to_scipy(data), indices, indptr - indptr[0]), shape=(n, n_features)))
+        if rows.nnz < len(data) and dtype.kind in "iu":  # scipy's sums of integers wrap around
+            wide = csr.from_scipy(csr_array((data.astype(np.float64), indices, indptr - indptr[0]), (n, n_features)))
+            if (np.abs(wide.data - rows.data) >= 2.0 ** (8 * dtype.itemsize - 1)).any():
+                raise ValueError(f"the sum of duplicates does not fit {dtype}: give a wider dtype=")
     except ValueError as error:
         raise SourceError(f"{name}: in rows {first} to {first + n}: {error}") from error
-    return Rows(rows.indptr, rows.indices.astype(csr.index_dtype(width), copy=False), rows.data, width)
+    return Rows(rows.indptr, rows.indices.astype(csr.index_dtype(width), copy=False), rows.data, width).astype(dtype)
 
 
 def _bounds(name: str, noun: str, read: Read, n: int, n_entries: int, max_bytes: int) -> Iterator[tuple[int, Array]]:
@@ -107,6 +137,16 @@ def _bounds(name: str, noun: str, read: Read, n: int, n_entries: int, max_bytes:
         last = piece[-1:]
 
 
+def _check_row(what: str, n_bytes: int, max_bytes: int) -> None:
+    """A row is held whole, and a small file can be made to have one that fills any memory."""
+    most = max(_LONG_ROW * max_bytes, _DUPLICATES)
+    if n_bytes > most:
+        raise SourceError(
+            f"{what}, which takes {n_bytes} bytes to read, expected at most {most}: give a larger max_bytes, or "
+            "convert the matrix from memory"
+        )
+
+
 def csr_blocks(
     name: str,
     indptr: Read,
@@ -118,6 +158,7 @@ def csr_blocks(
     width: int,
     dtype: np.dtype[Any],
     max_bytes: int,
+    in_memory: bool = False,
 ) -> Iterator[Block]:
     """Rows of a CSR matrix, sorted, duplicates summed; positions are rows."""
     n_rows, n_features = shape
@@ -131,8 +172,10 @@ def csr_blocks(
             if count > n_features and entry * count > max(max_bytes, _DUPLICATES) and stop == start + 1:
                 # no matrix has this; a hostile file may, to make us hold it
                 raise SourceError(f"{name}: row {first + start} has {count} entries, expected at most {n_features}")
+            if not in_memory:
+                _check_row(f"{name}: row {first + start} has {count} entries", _ROW_BYTES + entry * count, max_bytes)
             at = first + start
-            x = _rows(name, at, bounds[start : stop + 1], indices(count), data(count), n_features, width).astype(dtype)
+            x = _rows(name, at, bounds[start : stop + 1], indices(count), data(count), n_features, width, dtype)
             yield Block(x, {}, first + stop)
             start = stop
 
@@ -149,6 +192,7 @@ def bsr_blocks(
     width: int,
     dtype: np.dtype[Any],
     max_bytes: int,
+    in_memory: bool = False,
 ) -> Iterator[Block]:
     """Rows of a BSR matrix; the zeros that only fill its blocks are dropped; positions are rows."""
     from scipy.sparse import bsr_array
@@ -166,6 +210,9 @@ def bsr_blocks(
                 raise SourceError(
                     f"{name}: block row {first + start} has {count} blocks, expected at most {n_features // length}"
                 )
+            if not in_memory:
+                what = f"{name}: block row {first + start}, of {height} rows, has {count} blocks of {height} x {length}"
+                _check_row(what, _ROW_BYTES * height + entry * count, max_bytes)
             at, numbers = (first + start) * height, indices(count)
             if count and not 0 <= int(numbers.min()) <= int(numbers.max()) < n_features // length:
                 raise SourceError(
@@ -178,7 +225,7 @@ def bsr_blocks(
             )
             rows = blocks.tocsr()
             rows.eliminate_zeros()
-            x = _rows(name, at, rows.indptr, rows.indices, rows.data, n_features, width).astype(dtype)
+            x = _rows(name, at, rows.indptr, rows.indices, rows.data, n_features, width, dtype)
             yield Block(x, {}, (first + stop) * height)
             start = stop
 
@@ -199,7 +246,7 @@ def sorted_blocks(
     Beside `max_bytes` at most 28 bytes an entry (none where the rows ascend already), nothing that grows with the rows.
     """
     n_rows, n_features = shape
-    _check_range(name, "row", row, n_rows)
+    check_range(name, "row", row, n_rows)
     order = None if bool((row[1:] >= row[:-1]).all()) else np.argsort(row, kind="stable")
     ascending = row if order is None else row[order]
     entry = 8 + 2 * _entry_bytes(dtype)
@@ -218,27 +265,40 @@ def sorted_blocks(
         some: Any = slice(at, to) if order is None else order[at:to]
         indptr = np.zeros(stop - start + 1, np.int64)
         np.cumsum(np.bincount(ascending[at:to] - start, minlength=stop - start), out=indptr[1:])
-        x = _rows(name, start, indptr, col[some], data[some], n_features, width)
-        yield Block(x.astype(dtype), {}, stop)
+        x = _rows(name, start, indptr, col[some], data[some], n_features, width, dtype)
+        yield Block(x, {}, stop)
         start, at = stop, to
 
 
-def _check_range(name: str, noun: str, values: Array, stop: int) -> None:
+def check_range(name: str, noun: str, values: Array, stop: int) -> None:
+    """Raise SourceError where a number lies outside 0 to `stop`."""
     if len(values) and not 0 <= int(values.min()) <= int(values.max()) < stop:
         raise SourceError(
             f"{name}: {noun} numbers from {int(values.min())} to {int(values.max())}, expected 0 to {stop - 1}"
         )
 
 
-def dense_blocks(x: Array, *, width: int, dtype: np.dtype[Any], max_bytes: int) -> Iterator[Block]:
-    """Rows of a dense matrix, in memory or mapped, in C or Fortran order; zeros are dropped; positions are rows."""
-    # in the worst case every element is an entry: where it is, its index thrice, its value twice, the last block's
-    step = max(1, max_bytes // (_ROW_BYTES + x.shape[1] * (32 + 3 * dtype.itemsize)))
-    for start in range(0, len(x), step):
-        part = x[start : start + step]
+def dense_blocks(
+    name: str,
+    read: Callable[[int, int], Array],
+    shape: tuple[int, int],
+    *,
+    width: int,
+    dtype: np.dtype[Any],
+    max_bytes: int,
+) -> Iterator[Block]:
+    """Rows of a dense matrix, in C or Fortran order; zeros are dropped; positions are rows.
+
+    ``read(start, stop)`` gives rows as they are, of up to 8 bytes an element.
+    """
+    # at worst every element is an entry: read, where it is, its index thrice, its value twice, the last block's
+    step = max(1, max_bytes // (_ROW_BYTES + shape[1] * (40 + 3 * dtype.itemsize)))
+    for start in range(0, shape[0], step):
+        part = read(start, min(start + step, shape[0]))
         rows = csr.from_dense(part.astype(part.dtype.newbyteorder("="), copy=False))
         indices = rows.indices.astype(csr.index_dtype(width), copy=False)
-        yield Block(Rows(rows.indptr, indices, rows.data, width).astype(dtype), {}, start + len(part))
+        values = _converted(f"{name}: in rows {start} to {start + len(part)}", rows.data, dtype)
+        yield Block(Rows(rows.indptr, indices, values, width), {}, start + len(part))
 
 
 def csc_triples(
@@ -258,9 +318,9 @@ def csc_triples(
         for start in range(int(bounds[0]), int(bounds[-1]), step):
             stop = min(start + step, int(bounds[-1]))
             rows = indices(stop - start).astype(np.int64)
-            _check_range(name, "row", rows, shape[0])
+            check_range(name, "row", rows, shape[0])
             columns = first + np.searchsorted(bounds, np.arange(start, stop), side="right") - 1
-            yield Triples(rows, columns, data(stop - start).astype(dtype), stop)
+            yield Triples(rows, columns, _converted(name, data(stop - start), dtype), stop)
 
 
 def coo_triples(
@@ -279,13 +339,13 @@ def coo_triples(
     for start in range(0, n_entries, step):
         n = min(step, n_entries - start)
         rows, columns = row(n).astype(np.int64), col(n).astype(np.int64)
-        _check_range(name, "row", rows, shape[0])
-        _check_range(name, "column", columns, shape[1])
-        yield Triples(rows, columns, data(n).astype(dtype), start + n)
+        check_range(name, "row", rows, shape[0])
+        check_range(name, "column", columns, shape[1])
+        yield Triples(rows, columns, _converted(name, data(n), dtype), start + n)
 
 
 def dia_triples(
-    offsets: Array, data: Read, length: int, *, shape: tuple[int, int], dtype: np.dtype[Any], max_bytes: int
+    name: str, offsets: Array, data: Read, length: int, *, shape: tuple[int, int], dtype: np.dtype[Any], max_bytes: int
 ) -> Iterator[Triples]:
     """Entries of a DIA matrix, diagonal after diagonal, zeros dropped; positions are elements of `data`.
 
@@ -293,11 +353,12 @@ def dia_triples(
     """
     step = max(1, max_bytes // _TRIPLE_BYTES)
     done = 0
-    for offset in offsets.tolist():
+    for number in offsets.tolist():
+        offset = min(max(number, -shape[0]), shape[1])  # beyond these there is no element: keep clear of int64's ends
         for start in range(0, length, step):
             values = data(min(step, length - start))
             columns = np.arange(start, start + len(values))
-            rows = columns - int(offset)
+            rows = columns - offset
             kept = (rows >= 0) & (rows < shape[0]) & (columns < shape[1]) & (values != 0)
             done += len(values)
-            yield Triples(rows[kept], columns[kept], values[kept].astype(dtype), done)
+            yield Triples(rows[kept], columns[kept], _converted(name, values[kept], dtype), done)

@@ -16,7 +16,8 @@ from numpy.typing import DTypeLike, NDArray
 from sparsestore.errors import SourceError
 from sparsestore.sources import options
 from sparsestore.sources.base import Triples
-from sparsestore.sources.text import Piece, TextFile, shown
+from sparsestore.sources.file import shown
+from sparsestore.sources.text import Piece, TextFile
 
 if TYPE_CHECKING:
     from sparsestore.kernels.tokenise import Entries
@@ -147,7 +148,7 @@ class MatrixMarketSource:
                 "give dtype='float64'"
             )
         if self._header.field == "integer":
-            wrong = (values != exact) | (np.rint(exact) != exact) | (np.abs(exact) > 2**53)
+            wrong = (values != exact) | (np.rint(exact) != exact) | (np.abs(exact) >= 2**53)  # 2**53 + 1 reads as 2**53
             if wrong.any():
                 at = int(np.argmax(wrong))
                 raise SourceError(
@@ -161,8 +162,8 @@ class MatrixMarketSource:
         number = nbytes = 0
         words: list[str] = []
         for piece in self._file.pieces(65536, _LONG_LINE):
-            for line in piece.text.tobytes().splitlines(keepends=True):
-                number, nbytes = number + 1, nbytes + len(line)
+            for line in piece.text.tobytes().split(b"\n")[:-1]:
+                number, nbytes = number + 1, nbytes + len(line) + 1
                 if number == 1:
                     words = self._banner(line)
                 elif line.strip() and not line.lstrip().startswith(b"%"):
@@ -170,7 +171,8 @@ class MatrixMarketSource:
         raise SourceError(f"{self.name}:{number + 1}: the file ends before the size line")
 
     def _banner(self, line: bytes) -> list[str]:
-        words = line.decode("ascii", "replace").lower().split()
+        # as bytes: text knows more blanks than ASCII has
+        words = [word.decode("ascii", "replace") for word in line.lower().split()]
         if words[:2] != ["%%matrixmarket", "matrix"] or len(words) != 5:
             raise SourceError(
                 f"{self.name}:1: expected the banner %%MatrixMarket matrix coordinate real general, or the like, found "
@@ -178,12 +180,14 @@ class MatrixMarketSource:
             )
         layout, field, symmetry = words[2:]
         if layout not in ("coordinate", "array"):
-            raise SourceError(f"{self.name}:1: layout {layout!r}, expected coordinate or array")
+            raise SourceError(f"{self.name}:1: layout {shown(layout)}, expected coordinate or array")
         if field not in _FIELDS or (layout == "array" and field == "pattern"):
-            raise SourceError(f"{self.name}:1: field {field!r} can not be stored, expected one of {', '.join(_FIELDS)}")
+            raise SourceError(
+                f"{self.name}:1: field {shown(field)} can not be stored, expected one of {', '.join(_FIELDS)}"
+            )
         if symmetry not in _SYMMETRIES or (layout == "array" and symmetry != "general"):
             known = "general" if layout == "array" else ", ".join(_SYMMETRIES)
-            raise SourceError(f"{self.name}:1: symmetry {symmetry!r} of {layout} is not read, expected {known}")
+            raise SourceError(f"{self.name}:1: symmetry {shown(symmetry)} of {layout} is not read, expected {known}")
         return words[2:]
 
     def _size_line(self, words: list[str], line: bytes, number: int, nbytes: int) -> _Header:
@@ -200,6 +204,7 @@ class MatrixMarketSource:
         n_entries = prod(shape) if dense else sizes[2]
         if n_entries > _HIGHEST:
             raise SourceError(f"{self.name}:{number}: {n_entries} entries, expected at most {_HIGHEST}")
+        options.check_rows(f"{self.name}:{number}", shape[0], n_entries)
         return _Header(dense, words[1], words[2], shape, n_entries, number, nbytes)
 
     def _check_size(self) -> None:

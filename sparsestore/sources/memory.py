@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from sparsestore import csr
 from sparsestore.csr import Rows
+from sparsestore.errors import SourceError
 from sparsestore.sources import layouts, options
 from sparsestore.sources.base import Block
 
@@ -77,9 +79,11 @@ class MemorySource:
         shape = (int(self.data.shape[0]), int(self.data.shape[1]))
         made: dict[str, Any] = {"width": self._width, "dtype": self._dtype, "max_bytes": max_bytes}
         if isinstance(x, np.ndarray):
-            return layouts.dense_blocks(np.asarray(x), **made)
+            return layouts.dense_blocks(self.name, lambda start, stop: np.asarray(x[start:stop]), shape, **made)
         if x.format in ("dok", "dia"):
             x = x.tocoo()
+        if x.format in ("coo", "csc"):
+            self._check(x)
         if x.format == "coo" and (x.nnz < shape[0] or bool((x.row[1:] >= x.row[:-1]).all())):
             return layouts.sorted_blocks(self.name, x.row, x.col, x.data, shape=shape, **made)
         if x.format == "csc" and x.nnz < shape[0]:
@@ -87,8 +91,25 @@ class MemorySource:
             return layouts.sorted_blocks(self.name, x.row, x.col, x.data, shape=shape, **made)
         if x.format not in ("csr", "bsr"):
             x = x.tocsr()
-        arrays = layouts.reader(x.indptr), layouts.reader(x.indices), layouts.reader(x.data)
+        arrays = [layouts.reader(self.name, array) for array in (x.indptr, x.indices, x.data)]
         n = min(len(x.indices), len(x.data))
+        made["in_memory"] = True
         if x.format == "bsr":
             return layouts.bsr_blocks(self.name, *arrays, shape=shape, block=x.blocksize, n_entries=n, **made)
         return layouts.csr_blocks(self.name, *arrays, shape=shape, n_entries=n, **made)
+
+    def _check(self, x: Any) -> None:
+        """Raise SourceError where scipy's conversions, which trust the arrays, would leave them (scipy#8778)."""
+        if x.format == "coo":
+            layouts.check_range(self.name, "row", x.row, int(x.shape[0]))
+            layouts.check_range(self.name, "column", x.col, int(x.shape[1]))
+            lengths = {len(x.row), len(x.col), len(x.data)}
+            if len(lengths) > 1:
+                raise SourceError(f"{self.name}: row, col and data have lengths {sorted(lengths)}, expected equal ones")
+            return
+        if len(x.indptr) != x.shape[1] + 1:
+            raise SourceError(f"{self.name}: indptr has {len(x.indptr)} elements, expected {x.shape[1] + 1}")
+        try:
+            csr.check(Rows(np.asarray(x.indptr), np.asarray(x.indices), x.data, int(x.shape[0])))
+        except ValueError as error:
+            raise SourceError(f"{self.name}: in its transpose: {error}") from error

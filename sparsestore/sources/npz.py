@@ -1,4 +1,4 @@
-"""scipy's ``.npz`` files of a sparse matrix (`scipy.sparse.save_npz`): mapped where stored, streamed where deflated."""
+"""scipy's ``.npz`` files of a sparse matrix (`scipy.sparse.save_npz`), streamed; the archive is believed in nothing."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from numpy.typing import DTypeLike, NDArray
 from sparsestore.errors import SourceError
 from sparsestore.sources import layouts, options
 from sparsestore.sources.base import Block, Triples
-from sparsestore.sources.npy import Header, mapped, read_header
+from sparsestore.sources.file import FileState, shown
+from sparsestore.sources.npy import Header, read_header
 
 __all__ = ["NpzSource"]
 
@@ -31,6 +33,46 @@ _MEMBERS = {
 }
 _DEFLATE = 1032  # deflate makes a byte at most so many
 _SMALL = 1 << 20  # `shape`, `format` and `offsets` are read whole
+_MOST_MEMBERS = 64  # scipy writes 6
+_STEP = 1 << 20
+_MAGIC = b"PK\x03\x04"  # of a member: an archive may start with anything, as programs that unpack themselves do
+# what zipfile and zlib raise on a damaged archive
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    OSError,
+)
+
+
+class _Archive(FileIO):
+    """The file, of which nothing reads much at a time: zipfile holds a whole table of contents, however long."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:
+            size = _STEP  # of the last 64 KiB
+        elif size > _STEP:
+            raise zipfile.BadZipFile(f"a read of {size} bytes, expected at most {_STEP}")
+        return super().read(size)
+
+
+@contextmanager
+def _damage(what: str) -> Iterator[None]:
+    """Turn what a damaged archive raises into a SourceError that starts with `what`."""
+    try:
+        yield
+    except SourceError:
+        raise
+    except _DAMAGE as error:
+        raise SourceError(f"{what}: {shown(str(error), 120)}") from error
+
+
+def _opened(path: Path, stack: ExitStack) -> zipfile.ZipFile:
+    return stack.enter_context(zipfile.ZipFile(stack.enter_context(_Archive(path))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +91,19 @@ class _Member:
         """The whole array, where it is small enough to be a description."""
         if self.header.nbytes > _SMALL:
             raise SourceError(f"{self.name}: has {self.header.nbytes} bytes, expected at most {_SMALL}")
+        n = prod(self.header.shape)
         with ExitStack() as stack:
-            return self.reader(stack, prod(self.header.shape))(prod(self.header.shape)).reshape(self.header.shape)
+            return self.reader(stack, n)(n).reshape(self.header.shape)
 
     def reader(self, stack: ExitStack, n: int) -> layouts.Read:
         """Read the array front to back, along its first axis or, where `n` is its size, element by element."""
         header = self.header
         flat = len(header.shape) < 2 or n == prod(header.shape)
-        if self.info.compress_type == zipfile.ZIP_STORED:
-            array = mapped(self.path, header, self._data_offset())
-            return layouts.reader(array.reshape(-1) if flat else array)
         if header.fortran and len(header.shape) > 1:
-            raise SourceError(f"{self.name}: is deflated and in Fortran order: save it with numpy.ascontiguousarray")
-        archive = stack.enter_context(zipfile.ZipFile(self.path))
-        stream = stack.enter_context(archive.open(self.info))
-        stream.read(header.offset)
+            raise SourceError(f"{self.name}: is in Fortran order: save it with numpy.ascontiguousarray")
+        with _damage(self.name):
+            stream = stack.enter_context(_opened(self.path, stack).open(self.info))
+            stream.read(header.offset)
         inner = () if flat else header.shape[1:]
         left = prod(header.shape) if flat else header.shape[0]
 
@@ -72,41 +112,29 @@ class _Member:
             array = np.empty((count, *inner), header.dtype)
             view = memoryview(array.data).cast("B") if array.nbytes else memoryview(b"")
             at = 0
-            try:
+            with _damage(f"{self.name}: damaged"):
                 while at < len(view):
-                    part = stream.read(min(1 << 20, len(view) - at))
+                    part = stream.read(min(_STEP, len(view) - at))
                     if not part:
                         raise SourceError(f"{self.name}: ends early, {len(view) - at} bytes are missing")
                     view[at : at + len(part)] = part
                     at += len(part)
                 left -= count
-                if left == 0:
-                    stream.read(1)  # the checksum is compared at the end only
-            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-                raise SourceError(f"{self.name}: damaged: {error}") from error
+                if left == 0 and stream.read(1):  # the checksum is compared at the end only
+                    raise SourceError(f"{self.name}: has more bytes than the {self.info.file_size} that it declares")
             return array
 
         return read
-
-    def _data_offset(self) -> int:
-        """Where the data of a stored member start: the lengths in its local header count, not the central ones."""
-        with self.path.open("rb") as file:
-            file.seek(self.info.header_offset)
-            local = file.read(30)
-            if len(local) < 30 or local[:4] != b"PK\x03\x04":
-                raise SourceError(f"{self.name}: has no header in the archive at byte {self.info.header_offset}")
-            name_length, extra_length = struct.unpack("<HH", local[26:30])
-        offset = self.info.header_offset + 30 + name_length + extra_length + self.header.offset
-        if offset + self.header.nbytes > self.path.stat().st_size:
-            raise SourceError(f"{self.name}: ends after the archive, which was cut short")
-        return int(offset)
 
 
 class NpzSource:
     """A scipy sparse matrix in a ``.npz`` file. csr and bsr give rows; csc, coo and dia give triples.
 
-    `blocks` holds at most `max_bytes`, or one row; members stored without compression are mapped, deflated ones are
-    read in steps, after their declared shapes were checked against the archive's own sizes. Nothing is ever unpickled.
+    `blocks` holds at most `max_bytes`, or one row, which may take four times as much and no more. Members, stored or
+    deflated, are read in steps and against their checksums, after their declared shapes were compared with each other
+    and with the archive's own sizes: one never expands to more than it declares, and may not declare more than 1,032
+    times its compressed bytes. An archive may have 64 members, each name once. Names are looked at only: nothing is
+    unpacked to disk. Nothing is ever unpickled. Values may be nan and inf.
 
     Parameters
     ----------
@@ -120,6 +148,7 @@ class NpzSource:
     def __init__(self, path: Path, *, n_features: int | None = None, dtype: DTypeLike | None = None) -> None:
         self.name = str(path)
         self._path = path
+        self._state = FileState.of(path)
         self._members = self._read_members()
         for needed in ("format", "shape", "data"):
             self._member(needed)
@@ -128,6 +157,7 @@ class NpzSource:
             self._member(needed)
         self._shape = self._read_shape()
         self._check_shapes()
+        options.check_rows(self.name, self._shape[0], prod(self._member("data").header.shape))
         self._width = options.width(self.name, self._shape[1], n_features)
         self._dtype = options.value_dtype(self.name, self._member("data").header.dtype, dtype)
         self._options = {"n_features": n_features, "dtype": None if dtype is None else str(self._dtype)}
@@ -145,31 +175,33 @@ class NpzSource:
 
     def blocks(self, max_bytes: int) -> Iterator[Block | Triples]:
         """Yield rows in order, or triples."""
+        self._state.check(self._path)
         with ExitStack() as stack:
-            data = self._member("data")
-            size = prod(data.header.shape)
-            if self._format == "dia":
-                values = data.reader(stack, size)
-                triples = layouts.dia_triples(
-                    self._member("offsets").small(),
-                    values,
-                    data.header.shape[1],
-                    shape=self._shape,
-                    dtype=self._dtype,
-                    max_bytes=max_bytes,
-                )
-            else:
-                reads = [self._member(name).reader(stack, -1) for name in _MEMBERS[self._format]]
-                n = data.header.shape[0]
-                if self.sorted_rows:
-                    yield from self._rows(reads, n, max_bytes)
-                    return
-                make = layouts.csc_triples if self._format == "csc" else layouts.coo_triples
-                triples = make(
-                    self.name, *reads, shape=self._shape, n_entries=n, dtype=self._dtype, max_bytes=max_bytes
-                )
-            for part in triples:
-                yield Triples(part.rows, part.features, part.values, part.position * data.header.dtype.itemsize)
+            yield from self._parts(stack, max_bytes)
+        self._state.check(self._path)
+
+    def _parts(self, stack: ExitStack, max_bytes: int) -> Iterator[Block | Triples]:
+        data = self._member("data")
+        if self._format == "dia":
+            triples = layouts.dia_triples(
+                self.name,
+                self._member("offsets").small(),
+                data.reader(stack, prod(data.header.shape)),
+                data.header.shape[1],
+                shape=self._shape,
+                dtype=self._dtype,
+                max_bytes=max_bytes,
+            )
+        else:
+            reads = [self._member(name).reader(stack, -1) for name in _MEMBERS[self._format]]
+            n = data.header.shape[0]
+            if self.sorted_rows:
+                yield from self._rows(reads, n, max_bytes)
+                return
+            make = layouts.csc_triples if self._format == "csc" else layouts.coo_triples
+            triples = make(self.name, *reads, shape=self._shape, n_entries=n, dtype=self._dtype, max_bytes=max_bytes)
+        for part in triples:
+            yield Triples(part.rows, part.features, part.values, part.position * data.header.dtype.itemsize)
 
     def _rows(self, reads: list[layouts.Read], n: int, max_bytes: int) -> Iterator[Block]:
         made: dict[str, Any] = {
@@ -185,26 +217,34 @@ class NpzSource:
         return layouts.csr_blocks(self.name, *reads, **made)
 
     def _read_members(self) -> dict[str, _Member]:
-        members = {}
-        try:
-            with zipfile.ZipFile(self._path) as archive:
-                for info in archive.infolist():
-                    name = f"{self._path}: {info.filename}"
-                    if info.flag_bits & 1:
-                        raise SourceError(f"{name}: is encrypted")
-                    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                        raise SourceError(
-                            f"{name}: compression method {info.compress_type}, expected stored or deflated"
-                        )
-                    if info.file_size > _DEFLATE * max(1, info.compress_size):
-                        raise SourceError(
-                            f"{name}: declares {info.file_size} bytes, more than {info.compress_size} can hold"
-                        )
-                    with archive.open(info) as file:
-                        header = read_header(name, file, info.file_size)
-                    members[info.filename.removesuffix(".npy")] = _Member(self._path, info, header)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-            raise SourceError(f"{self._path}: not a sound .npz archive: {error}") from error
+        members: dict[str, _Member] = {}
+        with ExitStack() as stack, _damage(f"{self._path}: not a sound .npz archive"):
+            with self._path.open("rb") as file:
+                if file.read(4) != _MAGIC:
+                    raise SourceError(f"{self._path}: not a sound .npz archive: does not start as one")
+            archive = _opened(self._path, stack)
+            infos = archive.infolist()
+            if len(infos) > _MOST_MEMBERS:
+                raise SourceError(f"{self._path}: has {len(infos)} members, expected at most {_MOST_MEMBERS}")
+            for info in infos:
+                plain = info.filename.removesuffix(".npy")
+                if not plain.isidentifier() or not plain.isascii():
+                    raise SourceError(f"{self._path}: has a member {shown(info.filename)}, expected names as of numpy")
+                name = f"{self._path}: {info.filename}"
+                if plain in members:
+                    raise SourceError(f"{name}: is in the archive twice")
+                if info.flag_bits & 1:
+                    raise SourceError(f"{name}: is encrypted")
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise SourceError(f"{name}: compression method {info.compress_type}, expected stored or deflated")
+                most = info.compress_size * (_DEFLATE if info.compress_type == zipfile.ZIP_DEFLATED else 1)
+                if info.file_size > most or info.compress_size > self._state.size:
+                    raise SourceError(
+                        f"{name}: declares {info.file_size} bytes, more than {info.compress_size} can hold"
+                    )
+                with archive.open(info) as file:
+                    header = read_header(name, file, info.file_size)
+                members[plain] = _Member(self._path, info, header)
         return members
 
     def _member(self, name: str) -> _Member:
@@ -219,16 +259,17 @@ class NpzSource:
         found = self._member("format").small()
         if found.dtype.kind not in "SU" or found.size != 1:
             raise SourceError(f"{self.name}: format is of dtype {found.dtype}, expected a string")
-        value = found.reshape(-1)[0]
-        text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
+        # as bytes: text of numpy may hold numbers that are no characters
+        text = found.tobytes().replace(b"\0", b"").decode("latin-1")
         if text not in _MEMBERS:
-            raise SourceError(f"{self.name}: is in scipy's format {text!r}, expected one of {', '.join(_MEMBERS)}")
+            raise SourceError(f"{self.name}: is in scipy's format {shown(text)}, expected one of {', '.join(_MEMBERS)}")
         return text
 
     def _read_shape(self) -> tuple[int, int]:
         found = self._member("shape").small()
         if found.shape != (2,) or found.dtype.kind not in "iu":
-            raise SourceError(f"{self.name}: has shape {found.tolist()}, expected two whole numbers: (rows, features)")
+            numbers = found.reshape(-1)[:9].tolist() if found.dtype.kind in "iuf" else f"of dtype {found.dtype}"
+            raise SourceError(f"{self.name}: has shape {numbers}, expected two whole numbers: (rows, features)")
         n_rows, n_features = (int(number) for number in found)
         if n_rows < 0 or n_features < 0:
             raise SourceError(f"{self.name}: has shape ({n_rows}, {n_features}), expected no negative numbers")

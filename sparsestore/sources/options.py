@@ -10,18 +10,41 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from sparsestore.csr import number_dtype
+from sparsestore.errors import SourceError
 
-__all__ = ["check_n_features", "numeric", "provenance", "rounded", "text_dtype", "value_dtype", "width"]
+__all__ = ["check_n_features", "check_rows", "numeric", "provenance", "rounded", "text_dtype", "value_dtype", "width"]
+
+_HIGHEST = 2**63 - 2  # one more than the highest feature number must fit int64 too
+_FREE_ROWS = 1 << 24
+_EMPTY_ROWS = 1024
 
 
 def check_n_features(n_features: int) -> None:
     """Raise ValueError unless it is a whole number from 0."""
     if isinstance(n_features, bool) or not isinstance(n_features, (int, np.integer)) or n_features < 0:
         raise ValueError(f"n_features is {n_features!r}, expected an integer of at least 0")
+    if n_features > _HIGHEST:
+        raise ValueError(f"n_features is {n_features}, expected at most {_HIGHEST}")
+
+
+def check_rows(name: str, n_rows: int, n_entries: int) -> None:
+    """Raise SourceError where a file declares more rows than its entries make plausible.
+
+    Each row is written, also an empty one: a header of 50 bytes could fill any disk. 16,777,216 rows are always taken,
+    and 1,024 for each entry.
+    """
+    most = max(_FREE_ROWS, _EMPTY_ROWS * n_entries)
+    if n_rows > most:
+        raise SourceError(
+            f"{name}: declares {n_rows} rows for {n_entries} entries, expected at most {most}: the header is wrong; if "
+            "all these rows are meant, read the matrix with scipy and convert it from memory"
+        )
 
 
 def width(name: str, found: int, n_features: int | None) -> int:
     """Number of features: as found, or as asked for where that is no less (a test set may lack the last ones)."""
+    if found > _HIGHEST:
+        raise SourceError(f"{name}: has {found} features, expected at most {_HIGHEST}")
     if n_features is None:
         return found
     check_n_features(n_features)

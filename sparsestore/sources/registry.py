@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsestore.sources.base import Source
+from sparsestore.sources.file import check_file
 from sparsestore.sources.text import COMPRESSIONS
 
 __all__ = ["FORMATS", "Format", "open_source"]
@@ -64,12 +65,7 @@ def open_source(data: Any, *, format: str | None = None, **options: Any) -> Sour
         format = _by_suffix(path)
     elif format not in FORMATS:
         raise ValueError(f"format={format!r} is not known, expected one of {', '.join(FORMATS)}")
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    if path.is_dir():
-        raise ValueError(f"{path}: is a folder, expected a file")
-    if not path.is_file():  # read up to three times, by offset; and a read that waits for a pipe can not be interrupted
-        raise ValueError(f"{path}: is a pipe or a device, expected a file: write what it gives to one first")
+    check_file(path)
     if path.suffix.lower() in COMPRESSIONS and not FORMATS[format].text:
         raise ValueError(f"{path}: a {format} file can not be read through {path.suffix}: unpack it first")
     return _made(FORMATS[format].load(), format, path, options)

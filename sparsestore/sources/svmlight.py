@@ -13,7 +13,8 @@ from sparsestore.csr import Rows
 from sparsestore.errors import SourceError
 from sparsestore.sources import options
 from sparsestore.sources.base import Block
-from sparsestore.sources.text import Piece, TextFile, shown
+from sparsestore.sources.file import shown
+from sparsestore.sources.text import Piece, TextFile
 
 if TYPE_CHECKING:
     from sparsestore.kernels.tokenise import Lines
@@ -21,17 +22,19 @@ if TYPE_CHECKING:
 __all__ = ["SvmlightSource"]
 
 _PIECE = 8 << 20
-_LONG_LINE = 1 << 20  # allowed at any max_bytes
+_LONG_LINE, _LONGEST_LINE = 1 << 20, 8 << 20  # allowed at any max_bytes; never exceeded
+_FIRST_PASS = 16 << 20  # memory of a pass that is made before `max_bytes` is known
 _MAX_LABELS = 65_536
 _INT32_LIMIT = 2**31 - 2
+_HIGHEST = 10**18 - 1  # the tokenizer reads 18 digits
 
 
 class SvmlightSource:
     """Rows of an svmlight file, compressed or not; the label is column "y".
 
     The file is read once, in pieces; all that `blocks` holds at a time, the yielded block included, takes at most
-    `max_bytes` + 16 MiB (and a decompressor's window: `text.TextFile`). A line may have `max_bytes` / 8 bytes, or 1
-    MiB.
+    `max_bytes` + 16 MiB (and a decompressor's window: `text.TextFile`). A line may have `max_bytes` / 8
+    bytes, but 1 MiB always and 8 MiB at most.
 
     Lines that are blank or start with # are skipped, # starts a comment, CRLF is fine; a line of a label alone is a row
     without entries. Explicit zeros are kept. Values may be nan and inf, labels may not; a number beyond the dtype is an
@@ -116,7 +119,9 @@ class SvmlightSource:
         """Yield the rows in order; `x.n_features` grows where `n_features` was not given."""
         width = self.n_features or 0
         n_rows = nnz = 0
-        for piece, lines in self._lines(max_bytes):
+        longest = min(max(max_bytes // 8, _LONG_LINE), _LONGEST_LINE)
+        hint = "check the format" if longest == _LONGEST_LINE else "check the format, or give a larger max_bytes"
+        for piece, lines in self._lines(max_bytes, longest, hint):
             n_rows += len(lines.starts)
             nnz += len(lines.indices)
             if self.n_features is None and len(lines.indices):
@@ -128,13 +133,13 @@ class SvmlightSource:
                 "expected label index:value ...: check the format, or give n_features if that is meant"
             )
 
-    def _lines(self, max_bytes: int) -> Iterator[tuple[Piece, Lines]]:
+    def _lines(self, max_bytes: int, longest: int, hint: str) -> Iterator[tuple[Piece, Lines]]:
         """Parsed pieces, of such a size that all arrays together stay below `max_bytes`, even for rows of 2 bytes."""
         from sparsestore.kernels import tokenise
 
         piece_bytes = min(_PIECE, max(max_bytes // 40, 4096))
         limit = _INT32_LIMIT if self.n_features is None else self.n_features - 1
-        for piece in self._file.pieces(piece_bytes, max(max_bytes // 8, _LONG_LINE)):
+        for piece in self._file.pieces(piece_bytes, longest, hint=hint):
             while True:
                 lines = tokenise.svmlight(
                     piece.text,
@@ -146,7 +151,7 @@ class SvmlightSource:
                 )
                 if lines.status != tokenise.OUT_OF_RANGE or limit != _INT32_LIMIT or self.n_features is not None:
                     break
-                limit = 2**63 - 2  # int32 is too narrow: from here on int64
+                limit = _HIGHEST  # int32 is too narrow: from here on int64
             if lines.status != tokenise.OK:
                 raise self._error(piece, lines)
             yield piece, lines if lines.ascending else self._in_order(piece, lines)
@@ -221,8 +226,8 @@ class SvmlightSource:
         if unknown.any():
             at = int(np.argmax(unknown))
             raise SourceError(
-                f"{self.name}:{piece.line_at(int(lines.starts[start + rows[at]]))}: label {labels[at]:g}, expected a "
-                f"whole number from 0 to {len(classes) - 1} (multilabel={len(classes)})"
+                f"{self.name}:{piece.line_at(int(lines.starts[start + rows[at]]))}: label {labels[at]:.17g}, expected "
+                f"a whole number from 0 to {len(classes) - 1} (multilabel={len(classes)})"
             )
         y = np.zeros((stop - start, len(classes)), np.uint8)
         y[rows, place] = 1
@@ -231,15 +236,22 @@ class SvmlightSource:
     def _distinct_labels(self) -> NDArray[np.float64]:
         """The first pass of ``multilabel=True``."""
         classes = np.empty(0)
-        for _, lines in self._lines(8 * _PIECE):
-            classes = np.union1d(classes, lines.labels)
-            if len(classes) > _MAX_LABELS:
-                raise SourceError(f"{self.name}: more than {_MAX_LABELS} different labels: check the format")
+        hint = "check the format, or say how many labels there are with multilabel="
+        for piece, lines in self._lines(_FIRST_PASS, _LONG_LINE, hint):
+            found, first = np.unique(lines.labels, return_index=True)
+            new = np.sort(first[np.isin(found, classes, assume_unique=True, invert=True)])
+            if len(classes) + len(new) > _MAX_LABELS:
+                row = np.searchsorted(lines.label_ptr, new[_MAX_LABELS - len(classes)], side="right") - 1
+                raise SourceError(
+                    f"{self.name}:{piece.line_at(int(lines.starts[row]))}: more than {_MAX_LABELS} different labels: "
+                    "check the format"
+                )
+            classes = np.union1d(classes, found)
         return classes
 
     def _starts_with_qid(self) -> bool:
         """Whether the first row has a query id."""
-        for piece in self._file.pieces(65536, 1 << 20):
+        for piece in self._file.pieces(65536, _LONGEST_LINE):
             for line in piece.text.tobytes().split(b"\n"):
                 if tokens := line.split(b"#")[0].split():
                     return any(token.startswith(b"qid:") for token in tokens[:2])
@@ -267,7 +279,7 @@ class SvmlightSource:
         elif lines.status == t.BELOW_BASE:
             reason = f"index 0, expected 1 or more, found {found}: give zero_based=True if the first feature is 0"
         elif lines.status == t.OUT_OF_RANGE and n is None:
-            reason = f"index beyond 2**63 - 1, found {found}"
+            reason = f"an index of more than 18 digits, found {found}"
         elif lines.status == t.OUT_OF_RANGE:
             reason = f"index too high, expected at most {n - 1 + base if n else 0} (n_features={n}), found {found}"
         elif lines.status == t.UNORDERED:

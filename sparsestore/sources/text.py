@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsestore.errors import SourceError
+from sparsestore.sources.file import FileState, shown
 
-__all__ = ["COMPRESSIONS", "Piece", "TextFile", "shown"]
+__all__ = ["COMPRESSIONS", "Piece", "TextFile"]
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 """Suffixes that may follow that of a text format."""
 
 _STEP = 256 << 10  # compressed bytes read at a time
+_FIRST = 512  # bytes that a new decoder is given at first: what a member leaves over is copied
+_MARKS = {b"\xef\xbb\xbf": "UTF-8", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 _ZSTD_STEP = 1 << 10  # zstd has no limit on its output: 32 MiB a step at worst, a few KiB in any honest file
 _WINDOW = 128 << 20  # history that a decompressor may hold: what `zstd --long` and `xz -9` need, and no more
 
@@ -48,9 +52,7 @@ class Piece:
         return self.line + int(np.count_nonzero(self.text[:offset] == 10))
 
 
-def shown(text: bytes, limit: int = 40) -> str:
-    """Bytes of a file as a message shows them: quoted, cut, nothing unprintable."""
-    return repr(text[:limit].decode("utf-8", "backslashreplace")) + ("..." if len(text) > limit else "")
+_Filled = tuple[bytes, int, Exception | None]  # text, how far the file was read, or what went wrong
 
 
 class TextFile:
@@ -62,41 +64,39 @@ class TextFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.size = path.stat().st_size
+        self.state = FileState.of(path)
+        self.size = self.state.size
         self.compressed = path.suffix.lower() in COMPRESSIONS
 
-    @contextmanager
-    def open(self) -> Iterator[tuple[Callable[[int], bytes], Callable[[], int]]]:
-        """Open at the start: a function that reads about so many bytes (b"" at the end), one that tells where."""
-        with self.path.open("rb", buffering=0) as raw:
-            yield _Decompressed(self.path, raw).read if self.compressed else raw.read, raw.tell
-
-    def pieces(self, piece_bytes: int, max_line_bytes: int, *, skip: int = 0, line: int = 1) -> Iterator[Piece]:
+    def pieces(
+        self, piece_bytes: int, max_line_bytes: int, *, skip: int = 0, line: int = 1, hint: str = "check the format"
+    ) -> Iterator[Piece]:
         """Yield the lines in order, while a thread reads and decompresses the next piece.
 
-        A line longer than `max_line_bytes` is an error. The first `skip` bytes of text are left out: they end where
-        line number `line` starts.
+        A line longer than `max_line_bytes` is an error, which ends in the `hint`; so is a file that starts with a byte
+        order mark, and one that is not as it was when it was opened. The first `skip` bytes of text are left out: they
+        end where line number `line` starts.
         """
-        with self.open() as (read, tell), ThreadPoolExecutor(1, "sparsestore-read") as thread:
-
-            def fill() -> tuple[bytes, int]:
-                parts, missing = list[bytes](), piece_bytes
-                while missing > 0 and (part := read(missing)):
-                    parts.append(part)
-                    missing -= len(part)
-                return b"".join(parts), tell()
-
-            pending = thread.submit(fill)
-            tail = list[bytes]()
-            while True:
-                block, position = pending.result()
+        requests, results = SimpleQueue[int](), SimpleQueue[_Filled]()
+        # The thread owns the file and is not waited for at the end: a generator may be finalized by the collection of
+        # garbage at any point of any thread, one that holds a lock which joining a thread takes among them.
+        Thread(target=self._serve, args=(requests, results), name="sparsestore-read", daemon=True).start()
+        try:
+            requests.put(piece_bytes)
+            tail, start, ended = list[bytes](), True, False
+            while not ended:
+                block, position, error = results.get()
+                if error is not None:
+                    raise error
+                if start:
+                    self._check_mark(block)
+                    start = False
                 if block:
-                    pending = thread.submit(fill)
+                    requests.put(piece_bytes)
                     cut = block.rfind(b"\n") + 1
-                elif any(tail):
-                    block, cut = b"\n", 1
                 else:
-                    return
+                    ended = True
+                    block, cut = (b"\n", 1) if any(tail) else (b"", 0)
                 if cut:
                     text = b"".join([*tail, memoryview(block)[:cut]])
                     tail = [block[cut:]]
@@ -109,8 +109,44 @@ class TextFile:
                 if (length := sum(map(len, tail))) > max_line_bytes:
                     raise SourceError(
                         f"{self.path}:{line}: the line has at least {length} bytes, expected at most "
-                        f"{max_line_bytes}: check the format, or give a larger max_bytes"
+                        f"{max_line_bytes}: {hint}"
                     )
+        finally:
+            requests.put(0)
+
+    def _serve(self, requests: SimpleQueue[int], results: SimpleQueue[_Filled]) -> None:
+        """Fill a piece for each request, until one for 0 bytes or an error."""
+        try:
+            with closing(FileIO(self.path)) as raw:
+                read = _Decompressed(self.path, raw).read if self.compressed else raw.read
+                while size := requests.get():
+                    text = self._filled(read, size)
+                    position = raw.tell()
+                    if position > self.size or not text:
+                        self.state.check(self.path)
+                    results.put((text, position, None))
+                    del text
+        except Exception as error:
+            results.put((b"", 0, error))
+
+    def _filled(self, read: Callable[[int], bytes], size: int) -> bytes:
+        """So many bytes, fewer at the end."""
+        text = read(size)
+        if not 0 < len(text) < size:
+            return text
+        more = bytearray(text)  # not a list of parts: a hostile file has parts of a byte
+        while len(more) < size and (part := read(size - len(more))):
+            more += part
+        return bytes(more)
+
+    def _check_mark(self, text: bytes) -> None:
+        """Numbers need no encoding but ASCII; a mark before them, or bytes between them, would become part of one."""
+        for mark, encoding in _MARKS.items():
+            if text.startswith(mark):
+                raise SourceError(
+                    f"{self.path}:1: starts with a byte order mark, {shown(mark)}, of {encoding}: expected plain ASCII "
+                    "or UTF-8 without one: save it so"
+                )
 
 
 class _Decoder(Protocol):
@@ -119,7 +155,7 @@ class _Decoder(Protocol):
     eof: bool
     unused_data: bytes
 
-    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+    def decompress(self, data: bytes | memoryview, max_length: int, /) -> bytes: ...
 
 
 class _Zstd:
@@ -139,7 +175,7 @@ class _Zstd:
     def unused_data(self) -> bytes:
         return bytes(self.frame.unused_data)
 
-    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+    def decompress(self, data: bytes | memoryview, max_length: int, /) -> bytes:
         if data:
             self.left = memoryview(self.frame.decompress(data))
         out, self.left = bytes(self.left[:max_length]), self.left[max_length:]
@@ -172,31 +208,50 @@ class _Decompressed:
         self.path, self.raw = path, raw
         self.new, self.errors, self.step = _decoder(path.suffix.lower())
         self.decoder: _Decoder = self.new()
-        self.pending = b""
+        self.input = memoryview(b"")  # read, not yet given to the decoder
+        self.pending: bytes | memoryview = b""  # given, and to be given again
+        self.give = self.step
 
     def read(self, size: int) -> bytes:
         """Some bytes, b"" at the end of the file."""
         while True:
-            if self.decoder.eof:
-                rest = self.decoder.unused_data.lstrip(b"\0")  # tar and others pad with zeros
-                while not rest:
-                    rest = self.raw.read(self.step)
-                    if not rest:
-                        return b""
-                    rest = rest.lstrip(b"\0")
-                self.decoder, self.pending = self.new(), rest
+            if self.decoder.eof and not self._next_member():
+                return b""
             try:
                 out = self.decoder.decompress(self.pending, size)
             except self.errors as error:
                 kind = self.path.suffix
-                raise SourceError(f"{self.path}: damaged {kind} data before byte {self.raw.tell()}: {error}") from error
+                raise SourceError(
+                    f"{self.path}: damaged {kind} data before byte {self._position()}: {shown(str(error))}"
+                ) from error
             self.pending = getattr(self.decoder, "unconsumed_tail", b"")
             if out:
                 return out
             if not self.decoder.eof and not self.pending:
-                self.pending = self.raw.read(self.step)
+                self.pending = self._more()
                 if not self.pending:
                     raise SourceError(
                         f"{self.path}: cut short: the file ends at byte {self.raw.tell()}, before its "
                         f"{self.path.suffix} data do"
                     )
+
+    def _more(self) -> memoryview:
+        """The next bytes of the file for the decoder, few at first: many small members must not cost many copies."""
+        if not self.input:
+            self.input = memoryview(self.raw.read(self.step))
+        some, self.input = self.input[: self.give], self.input[self.give :]
+        self.give = min(2 * self.give, self.step)
+        return some
+
+    def _next_member(self) -> bool:
+        """Start again behind a member; False where only zeros follow, with which tar and others pad."""
+        rest: bytes = self.decoder.unused_data.lstrip(b"\0")
+        while not rest:
+            if not (more := self._more()):
+                return False
+            rest = bytes(more).lstrip(b"\0")
+        self.decoder, self.pending, self.give = self.new(), rest, _FIRST
+        return True
+
+    def _position(self) -> int:
+        return self.raw.tell() - len(self.input)

@@ -22,6 +22,7 @@ NAMES: tuple[str, ...] = (
     "stateful_long",
     "appenders",
     "appenders_long",
+    "parsers",
 )
 
 

@@ -1,0 +1,46 @@
+"""What sources of files share: which files are read, that they stay as they were, how messages show what is in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from sparsestore.errors import SourceError
+
+__all__ = ["FileState", "check_file", "shown"]
+
+
+def shown(text: bytes | str, limit: int = 40) -> str:
+    """Text or bytes of a file as a message shows them: quoted, cut, nothing unprintable (so no escape sequence)."""
+    start = text[:limit].decode("utf-8", "backslashreplace") if isinstance(text, bytes) else text[:limit]
+    return repr(start) + ("..." if len(text) > limit else "")
+
+
+def check_file(path: Path) -> None:
+    """Raise unless there is a plain file: others can not be read twice, end never, or wait without an end."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder, expected a file")
+    if not path.is_file():  # read up to three times, by offset; and a read that waits for a pipe can not be interrupted
+        raise ValueError(f"{path}: is a pipe or a device, expected a file: write what it gives to one first")
+
+
+class FileState(NamedTuple):
+    """What tells that a file was written to while it was read."""
+
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileState:
+        """The file as it is now."""
+        stat = path.stat()
+        return cls(stat.st_size, stat.st_mtime_ns)
+
+    def check(self, path: Path) -> None:
+        """Raise SourceError where the file is another than it was."""
+        now = FileState.of(path)
+        if now != self:
+            change = f"from {self.size} to {now.size} bytes" if now.size != self.size else "to other content"
+            raise SourceError(f"{path}: changed while it was read, {change}: convert it once nobody writes to it")
