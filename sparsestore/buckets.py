@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import resource
-import tempfile
+import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsestore import storage
 from sparsestore.errors import ResourceError
-from sparsestore.storage import free_disk_bytes
 
 __all__ = [
     "COLUMN",
@@ -118,14 +118,16 @@ def scratch_folder(scratch: Path, n_bytes: int | None) -> Iterator[Path]:
     scratch.mkdir(parents=True, exist_ok=True)
     try:
         if n_bytes is not None:
-            free = free_disk_bytes(scratch)
+            free = storage.free_disk_bytes(scratch)
             if free < n_bytes:
                 raise ResourceError(
                     f"{scratch} has {free} bytes free, its bucket files will take about {n_bytes}: "
                     "free some, or pass a max_bytes that all fits in"
                 )
-        with tempfile.TemporaryDirectory(prefix="sort-", dir=scratch) as folder:
-            yield Path(folder)
+        # not tempfile's, which calls itself for ever where the permission to remove a file is refused (Python 3.11)
+        with storage.scratch_folder(scratch / f"sort-{uuid.uuid4().hex}") as folder:
+            folder.mkdir()
+            yield folder
     finally:
         if made:
             with suppress(OSError):  # another sort may be using it
@@ -249,7 +251,7 @@ def _named_disk_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = free_disk_bytes(folder)
+            free = storage.free_disk_bytes(folder)
             raise ResourceError(f"no space left for bucket files in {folder} ({free} bytes free)") from error
         raise
 

@@ -103,7 +103,9 @@ def gc(
             elif key in writers.lost or _is_old(storage, key, oldest):
                 removed.append(key)
         if not dry_run:
-            for key in removed:
+            for number, key in enumerate(removed):
+                if number == len(dropped) and dropped:
+                    storage.sync("versions")  # or a power cut could bring back a version without its segments
                 storage.remove(key)
     finally:
         writers.release()
