@@ -246,6 +246,8 @@ class ArrayReader:
         touched, whatever `check` says, and each time where it says "always".
     mmap : bool
         Encoded chunks are decoded straight from a map; else they are read first.
+    why_missing : callable
+        What to say of an object that is not there.
     """
 
     def __init__(
@@ -259,7 +261,9 @@ class ArrayReader:
         describe: Callable[[int, int], str],
         n_features: int | None = None,
         mmap: bool = True,
+        why_missing: Callable[[], str] = lambda: "the object is missing",
     ) -> None:
+        self._why_missing = why_missing
         self.storage = storage
         self.prefix = prefix
         self.spec = spec
@@ -362,7 +366,7 @@ class ArrayReader:
         self, number: int, start: int, stop: int, elements: tuple[int, int], error: Exception
     ) -> CorruptStoreError:
         """Bytes of a shard that could not be read."""
-        reason = "the object is missing" if isinstance(error, FileNotFoundError) else str(error)
+        reason = self._why_missing() if isinstance(error, FileNotFoundError) else str(error)
         return self._fail(number, start, stop, elements, reason)
 
     def _expected(self, unit: int) -> int:
@@ -397,7 +401,10 @@ class ArrayReader:
             self._index(number)
             present = min(per_shard, spec.n_chunks - number * per_shard)
             parts.append((entry.key, present * spec.chunk * spec.itemsize))
-        stored = self.storage.map(parts)
+        try:
+            stored = self.storage.map(parts)
+        except FileNotFoundError as error:
+            raise self._unread(0, 0, parts[0][1], (0, spec.shape[0]), error) from None
         with self._lock:
             self._mapped = stored
         return self._mapped
@@ -608,7 +615,7 @@ class ArrayReader:
         try:
             stored = self.storage.map([(entry.key, entry.length)])
         except FileNotFoundError:
-            raise self._fail(number, 0, entry.length, elements, "the object is missing") from None
+            raise self._fail(number, 0, entry.length, elements, self._why_missing()) from None
         except CorruptStoreError as error:
             raise self._fail(number, 0, entry.length, elements, str(error)) from None
         with self._lock:

@@ -17,6 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 from sparsestore.batch import Batch
 from sparsestore.buffers import Buffers
 from sparsestore.forking import Lock, check_process
+from sparsestore.manifest import versions
 from sparsestore.plan.partition import Piece, pieces
 from sparsestore.prefetch import prefetch
 from sparsestore.read_ahead import ReadAhead
@@ -307,7 +308,7 @@ class Loader:
             f"{name} is {state[name]!r}, here {here!r}" for name, here in self._terms().items() if state[name] != here
         ]
         if differ:
-            raise ValueError(f"the state belongs to another loader: {'; '.join(differ)}")
+            raise ValueError(f"the state belongs to another loader: {'; '.join(differ)}{self._hint(state['version'])}")
         numbers = {name: state[name] for name in ("seed", "block_rows", "window_rows", "epoch", "batch")}
         for name, value in numbers.items():
             if type(value) is not int or value < 0:
@@ -320,6 +321,14 @@ class Loader:
         with self._lock:
             self.plan, self.pieces, self._firsts = plan, share, firsts
             self._position = self._next = (epoch, batch)
+
+    def _hint(self, version: Any) -> str:
+        """How to go on from a state of this version."""
+        if version == self._reader.version:
+            return ""
+        if version in versions(self._reader.storage):
+            return f". Open the store with version={version} to go on from it"
+        return f". Version {version} is not there any more: gc keeps as many as keep_versions says"
 
     def _fingerprint(self) -> str:
         """Of the view: its rows and its features; found once."""
