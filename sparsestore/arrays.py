@@ -316,7 +316,7 @@ class ArrayReader:
 
     def _index(self, number: int) -> NDArray[np.uint64]:
         """(offset, length) of each inner chunk of a shard; checked once."""
-        with self._lock:
+        with self._lock():
             if number in self._indexes:
                 return self._indexes[number]
         entry = self._entries[number]
@@ -341,7 +341,7 @@ class ArrayReader:
                 or not (index[:present, 1] == spec.chunk * spec.itemsize).all()
             ):
                 raise self._fail(number, start, entry.length, elements, "uncompressed chunks do not lie end to end")
-        with self._lock:
+        with self._lock():
             self._indexes[number] = index
         return index
 
@@ -374,7 +374,7 @@ class ArrayReader:
 
     def _checksums(self) -> NDArray[np.uint32]:
         """Of each unit; read once."""
-        with self._lock:
+        with self._lock():
             if self._checks is None:
                 if self._load_checks is None:
                     raise CorruptStoreError(f"{self.storage.name}: {self.prefix} has no checksums")
@@ -391,7 +391,7 @@ class ArrayReader:
 
     def mapped(self) -> Array:
         """The whole array over its mapped shards, read-only; not checked: see `verify`."""
-        with self._lock:
+        with self._lock():
             if self._mapped is not None:
                 return self._mapped
         spec = self.spec
@@ -405,7 +405,7 @@ class ArrayReader:
             stored = self.storage.map(parts)
         except FileNotFoundError as error:
             raise self._unread(0, 0, parts[0][1], (0, spec.shape[0]), error) from None
-        with self._lock:
+        with self._lock():
             self._mapped = stored
         return self._mapped
 
@@ -618,7 +618,7 @@ class ArrayReader:
             raise self._fail(number, 0, entry.length, elements, self._why_missing()) from None
         except CorruptStoreError as error:
             raise self._fail(number, 0, entry.length, elements, str(error)) from None
-        with self._lock:
+        with self._lock():
             self._stored.setdefault(number, stored)
 
     def _elements(self, first: int, last: int) -> tuple[int, int]:

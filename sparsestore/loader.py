@@ -17,7 +17,6 @@ from numpy.typing import DTypeLike, NDArray
 from sparsestore.batch import Batch
 from sparsestore.buffers import Buffers
 from sparsestore.forking import Lock, check_process
-from sparsestore.manifest import versions
 from sparsestore.plan.partition import Piece, pieces
 from sparsestore.prefetch import prefetch
 from sparsestore.read_ahead import ReadAhead
@@ -225,7 +224,7 @@ class Loader:
         The iteration after it starts at the next epoch's first batch, or, with `across`, at the same batch of the next
         epoch: for a consumer that always takes ``len(loader)`` batches, across the border where need be.
         """
-        with self._lock:
+        with self._lock():
             epoch, batch = self._position = self._next
             self._next = (epoch + 1, batch if across else 0)
         return epoch, batch
@@ -318,7 +317,7 @@ class Loader:
         share, firsts = self._share(plan)
         if batch >= firsts[-1]:
             raise ValueError(f"batch of the state is {batch}, expected below {firsts[-1]}, the batches of an epoch")
-        with self._lock:
+        with self._lock():
             self.plan, self.pieces, self._firsts = plan, share, firsts
             self._position = self._next = (epoch, batch)
 
@@ -326,7 +325,7 @@ class Loader:
         """How to go on from a state of this version."""
         if version == self._reader.version:
             return ""
-        if version in versions(self._reader.storage):
+        if version in self._reader.versions:
             return f". Open the store with version={version} to go on from it"
         return f". Version {version} is not there any more: gc keeps as many as keep_versions says"
 

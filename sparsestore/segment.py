@@ -61,7 +61,7 @@ class RowOffsets:
         for places in (rows // chunk, (rows + 1) // chunk):  # of where a row starts and ends
             touched[places[np.flatnonzero(places[1:] != places[:-1])]] = True
             touched[places[-1:]] = True
-        with self._lock:
+        with self._lock():
             for number, offsets in self._indptr.each_chunk(np.flatnonzero(touched & ~self._loaded)):
                 self._load(number, offsets)
             self._all = bool(self._loaded.all())
@@ -244,14 +244,14 @@ class Segment:
 
     def spec(self, path: str) -> ArraySpec:
         """Description of an array."""
-        with self._lock:
+        with self._lock():
             if path in self._arrays:
                 return self._arrays[path].spec
         return ArraySpec.from_document(self._document_of(path), f"{self._storage.name}: {self.prefix}/{path}/zarr.json")
 
     def array(self, path: str) -> ArrayReader:
         """Reader of an array, made once."""
-        with self._lock:
+        with self._lock():
             if path not in self._arrays:
                 whole = path.startswith(("stats/", "checksums/"))
                 spec = self.spec(path)

@@ -274,23 +274,22 @@ def test_a_lock_is_free_in_the_child_unless_its_owner_forked() -> None:
     lock, taken, done = forking.Lock(), threading.Event(), threading.Event()
 
     def hold() -> None:
-        with lock:
+        with lock():
             taken.set()
             done.wait(30)
 
     thread = threading.Thread(target=hold)
     thread.start()
     taken.wait(30)
-    with forking.Lock() as _:
-        mine = forking.Lock()
-        with mine:
-            child = os.fork()
-            if not child:
-                signal.alarm(20)
-                with lock, mine:
-                    pass
+    mine = forking.Lock()
+    with mine():
+        child = os.fork()
         if not child:
-            os._exit(0)
+            signal.alarm(20)
+            with lock(), mine():
+                pass
+    if not child:
+        os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     done.set()
     thread.join()
@@ -330,13 +329,11 @@ def test_the_check_for_hanging_children_can_fail(store: Path) -> None:
     done = script(
         """
         from sparsestore import forking
-        forking.Lock = threading.RLock
-        import sparsestore.reader
-        sparsestore.reader.Lock = threading.RLock
+        forking.Lock._renew = lambda lock: None
         store = ss.open(path)
         taken, done = threading.Event(), threading.Event()
         def hold():
-            with store._reader._lock:
+            with store._reader._lock():
                 taken.set(); done.wait()
         threading.Thread(target=hold, daemon=True).start()
         taken.wait()
@@ -353,11 +350,13 @@ def test_the_check_for_hanging_children_can_fail(store: Path) -> None:
 def test_an_interrupt_at_any_time_of_an_epoch_leaves_no_thread_and_a_loader_that_goes_on(store: Path) -> None:
     passes(
         """
-        import random
+        import random, warnings
+        warnings.simplefilter("ignore", ResourceWarning)  # of a file that was just opened: it is closed all the same
         signal.signal(signal.SIGALRM, signal.default_int_handler)
         rng = random.Random(0)
         store = ss.open(path)
         whole = epoch(store, 16)
+        assert store.verify() == []  # extension modules have been imported: Cython's swallow what interrupts that
         loaders = [store.loader(16, shuffle=True, seed=5, layout=layout) for layout in ("sparse", "dense")]
         for number in range(120):
             loader, interrupted = loaders[number % 2], False
@@ -368,7 +367,8 @@ def test_an_interrupt_at_any_time_of_an_epoch_leaves_no_thread_and_a_loader_that
                         for batch in loader:
                             pass
                     else:
-                        store.verify(), ss.open(path)[::3]
+                        assert (found := store.verify()) == [], found
+                        ss.open(path)[::3]
             except KeyboardInterrupt:
                 interrupted = True
             assert interrupted
@@ -376,7 +376,7 @@ def test_an_interrupt_at_any_time_of_an_epoch_leaves_no_thread_and_a_loader_that
             until = time.monotonic() + 2
             while any(thread.ident is None for thread in threading.enumerate()) and time.monotonic() < until:
                 time.sleep(0.001)
-            assert [thread.name for thread in threading.enumerate()] == ["MainThread"]
+            assert len(threading.enumerate()) == 1, threading.enumerate()
             state = loader.state_dict()
             loader.load_state_dict({**state, "epoch": 0, "batch": 3})
             assert np.array_equal(np.concatenate([batch.row_ids for batch in loader]), whole[48:])
@@ -507,6 +507,7 @@ def test_reading_writes_nothing(store: Path) -> None:
     assert f"{store}: sound" in out
 
 
+@pytest.mark.parametrize("store", ["raw"], indirect=True)
 def test_a_tensorflow_dataset_writes_nothing_to_a_store_that_can_not_be_written(store: Path) -> None:
     pytest.importorskip("tensorflow")
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
@@ -533,21 +534,26 @@ def test_machine_code_that_can_not_be_kept_is_used_all_the_same(tmp_path: Path, 
     assert passes("epoch(ss.open(path)); print('read')", path, NUMBA_CACHE_DIR="/dev/null/x", **options) == "read\n"
 
 
-def test_with_little_memory_reading_works_or_says_so_and_goes_on_after_it(store: Path) -> None:
+@pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])
+def test_with_little_memory_reading_works_or_says_so_and_goes_on_after_it(store: Path, warm: bool) -> None:
+    """Twenty limits of address space; warm: compiled loops are loaded and threads have had stacks before."""
+    passes("reads(ss.open(path))", store)  # compiled loops are on disk
     out = passes(
         """
         def limit(n_bytes):
             resource.setrlimit(resource.RLIMIT_AS, (n_bytes, resource.RLIM_INFINITY))
 
-        reads(ss.open(path))
-        size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-        worked = []
+        import numpy.ma, numpy.random, numcodecs.blosc, numcodecs.vlen, pathlib, scipy.sparse, zstandard
+        if sys.argv[2] == "True":
+            reads(ss.open(path))
+        size = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        found = []
 
         def tries(level):
             store = ss.open(path)
             loader = store.loader(64, shuffle=True, seed=5)
             try:
-                limit(size + level * (1 << 20) - (1 << 19))
+                limit(size + level)
                 try:
                     for batch in loader:
                         assert right(batch.x, batch.row_ids, batch.y)
@@ -564,24 +570,26 @@ def test_with_little_memory_reading_works_or_says_so_and_goes_on_after_it(store:
             assert store.verify() == []
             os._exit(0 if worked else 3)
 
+        warm = sys.argv[2] == "True"
         for level in range(20):
             child = os.fork()
             if not child:
                 faulthandler.dump_traceback_later(30, exit=True)
                 try:
-                    tries(level * level // 2)
+                    # from half a MiB less than there is to far more than is needed
+                    tries((level - 2 << 18) * (1 if warm else 10) if level < 19 else 1 << 30)
                 except BaseException:
                     traceback.print_exc()
                     os._exit(1)
-            worked.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-        print(worked)
+            found.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        print(*found)
         """,
         store,
+        warm,
     )
-    found = eval(out)
-    assert set(found) == {0, 3}, "it works with much memory, and with little it is told"
-    assert found[-1] == 0
-    assert found[0] == 3
+    found = out.split()
+    assert set(found) == {"0", "3"}, found  # it works, or it is told
+    assert (found[0], found[-1]) == ("3", "0")
 
 
 def test_few_descriptors_suffice_for_many_stores_and_segments(tmp_path: Path) -> None:
@@ -595,8 +603,8 @@ def test_few_descriptors_suffice_for_many_stores_and_segments(tmp_path: Path) ->
         """
         used = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
         resource.setrlimit(resource.RLIMIT_NOFILE, (used + 12, used + 12))
-        stores = [ss.open(path, mmap=number % 3 > 0) for number in range(100)]
-        for store in stores:
+        stores = [ss.open(path, mmap=number % 3 > 0) for number in range(200)]
+        for store in stores[::8]:
             rows = np.sort(np.concatenate([batch.row_ids for batch in store.loader(1024, shuffle=True)]))
             assert np.array_equal(rows, np.arange(len(store)))
             assert store.column("name")[1234] == "row 1234"
