@@ -246,6 +246,8 @@ class ArrayReader:
         touched, whatever `check` says, and each time where it says "always".
     mmap : bool
         Encoded chunks are decoded straight from a map; else they are read first.
+    why_missing : callable
+        What to say of an object that is not there.
     """
 
     def __init__(
@@ -259,7 +261,9 @@ class ArrayReader:
         describe: Callable[[int, int], str],
         n_features: int | None = None,
         mmap: bool = True,
+        why_missing: Callable[[], str] = lambda: "the object is missing",
     ) -> None:
+        self._why_missing = why_missing
         self.storage = storage
         self.prefix = prefix
         self.spec = spec
@@ -312,7 +316,7 @@ class ArrayReader:
 
     def _index(self, number: int) -> NDArray[np.uint64]:
         """(offset, length) of each inner chunk of a shard; checked once."""
-        with self._lock:
+        with self._lock():
             if number in self._indexes:
                 return self._indexes[number]
         entry = self._entries[number]
@@ -337,7 +341,7 @@ class ArrayReader:
                 or not (index[:present, 1] == spec.chunk * spec.itemsize).all()
             ):
                 raise self._fail(number, start, entry.length, elements, "uncompressed chunks do not lie end to end")
-        with self._lock:
+        with self._lock():
             self._indexes[number] = index
         return index
 
@@ -362,7 +366,7 @@ class ArrayReader:
         self, number: int, start: int, stop: int, elements: tuple[int, int], error: Exception
     ) -> CorruptStoreError:
         """Bytes of a shard that could not be read."""
-        reason = "the object is missing" if isinstance(error, FileNotFoundError) else str(error)
+        reason = self._why_missing() if isinstance(error, FileNotFoundError) else str(error)
         return self._fail(number, start, stop, elements, reason)
 
     def _expected(self, unit: int) -> int:
@@ -370,7 +374,7 @@ class ArrayReader:
 
     def _checksums(self) -> NDArray[np.uint32]:
         """Of each unit; read once."""
-        with self._lock:
+        with self._lock():
             if self._checks is None:
                 if self._load_checks is None:
                     raise CorruptStoreError(f"{self.storage.name}: {self.prefix} has no checksums")
@@ -387,7 +391,7 @@ class ArrayReader:
 
     def mapped(self) -> Array:
         """The whole array over its mapped shards, read-only; not checked: see `verify`."""
-        with self._lock:
+        with self._lock():
             if self._mapped is not None:
                 return self._mapped
         spec = self.spec
@@ -397,8 +401,11 @@ class ArrayReader:
             self._index(number)
             present = min(per_shard, spec.n_chunks - number * per_shard)
             parts.append((entry.key, present * spec.chunk * spec.itemsize))
-        stored = self.storage.map(parts)
-        with self._lock:
+        try:
+            stored = self.storage.map(parts)
+        except FileNotFoundError as error:
+            raise self._unread(0, 0, parts[0][1], (0, spec.shape[0]), error) from None
+        with self._lock():
             self._mapped = stored
         return self._mapped
 
@@ -608,10 +615,10 @@ class ArrayReader:
         try:
             stored = self.storage.map([(entry.key, entry.length)])
         except FileNotFoundError:
-            raise self._fail(number, 0, entry.length, elements, "the object is missing") from None
+            raise self._fail(number, 0, entry.length, elements, self._why_missing()) from None
         except CorruptStoreError as error:
             raise self._fail(number, 0, entry.length, elements, str(error)) from None
-        with self._lock:
+        with self._lock():
             self._stored.setdefault(number, stored)
 
     def _elements(self, first: int, last: int) -> tuple[int, int]:

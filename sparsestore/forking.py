@@ -10,7 +10,7 @@ import importlib
 import logging  # noqa: F401 - see below
 import os
 import threading
-from types import TracebackType
+from contextlib import AbstractContextManager
 from typing import Any
 
 __all__ = ["Lock", "check_process", "imported", "undivided"]
@@ -20,12 +20,13 @@ class Lock:
     """A reentrant lock that is free in a forked child, whichever other thread held it when the process forked.
 
     For state that stays whole when the thread that changes it stops between two lines: what it had not finished is done
-    again in the child.
+    again in the child. Called, it gives the lock of this process: ``with`` is to be used on that, as a Ctrl-C inside an
+    ``__enter__`` written in Python would leave it taken.
 
     Examples
     --------
     >>> lock = Lock()
-    >>> with lock, lock:
+    >>> with lock(), lock():
     ...     pass
     """
 
@@ -33,15 +34,11 @@ class Lock:
         self._lock = threading.RLock()
         self._process = _process
 
-    def __enter__(self) -> None:
+    def __call__(self) -> AbstractContextManager[bool]:
+        """The lock as it is in this process."""
         if self._process is not _process:
             self._renew()
-        self._lock.acquire()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._lock.release()
+        return self._lock
 
     def _renew(self) -> None:
         with _renewing:

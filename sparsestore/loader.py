@@ -224,7 +224,7 @@ class Loader:
         The iteration after it starts at the next epoch's first batch, or, with `across`, at the same batch of the next
         epoch: for a consumer that always takes ``len(loader)`` batches, across the border where need be.
         """
-        with self._lock:
+        with self._lock():
             epoch, batch = self._position = self._next
             self._next = (epoch + 1, batch if across else 0)
         return epoch, batch
@@ -307,7 +307,7 @@ class Loader:
             f"{name} is {state[name]!r}, here {here!r}" for name, here in self._terms().items() if state[name] != here
         ]
         if differ:
-            raise ValueError(f"the state belongs to another loader: {'; '.join(differ)}")
+            raise ValueError(f"the state belongs to another loader: {'; '.join(differ)}{self._hint(state['version'])}")
         numbers = {name: state[name] for name in ("seed", "block_rows", "window_rows", "epoch", "batch")}
         for name, value in numbers.items():
             if type(value) is not int or value < 0:
@@ -317,9 +317,17 @@ class Loader:
         share, firsts = self._share(plan)
         if batch >= firsts[-1]:
             raise ValueError(f"batch of the state is {batch}, expected below {firsts[-1]}, the batches of an epoch")
-        with self._lock:
+        with self._lock():
             self.plan, self.pieces, self._firsts = plan, share, firsts
             self._position = self._next = (epoch, batch)
+
+    def _hint(self, version: Any) -> str:
+        """How to go on from a state of this version."""
+        if version == self._reader.version:
+            return ""
+        if version in self._reader.versions:
+            return f". Open the store with version={version} to go on from it"
+        return f". Version {version} is not there any more: gc keeps as many as keep_versions says"
 
     def _fingerprint(self) -> str:
         """Of the view: its rows and its features; found once."""

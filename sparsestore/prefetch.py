@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from _thread import LockType, allocate_lock, start_new_thread
 from collections.abc import Generator, Iterable, Iterator
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Thread, current_thread
 from typing import Any, TypeVar
 
@@ -84,7 +84,12 @@ def _consume(items: Iterable[T], depth: int) -> Generator[T, None, None]:
             raise _exhausted(error) from None
         while True:
             check_process(process)
-            message = made.get()
+            try:
+                message = made.get(timeout=_PATIENCE_S)
+            except Empty:
+                if not thread.is_alive() and made.empty():  # it had not even the memory to tell of it
+                    raise ResourceError("a thread ended at once: there is no memory for it (ulimit -v)") from None
+                continue
             if message is None:
                 break
             if isinstance(message, BaseException):
@@ -103,6 +108,9 @@ def _consume(items: Iterable[T], depth: int) -> Generator[T, None, None]:
                 raise
 
 
+_PATIENCE_S = 5.0
+
+
 def _exhausted(error: RuntimeError) -> ResourceError:
     return ResourceError(f"{error}: there is no memory for one (ulimit -v), or there are too many (ulimit -u)")
 
@@ -118,11 +126,13 @@ def _start(thread: Thread, made: SimpleQueue[Any], ended: LockType) -> None:
 def _stop(thread: Thread, wanted: SimpleQueue[None], stopped: list[bool], ended: LockType) -> None:
     stopped.append(True)
     wanted.put(None)
-    if current_thread() is not thread:
-        with ended:
-            pass
-        if thread.ident is not None:
-            thread.join()
+    # it is not alive in a fork either, nor where `start` was interrupted: then it ends as soon as it begins
+    if current_thread() is not thread and thread.is_alive():
+        while not ended.acquire(timeout=_PATIENCE_S):
+            if not thread.is_alive():
+                return
+        ended.release()
+        thread.join()
 
 
 def _produce(

@@ -21,7 +21,7 @@ from sparsestore.forking import Lock, imported
 from sparsestore.format import ROW_ID, ColumnSchema, Manifest, ObjectEntry
 from sparsestore.kernels import gather
 from sparsestore.kernels.coordinates import coordinates
-from sparsestore.manifest import read_manifest, segment_lines
+from sparsestore.manifest import read_manifest, segment_lines, versions
 from sparsestore.parallel import over_rows
 from sparsestore.segment import Segment
 from sparsestore.statistics import BLOCK_SIZES, LabelStatistics, merge
@@ -349,6 +349,11 @@ class Reader:
         return self.manifest.version
 
     @property
+    def versions(self) -> list[int]:
+        """Numbers of all versions that are there now."""
+        return versions(self.storage)
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(rows, features)."""
         return self.manifest.rows, self.manifest.n_features
@@ -371,7 +376,7 @@ class Reader:
 
     def segment(self, number: int) -> Segment:
         """A segment, opened when it is first asked for."""
-        with self._lock:
+        with self._lock():
             if number not in self._segments:
                 self._segments[number] = self._open(number)
             return self._segments[number]
@@ -552,7 +557,7 @@ class Reader:
 
     def close(self) -> None:
         """Forget all open segments. Arrays handed out stay valid: a map goes with its last user."""
-        with self._lock:
+        with self._lock():
             self._segments.clear()
 
 

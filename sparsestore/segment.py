@@ -14,9 +14,10 @@ from sparsestore.checksum import PIECE, crc32c
 from sparsestore.documents import parse_json
 from sparsestore.errors import CorruptStoreError
 from sparsestore.forking import Lock
-from sparsestore.format import ObjectEntry, SegmentDocument, SegmentLine
+from sparsestore.format import ObjectEntry, SegmentDocument, SegmentLine, manifest_key
 from sparsestore.kernels import gather
 from sparsestore.kernels import offsets as kernels
+from sparsestore.manifest import latest_version
 from sparsestore.storage import Advice, LocalStorage
 from sparsestore.zarr_format import ArraySpec
 
@@ -60,7 +61,7 @@ class RowOffsets:
         for places in (rows // chunk, (rows + 1) // chunk):  # of where a row starts and ends
             touched[places[np.flatnonzero(places[1:] != places[:-1])]] = True
             touched[places[-1:]] = True
-        with self._lock:
+        with self._lock():
             for number, offsets in self._indptr.each_chunk(np.flatnonzero(touched & ~self._loaded)):
                 self._load(number, offsets)
             self._all = bool(self._loaded.all())
@@ -191,9 +192,21 @@ class Segment:
         try:
             return self._storage.read(key)
         except FileNotFoundError:
-            raise self._damaged(key, 0, 0, "the object is missing") from None
+            raise self._damaged(key, 0, 0, self._why_missing()) from None
         except CorruptStoreError as error:
             raise self._damaged(key, 0, 0, str(error)) from None
+
+    def _why_missing(self) -> str:
+        """What is to be said of an object that is not there."""
+        if self._storage.exists(manifest_key(self._version)):
+            return "the object is missing"
+        newest = latest_version(self._storage)
+        if newest is None:
+            return "the object is missing, and so are all versions: the store was removed"
+        return (
+            f"the object is missing, and so is version {self._version}: gc removed it while it was open. Open the "
+            f"store again, its newest version is {newest}; gc(keep_versions=...) keeps those that are in use"
+        )
 
     def _damaged(self, key: str, start: int, stop: int, reason: str) -> CorruptStoreError:
         rows = f"rows {self.start} to {self.start + self.rows}"
@@ -209,7 +222,7 @@ class Segment:
             try:
                 found = self._storage.length(entry.key)
             except FileNotFoundError:
-                raise self._damaged(entry.key, 0, entry.length, "the object is missing") from None
+                raise self._damaged(entry.key, 0, entry.length, self._why_missing()) from None
             except CorruptStoreError as error:
                 raise self._damaged(entry.key, 0, entry.length, str(error)) from None
             if found != entry.length:
@@ -231,14 +244,14 @@ class Segment:
 
     def spec(self, path: str) -> ArraySpec:
         """Description of an array."""
-        with self._lock:
+        with self._lock():
             if path in self._arrays:
                 return self._arrays[path].spec
         return ArraySpec.from_document(self._document_of(path), f"{self._storage.name}: {self.prefix}/{path}/zarr.json")
 
     def array(self, path: str) -> ArrayReader:
         """Reader of an array, made once."""
-        with self._lock:
+        with self._lock():
             if path not in self._arrays:
                 whole = path.startswith(("stats/", "checksums/"))
                 spec = self.spec(path)
@@ -255,6 +268,7 @@ class Segment:
                     lambda first, last: self._rows_of(path, first, last),
                     self._n_features if path == "X/indices" else None,
                     self._mmap,
+                    self._why_missing,
                 )
             return self._arrays[path]
 

@@ -558,7 +558,12 @@ class LocalStorage:
         if sys.platform == "win32" or stop <= start or (advice is Advice.DONE and sys.platform != "linux"):
             return
         base = mapped.__array_interface__["data"][0]
-        step = _read_at_once(self.root.stat().st_dev) if advice is Advice.SOON else stop
+        step = stop
+        if advice is Advice.SOON:
+            try:
+                step = _read_at_once(self.root.stat().st_dev)
+            except OSError:  # removed meanwhile; what is mapped stays
+                step = _READ_AHEAD
         for at in range(start // step * step, stop, step):
             first, last = base + max(at, start), base + min(at + step, stop)
             first -= first % _mmap.PAGESIZE

@@ -124,6 +124,7 @@ class FakeReader:
         self.matrix = x
         self.values = columns or {}
         self.version = version
+        self.versions = [version]
         self.before_find = before_find
         self.found: list[NDArray[np.int64]] = []
         self.columns = {

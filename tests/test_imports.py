@@ -73,7 +73,7 @@ TABLE: dict[str, set[str]] = {
     "window": {"batch", "buffers", "csr", "reader", "storage"},
     "plan": {"errors", "forking", "kernels", "plan"},
     "batch": {"csr", "errors"},
-    "loader": {"batch", "buffers", "plan", "csr", "forking", "reader", "prefetch", "read_ahead", "window", "errors"},
+    "loader": {"batch", "buffers", "plan", "csr", "forking", "reader", "prefetch", "read_ahead", "window"} | {"errors"},
     "sources": SHARED,
     "sources.npz": {*SHARED, "sources.npy"},
     "sources.registry": {"errors", "sources"},

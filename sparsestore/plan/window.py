@@ -156,7 +156,7 @@ class Plan:
         return WindowRows(positions, shuffling.order(self.seed, shuffling.WINDOW, epoch, w, stop - start))
 
     def _epoch_state(self, epoch: int) -> _Epoch:
-        with self._lock:  # threads that start an epoch together wait for one permutation instead of each making it
+        with self._lock():  # threads that start an epoch together wait for one permutation instead of each making it
             if self._epoch is None or self._epoch[0] != epoch:
                 permutation = shuffling.Permutation(self.n_blocks, self.seed, epoch)
                 at = permutation.inverse(self._short.blocks)
