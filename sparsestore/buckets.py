@@ -197,7 +197,7 @@ class BucketFiles:
 
     def frames(self, bucket: int) -> Iterator[Arrays]:
         """Frames of a bucket in the order they were appended."""
-        with self._path(bucket).open("rb") as file:
+        with _named_disk_errors(self.folder), self._path(bucket).open("rb") as file:
             while line := file.readline():
                 arrays = {}
                 for name, dtype, shape in json.loads(line):
@@ -211,7 +211,7 @@ class BucketFiles:
         at: dict[str, int] = {}
         if not self._lengths[bucket]:
             return {name: np.zeros(0, dtype) for name, dtype in self.dtypes.items()}
-        with self._path(bucket).open("rb") as file:
+        with _named_disk_errors(self.folder), self._path(bucket).open("rb") as file:
             while line := file.readline():
                 for name, dtype, shape in json.loads(line):
                     if name not in out:
@@ -246,14 +246,16 @@ def _fill(file: BufferedReader, array: Array) -> None:
 
 @contextmanager
 def _named_disk_errors(folder: Path) -> Iterator[None]:
-    """Make a full disk an error that names the folder."""
+    """Make errors name the folder, and a full disk one of resources."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = storage.free_disk_bytes(folder)
             raise ResourceError(f"no space left for bucket files in {folder} ({free} bytes free)") from error
-        raise
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
 def _encoded(arrays: Arrays) -> Arrays:

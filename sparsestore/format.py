@@ -42,6 +42,8 @@ def column_problem(name: Any) -> str | None:
     """What is wrong with a column name; None when it can be the name of an array."""
     if not isinstance(name, str) or not name:
         return f"a column name must be a non-empty string, found {name!r}"
+    if any("\ud800" <= letter <= "\udfff" for letter in name):
+        return f"column name {name!r} is no valid text: rename it"
     if (
         "/" in name
         or key_problem(name)
@@ -53,8 +55,6 @@ def column_problem(name: Any) -> str | None:
             f"column name {name!r} can not be stored: it must have no '/', backslash or control character, not start "
             f"with '.' or '__' and not end with '.mask'; rename it"
         )
-    if any("\ud800" <= letter <= "\udfff" for letter in name):
-        return f"column name {name!r} is no valid text: rename it"
     if len(name.encode()) > 200:
         return f"column name {name[:40]!r}... is longer than 200 bytes; rename it"
     return None

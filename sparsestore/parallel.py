@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import threading
 from _thread import LockType, allocate_lock, start_new_thread
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from itertools import pairwise
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 import numpy as np
@@ -94,9 +94,7 @@ def _over(work: Callable[[int, int], None], cuts: list[int]) -> None:
             break
         helpers.append(busy)
     run()
-    for busy in helpers:
-        with busy:
-            pass
+    _wait(helpers)
     if errors:
         raise errors.pop(0)  # a name for it would be held by its own traceback, and with it all that was copied
 
@@ -127,41 +125,59 @@ def as_done(work: Callable[[T], R], tasks: Sequence[T], n_threads: int | None = 
     if wanted <= 1:
         yield from map(work, tasks)
         return
-    todo = iter(tasks)
-    lock = threading.Lock()
-    stopped = threading.Event()
+    todo = deque(tasks)
+    stopped: list[bool] = []
     done: SimpleQueue[tuple[R | None, BaseException | None]] = SimpleQueue()
 
-    def run() -> None:
-        while not stopped.is_set():
-            with lock:
-                task = next(todo, todo)
-            if task is todo:
-                return
-            try:
-                done.put((work(task), None))  # type: ignore[arg-type]
-            except BaseException as error:
-                done.put((None, error))
-                return
+    # Locks of C and atomic calls alone: a Ctrl-C in the middle of those that are Python would leave them locked.
+    def run(busy: LockType) -> None:
+        with busy:
+            while not stopped:
+                try:
+                    task = todo.popleft()
+                except IndexError:
+                    return
+                try:
+                    done.put((work(task), None))
+                except BaseException as error:
+                    done.put((None, error))
+                    return
 
-    threads: list[threading.Thread] = []
+    helpers: list[LockType] = []
     try:
         for _ in range(wanted):
-            thread = threading.Thread(target=run, daemon=True)
+            helpers.append(allocate_lock())
             try:
-                thread.start()
+                start_new_thread(run, (helpers[-1],))
             except RuntimeError:  # no memory for a stack, or too many threads: fewer do it, or this one
+                helpers.pop()
                 break
-            threads.append(thread)
         for _ in tasks:
-            if not threads:
-                yield work(next(todo))
-                continue
-            result, error = done.get()
+            while True:
+                try:
+                    result, error = done.get(timeout=_PATIENCE_S if helpers else 0)
+                    break
+                except Empty:  # a thread may have ended before it began: it had not the memory to tell of it
+                    if not any(busy.locked() for busy in helpers) and done.empty() and todo:
+                        result, error = work(todo.popleft()), None
+                        break
             if error is not None:
                 raise error
             yield result  # type: ignore[misc]
     finally:
-        stopped.set()
-        for thread in threads:
-            thread.join()
+        stopped.append(True)
+        try:
+            _wait(helpers)
+        except BaseException:  # interrupted once more
+            _wait(helpers)
+            raise
+
+
+_PATIENCE_S = 1.0
+
+
+def _wait(helpers: Sequence[LockType]) -> None:
+    """Until none of those that have begun works any more."""
+    for busy in helpers:
+        with busy:
+            pass

@@ -13,11 +13,11 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -39,6 +39,8 @@ __all__ = [
 ]
 
 Bytes = NDArray[np.uint8]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 LARGE_PAGE = 1 << 21
 """Bytes that x86 and ARM map at once where they lie together."""
@@ -72,6 +74,53 @@ def open_storage(path: str | os.PathLike[str]) -> LocalStorage:
     return LocalStorage(Path(text))
 
 
+def _named(error: OSError, path: str | Path) -> OSError | ResourceError:
+    """The same error with the whole path of its file, where it has a name inside a folder, a descriptor or nothing."""
+    if error.errno is None or (isinstance(error.filename, str) and Path(error.filename).is_absolute()):
+        return error  # the package's own, or one that has its path
+    if error.errno in (errno.EMFILE, errno.ENOMEM):
+        return _exhausted(error, str(path))
+    return OSError(error.errno, os.strerror(error.errno), str(path))
+
+
+@contextlib.contextmanager
+def _naming(path: str | Path) -> Iterator[None]:
+    """Errors of the block name the file."""
+    try:
+        yield
+    except OSError as error:
+        named = _named(error, path)
+        if named is error:
+            raise
+        raise named from error
+
+
+def _names_its_key(
+    method: Callable[Concatenate[LocalStorage, str, P], R],
+) -> Callable[Concatenate[LocalStorage, str, P], R]:
+    """For methods whose first argument is a key: their errors name the file."""
+
+    @functools.wraps(method)
+    def naming(self: LocalStorage, key: str, /, *arguments: P.args, **named_arguments: P.kwargs) -> R:
+        try:
+            return method(self, key, *arguments, **named_arguments)
+        except OSError as error:
+            named = _named(error, f"{self.root}{os.sep}{key}" if key else self.root)
+            if named is error:
+                raise
+            raise named from error
+
+    return naming
+
+
+def _pieces(descriptor: int, length: int) -> Iterator[bytes]:
+    """All bytes of an open file, a MiB at a time; about `length` are expected."""
+    at = 0
+    while piece := os.pread(descriptor, min(max(length + 1 - at, 1 << 12), 1 << 20), at):
+        at += len(piece)
+        yield piece
+
+
 @dataclass
 class ObjectWriter:
     """A new object, written front to back.
@@ -79,11 +128,14 @@ class ObjectWriter:
     Attributes
     ----------
     key : str
+    path : Path
+        For errors.
     length, crc32c : int
         Of what was written so far.
     """
 
     key: str
+    path: Path
     descriptor: int
     length: int = 0
     crc32c: int = 0
@@ -109,24 +161,27 @@ class ObjectWriter:
         self._pending += view[whole:]
 
     def _put(self, view: memoryview) -> None:
-        while len(view):
-            view = view[os.write(self.descriptor, view) :]
+        with _naming(self.path):
+            while len(view):
+                view = view[os.write(self.descriptor, view) :]
 
     def close(self) -> None:
         """Make it durable."""
         if self.descriptor >= 0:
             self._put(memoryview(self._pending))
             descriptor, self.descriptor = self.descriptor, -1
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            with _naming(self.path):
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
 
     def discard(self) -> None:
         """Close without making anything durable."""
         if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
+            descriptor, self.descriptor = self.descriptor, -1
+            with contextlib.suppress(OSError):  # nobody will read it
+                os.close(descriptor)
 
 
 class Held:
@@ -137,27 +192,26 @@ class Held:
     key : str
     """
 
-    def __init__(self, key: str, descriptor: int) -> None:
+    def __init__(self, key: str, path: Path, descriptor: int) -> None:
         self.key = key
+        self._path = path
         self._descriptor = descriptor
 
     def read(self) -> bytes:
         """All bytes of the object."""
-        pieces, at = [], 0
-        while piece := os.pread(self._descriptor, 1 << 20, at):
-            pieces.append(piece)
-            at += len(piece)
-        return b"".join(pieces)
+        with _naming(self._path):
+            return b"".join(_pieces(self._descriptor, os.fstat(self._descriptor).st_size))
 
     def write(self, payload: bytes, at: int, *, durable: bool = False) -> None:
         """Put bytes at a place, which become the object's last ones."""
         view = memoryview(payload)
-        while len(view):
-            n = os.pwrite(self._descriptor, view, at)
-            view, at = view[n:], at + n
-        os.ftruncate(self._descriptor, at)
-        if durable:
-            os.fsync(self._descriptor)
+        with _naming(self._path):
+            while len(view):
+                n = os.pwrite(self._descriptor, view, at)
+                view, at = view[n:], at + n
+            os.ftruncate(self._descriptor, at)
+            if durable:
+                os.fsync(self._descriptor)
 
     def release(self) -> None:
         """Let others have it."""
@@ -273,6 +327,7 @@ class LocalStorage:
             key = key.rpartition("/")[0]
             self._changed.add(key)
 
+    @_names_its_key
     def _open(self, key: str) -> int:
         """Descriptor of a plain file: never of what a symbolic link points to, a folder or a pipe."""
         try:
@@ -290,11 +345,16 @@ class LocalStorage:
             raise CorruptStoreError(f"{self.name}: {key} is no plain file")
         return descriptor
 
+    @_names_its_key
     def read(self, key: str) -> bytes:
         """All bytes of an object; FileNotFoundError where there is none."""
-        with os.fdopen(self._open(key), "rb") as file:
-            return file.read()
+        descriptor = self._open(key)
+        try:
+            return b"".join(_pieces(descriptor, os.fstat(descriptor).st_size))
+        finally:
+            os.close(descriptor)
 
+    @_names_its_key
     def read_range(self, key: str, start: int, stop: int) -> bytes:
         """Bytes start to stop; CorruptStoreError where the object ends before."""
         descriptor = self._open(key)
@@ -312,6 +372,7 @@ class LocalStorage:
         finally:
             os.close(descriptor)
 
+    @_names_its_key
     def read_into(self, key: str, parts: Sequence[tuple[int, Bytes]], *, direct: bool = False) -> None:
         """Fill arrays with the bytes of an object, each from the place given with it on.
 
@@ -345,12 +406,16 @@ class LocalStorage:
         finally:
             os.close(descriptor)
 
+    @_names_its_key
     def crc32c(self, key: str) -> int:
         """Checksum of a whole object, read a MiB at a time."""
         crc = 0
-        with os.fdopen(self._open(key), "rb", buffering=0) as file:
-            while piece := file.read(1 << 20):
+        descriptor = self._open(key)
+        try:
+            for piece in _pieces(descriptor, os.fstat(descriptor).st_size):
                 crc = extend_crc32c(crc, piece)
+        finally:
+            os.close(descriptor)
         return crc
 
     def _seen(self, key: str) -> str:
@@ -374,6 +439,7 @@ class LocalStorage:
     def _status(self, key: str) -> os.stat_result:
         return os.lstat(self._seen(key))
 
+    @_names_its_key
     def length(self, key: str) -> int:
         """Bytes of an object; FileNotFoundError where there is none."""
         status = self._status(key)
@@ -385,16 +451,18 @@ class LocalStorage:
         """Bytes of those objects that are there and plain files."""
         found = {}
         for key in keys:
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError, CorruptStoreError):
+            with _naming(self.path(key)), contextlib.suppress(FileNotFoundError, NotADirectoryError, CorruptStoreError):
                 status = self._status(key)
                 if stat.S_ISREG(status.st_mode):
                     found[key] = status.st_size
         return found
 
+    @_names_its_key
     def modified(self, key: str) -> float:
         """Time of the last change of an object or folder, seconds since 1970."""
         return self._status(key).st_mtime
 
+    @_names_its_key
     def list(self, prefix: str) -> list[str]:
         """Names directly below a prefix, sorted; empty where there is none, or where it is an object."""
         try:
@@ -410,6 +478,7 @@ class LocalStorage:
                 return []
             raise
 
+    @_names_its_key
     def exists(self, key: str) -> bool:
         """Whether there is an object or folder of that name."""
         try:
@@ -418,14 +487,16 @@ class LocalStorage:
             return False
         return True
 
+    @_names_its_key
     def create(self, key: str) -> ObjectWriter:
         """A new object; FileExistsError where there is one."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         with self._at(key, make=True) as (folder, name):
             descriptor = os.open(name, flags, 0o666, dir_fd=folder)
         self._note(key)
-        return ObjectWriter(key, descriptor)
+        return ObjectWriter(key, self.path(key), descriptor)
 
+    @_names_its_key
     def put(self, key: str, payload: bytes) -> ObjectWriter:
         """Create, write and close in one call; the closed writer tells length and crc32c."""
         writer = self.create(key)
@@ -436,12 +507,14 @@ class LocalStorage:
             writer.discard()
         return writer
 
+    @_names_its_key
     def make_folder(self, prefix: str) -> None:
         """Make a folder, unless it is there."""
         with self._at(f"{prefix}/x", make=True):
             pass
         self._note(prefix)
 
+    @_names_its_key
     def publish(self, key: str, payload: bytes, temporary: str) -> None:
         """Create a whole object at once, or raise FileExistsError: of two writers one wins. `sync` makes it durable.
 
@@ -478,14 +551,20 @@ class LocalStorage:
         """
         changed = self._changed if folder is None else {folder}
         for key in sorted(changed, key=lambda key: (-key.count("/"), not key)):  # from the deepest up
-            with contextlib.suppress(FileNotFoundError), self._at(f"{key}/x" if key else "") as (descriptor, _):
+            with (
+                _naming(self.path(key)),
+                contextlib.suppress(FileNotFoundError),
+                self._at(f"{key}/x" if key else "") as (descriptor, _),
+            ):
                 _sync_folder(self.path(key) if descriptor is None else descriptor)
         if folder is None:
             for above in {self.root.parent, *(made.parent for made in self._made)} if changed else ():
-                _sync_folder(above)
+                with _naming(above):
+                    _sync_folder(above)
             self._changed.clear()
             self._made.clear()
 
+    @_names_its_key
     def remove(self, key: str) -> int:
         """Remove an object or all below a prefix; bytes removed. Nothing happens where there is none."""
         try:
@@ -509,6 +588,7 @@ class LocalStorage:
                     total += Path(folder, name).lstat().st_size
         return total
 
+    @_names_its_key
     def hold(self, key: str, *, make: bool = False) -> Held | None:
         """Hold an object, made if absent and `make`, until it is released or the process ends; None if it is held.
 
@@ -534,7 +614,7 @@ class LocalStorage:
         except BaseException:
             os.close(descriptor)
             raise
-        return Held(key, descriptor)
+        return Held(key, self.path(key), descriptor)
 
     @contextlib.contextmanager
     def turn(self, prefix: str, seconds: float) -> Iterator[None]:
@@ -542,16 +622,19 @@ class LocalStorage:
 
         For fairness and speed alone: nothing may depend on it, as some file systems have no locks.
         """
-        descriptor = -1 if sys.platform == "win32" else os.open(self.path(prefix), _FOLDER)
+        descriptor = -1
         try:
-            until = time.monotonic() + seconds
-            while descriptor >= 0 and _locked(descriptor) is False and time.monotonic() < until:
-                time.sleep(random.uniform(0.0002, 0.002))
+            with contextlib.suppress(OSError):
+                descriptor = -1 if sys.platform == "win32" else os.open(self.path(prefix), _FOLDER)
+                until = time.monotonic() + seconds
+                while descriptor >= 0 and _locked(descriptor) is False and time.monotonic() < until:
+                    time.sleep(random.uniform(0.0002, 0.002))
             yield
         finally:
             if descriptor >= 0:
-                _unlock(descriptor)
-                os.close(descriptor)
+                with contextlib.suppress(OSError):  # what was done in the block is done
+                    _unlock(descriptor)
+                    os.close(descriptor)
 
     def advise(self, mapped: Bytes, start: int, stop: int, advice: Advice) -> None:
         """Tell the system what will be done with bytes `start` to `stop` of a mapped array; returns at once."""
@@ -611,6 +694,7 @@ class LocalStorage:
             at += length
         return array
 
+    @_names_its_key
     def _open_for_map(self, key: str, length: int) -> int:
         """Descriptor of a file that has at least so many bytes."""
         descriptor = self._open(key)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -430,7 +432,7 @@ def test_a_command_ends_with_one_line_and_the_status_of_its_signal(
     arguments = [str(source), str(path)]
     if command == "verify":
         ss.convert(x, path, profile="compact", progress=False)
-        arguments = [str(path)]
+        arguments = [str(path), "--deep"]
     else:
         sp.save_npz(source, x, compressed=False)
     process = subprocess.Popen(
@@ -442,21 +444,26 @@ def test_a_command_ends_with_one_line_and_the_status_of_its_signal(
     )
     with process:
         # well inside the command: it has the source, or parts of the store, open
-        while not (path.exists() if command == "convert" else mapped(process.pid, path)) and process.poll() is None:
-            time.sleep(0.001)
+        while not (path.exists() if command == "convert" else has_open(process.pid, path)) and process.poll() is None:
+            pass
         process.send_signal(number)
         out, error = process.communicate(timeout=60)
     assert (process.returncode, out, error) == (status, "", f"error: {word}\n")
     assert [found for found in tmp_path.iterdir() if found != source] == ([] if command == "convert" else [path])
 
 
-def mapped(process: int, folder: Path) -> bool:
-    return f"{folder}/" in Path(f"/proc/{process}/maps").read_text(encoding="utf-8")
+def has_open(process: int, folder: Path) -> bool:
+    """Whether a process has an object of a store open."""
+    found = []
+    for link in Path(f"/proc/{process}/fd").glob("*"):
+        with contextlib.suppress(OSError):  # closed meanwhile
+            found.append(link.readlink())
+    return any(path.is_relative_to(folder / "segments") for path in found)
 
 
 def test_a_signal_that_is_ignored_stays_ignored(store: Path) -> None:
     """As nohup, and a shell that runs a command in the background, want it."""
-    command = [sys.executable, "-m", "sparsestore", "verify", str(store)]
+    command = [sys.executable, "-m", "sparsestore", "verify", "--deep", str(store)]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -468,7 +475,7 @@ def test_a_signal_that_is_ignored_stays_ignored(store: Path) -> None:
         while process.poll() is None:
             process.send_signal(signal.SIGINT)
             time.sleep(0.01)
-        assert process.communicate()[0] == f"{store}: sound\n"
+        assert process.communicate()[0].startswith(f"{store}: sound (every byte")
     assert process.returncode == 0
 
 
@@ -538,7 +545,7 @@ def test_machine_code_that_can_not_be_kept_is_used_all_the_same(tmp_path: Path, 
 def test_with_little_memory_reading_works_or_says_so_and_goes_on_after_it(store: Path, warm: bool) -> None:
     """Twenty limits of address space; warm: compiled loops are loaded and threads have had stacks before."""
     passes("reads(ss.open(path))", store)  # compiled loops are on disk
-    out = passes(
+    done = script(
         """
         def limit(n_bytes):
             resource.setrlimit(resource.RLIMIT_AS, (n_bytes, resource.RLIM_INFINITY))
@@ -561,6 +568,9 @@ def test_with_little_memory_reading_works_or_says_so_and_goes_on_after_it(store:
                     reads(store)
                     worked = True
                 except MemoryError:
+                    worked = False
+                except SystemError as error:  # where numpy has no memory for the exception, it forgets to set one
+                    assert "without exception set" in str(error), error
                     worked = False
             finally:
                 limit(resource.RLIM_INFINITY)
@@ -587,9 +597,14 @@ def test_with_little_memory_reading_works_or_says_so_and_goes_on_after_it(store:
         store,
         warm,
     )
-    found = out.split()
-    assert set(found) == {"0", "3"}, found  # it works, or it is told
-    assert (found[0], found[-1]) == ("3", "0")
+    assert done.returncode == 0, done.stderr
+    # of a thread that has no memory to begin the interpreter tells by itself
+    ignored = r"Exception ignored in thread started by: .*\nMemoryError: \n"
+    assert re.sub(ignored, "", done.stderr) == ""
+    found = done.stdout.split()
+    assert set(found) <= {"0", "3"}, found  # it works, or it is told
+    assert found[-1] == "0"
+    assert warm or "3" in found
 
 
 def test_few_descriptors_suffice_for_many_stores_and_segments(tmp_path: Path) -> None:

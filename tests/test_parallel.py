@@ -122,13 +122,13 @@ def test_whoever_leaves_waits_for_running_tasks_only() -> None:
 
 @pytest.mark.parametrize("n_started", [0, 2])
 def test_tasks_are_done_by_the_threads_that_could_be_started(n_started: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, started = threading.Thread.start, []
+    plain, started = parallel.start_new_thread, []
 
-    def start(self: threading.Thread) -> None:
+    def start(*given: Any) -> int:
         if len(started) == n_started:
             raise RuntimeError("can't start new thread")
-        started.append(self)
-        plain(self)
+        started.append(given)
+        return plain(*given)
 
-    monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setattr(parallel, "start_new_thread", start)
     assert sorted(as_done(lambda task: -task, range(50), 4)) == list(range(-49, 1))

@@ -16,7 +16,7 @@ from trust import flips, mutation, plain, small_store, structure, swaps, truncat
 from trust.answers import QUESTIONS, Bench
 
 import sparsestore as ss
-from sparsestore import arrays, documents, integrity, storage
+from sparsestore import arrays, documents, row_starts, storage
 from sparsestore.format import manifest_key
 from sparsestore.kernels import offsets
 
@@ -147,7 +147,7 @@ def test_structures_are_found_where_a_rule_is_not_kept(
         "offsets": ("offsets", (offsets, "narrow", lambda *_: 1)),
         "keys that come twice": ("manifest", (documents, "_each_key_once", dict)),
         "feature numbers": ("array", (arrays.ArrayReader, "_check_features", lambda *_: None)),
-        "order": ("store", (integrity, "check_rows", lambda *_: None)),
+        "order": ("store", (row_starts.RowStarts, "inside", lambda *_: np.zeros(0, np.int64))),
     }
     name, (place, defence, none) = kinds[kind]
     numbers = [number for number, (found, _) in enumerate(structure._KINDS) if found == name]

@@ -23,6 +23,8 @@ NAMES: tuple[str, ...] = (
     "appenders",
     "appenders_long",
     "parsers",
+    "faults",
+    "losses",
 )
 
 

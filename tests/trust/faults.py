@@ -1,0 +1,191 @@
+"""Every system call of a conversion, an append, a gc and a reader fails: once, or from then on.
+
+A case is one call of one scene: the k-th of those that an errno is for.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
+from pathlib import Path
+from unittest import mock
+
+import sparsestore as ss
+from trust import scenes, small_store
+from trust.answers import describe, strict
+from trust.campaign import Campaign, Tally
+from trust.scenes import SCENES, Scene
+from trust.tracing import Call, Fail, Short, trace
+
+_OPEN = ("openat", "open", "creat")
+_NAMES = ("mkdir", "mkdirat", "rmdir", "unlink", "unlinkat", "link", "linkat", "rename", "renameat", "renameat2")
+_STATUS = ("stat", "fstat", "lstat", "newfstatat", "statx", "statfs", "access", "faccessat", "faccessat2", "readlink")
+_WRITE = ("write", "pwrite64", "writev", "pwritev", "pwritev2", "copy_file_range", "sendfile")
+_READ = ("read", "pread64", "readv", "preadv", "preadv2", "getdents64")
+_LENGTH = ("ftruncate", "truncate", "fallocate")
+_SYNC = ("fsync", "fdatasync")
+_F_DUPFD = (0, 1030)  # and F_DUPFD_CLOEXEC
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way to fail, and the calls that fail so."""
+
+    name: str
+    calls: tuple[str, ...]
+
+    def meets(self, call: Call) -> bool:
+        """Whether a call may fail so."""
+        if call.name not in self.calls or (call.name == "write" and call.arguments[0] <= 2):
+            return False
+        if self.name == "ENOSPC" and call.name == "openat":
+            return bool(call.arguments[2] & os.O_CREAT)
+        if self.name == "EMFILE" and call.name == "fcntl":
+            return call.arguments[1] in _F_DUPFD
+        return self.name != "short write" or call.arguments[2] > 1
+
+    def verdict(self, call: Call) -> Fail | Short:
+        """What becomes of a call."""
+        if self.name == "short write":
+            return Short(call.arguments[2] // 2)
+        return Fail(int(getattr(errno, self.name)))
+
+
+KINDS: tuple[Kind, ...] = (
+    Kind("ENOSPC", (*_OPEN, "mkdir", "mkdirat", "link", "linkat", "rename", "renameat2", *_WRITE, *_LENGTH, *_SYNC)),
+    Kind("EIO", (*_OPEN, *_NAMES, *_STATUS, *_READ, *_WRITE, *_LENGTH, *_SYNC, "close", "lseek", "flock", "ioctl")),
+    Kind("EMFILE", (*_OPEN, "dup", "fcntl")),
+    Kind("EACCES", (*_OPEN, *_NAMES, *_STATUS)),
+    Kind("short write", ("write", "pwrite64")),
+)
+MOST: dict[str, tuple[int, ...]] = {
+    "convert": (560, 2400, 800, 1240, 70),
+    "shuffle and overwrite": (720, 3100, 1100, 1700, 100),
+    "append": (330, 1480, 520, 800, 45),
+    "gc": (16, 330, 70, 130, 4),
+    "read mapped": (4, 2100, 300, 1000, 4),
+    "read": (4, 2100, 320, 1000, 4),
+}
+"""More calls than each scene makes, by `KINDS`: the rest of the cases find no call."""
+
+
+@cache
+def _parts() -> list[tuple[int, int, bool]]:
+    """Scene, kind and whether it goes on, of each range of cases."""
+    return [(s, k, for_ever) for s in range(len(SCENES)) for k in range(len(KINDS)) for for_ever in (False, True)]
+
+
+@cache
+def _ends() -> list[int]:
+    return list(accumulate(MOST[SCENES[s].name][k] for s, k, _ in _parts()))
+
+
+def meaning(case: int) -> tuple[Scene, Kind, bool, int]:
+    """Scene, kind, whether it goes on, and which of the calls."""
+    part = next(i for i, end in enumerate(_ends()) if case < end)
+    s, k, for_ever = _parts()[part]
+    return SCENES[s], KINDS[k], for_ever, case - (_ends()[part - 1] if part else 0)
+
+
+def run(cases: Sequence[int], folder: Path) -> Tally:
+    """Let the calls fail that the cases say, judge what is told and what is there."""
+    tally = Tally()
+    folder = small_store.place(folder)
+    by_scene: dict[str, list[int]] = {}
+    for case in cases:
+        by_scene.setdefault(meaning(case)[0].name, []).append(case)
+    try:
+        for numbers in by_scene.values():
+            scene = meaning(numbers[0])[0]
+            with strict(), scenes.small(), scenes.stage(scene, folder / scene.name.replace(" ", "-")) as fresh:
+                for case in numbers:
+                    _, kind, for_ever, at = meaning(case)
+                    label, wrong = _case(scene, kind, for_ever, at, fresh())
+                    tally.outcomes[label] += 1
+                    for what in wrong:
+                        often = "for ever" if for_ever else "once"
+                        tally.fault(case, f"{scene.name}, {kind.name} {often} at call {at}: {what}")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return tally
+
+
+def _case(scene: Scene, kind: Kind, for_ever: bool, at: int, folder: Path) -> tuple[str, list[str]]:
+    """What came of one case, and what is wrong with it."""
+    seen = 0
+    hit = ""
+
+    def entering(call: Call) -> Fail | Short | None:
+        nonlocal seen, hit
+        if not kind.meets(call):
+            return None
+        seen += 1
+        if seen <= at or (seen > at + 1 and not for_ever):
+            return None
+        hit = hit or call.name
+        return kind.verdict(call)
+
+    told = trace(lambda: _told(scene, folder), entering, most=60_000)
+    if not hit:
+        return "no such call", [] if told == '["done", ""]' else [f"without a fault: {told}"]
+    wrong = []
+    if told.startswith("died"):
+        return "died", [f"{hit}: {told[-600:]}"]
+    how, text = json.loads(told)
+    if how == "unclean":
+        wrong.append(f"{hit}: {text}")
+    wrong += [f"{hit}: {found}" for found in _after(scene, folder, how, text, at)]
+    label = {"done": "done all the same", "error": "error"}.get(how, "fault")
+    return f"{scene.name}: {label}" if not wrong else "fault", wrong
+
+
+def _told(scene: Scene, folder: Path) -> str:
+    """Do it, as JSON: "done", or "error" and its text where it is one that users are to see."""
+    noise = io.StringIO()
+    unraisable: list[str] = []
+    with (
+        mock.patch.object(sys, "stderr", noise),
+        mock.patch.object(sys, "unraisablehook", lambda found: unraisable.append(describe(found.exc_value))),
+    ):
+        try:
+            scene.work(folder)
+            how, text = "done", ""
+        except (OSError, ss.SparsestoreError) as error:
+            named = any(part in str(error) for part in (str(folder), "segments/", "versions/", "writers/"))
+            how, text = "error" if named else "unclean", str(error) if named else f"names nothing: {describe(error)}"
+        except BaseException as error:
+            how, text = "unclean", describe(error)
+    if unraisable or "Traceback" in noise.getvalue():
+        how, text = "unclean", f"not raised: {unraisable} {noise.getvalue()[-300:]} after {text}"
+    return json.dumps([how, text])
+
+
+def _after(scene: Scene, folder: Path, how: str, text: str, turn: int) -> list[str]:
+    """What is wrong with what is there now, and with going on from it."""
+    state, wrong = scene.state(folder)
+    if wrong:
+        return [f"{wrong} after {how}: {text}"]
+    if scene.before != scene.after:
+        expected = "after" if how == "done" or "is published, but not durable yet" in text else "before"
+        if state != expected:
+            return [f"the store is as {state} it, after {how}: {text}"]
+    return scenes.gone_on(scene, folder, state, turn)
+
+
+CAMPAIGN = Campaign(
+    name="faults",
+    about="one system call fails, once or for ever: ENOSPC, EIO, EMFILE, EACCES, a short write",
+    total=_ends()[-1],
+    sample=400,
+    few=8,
+    unit=100,
+    run=run,
+)

@@ -1,0 +1,123 @@
+"""The power fails just before and just after every fsync of a conversion, an append and a gc, and what was not synced
+is lost, in whole or in part, in any order: there is the old version or the new one.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Sequence
+from functools import cache
+from itertools import accumulate
+from pathlib import Path
+
+import sparsestore as ss
+from trust import scenes, small_store
+from trust.answers import describe, strict
+from trust.campaign import Campaign, Tally
+from trust.disk import ALL_LOSSES, Disk, Losses, Recorder, Step, taken
+from trust.scenes import SCENES, SOURCE, STORE, Scene
+from trust.tracing import trace
+
+MOST: dict[str, int] = {"convert": 140, "shuffle and overwrite": 180, "append": 90, "gc": 4}
+"""More fsyncs than each scene makes: the rest of the cases find none."""
+
+
+@cache
+def _ends() -> list[int]:
+    return list(accumulate(len(ALL_LOSSES) * (2 * n + 1) for n in MOST.values()))
+
+
+def meaning(case: int) -> tuple[Scene, int, Losses]:
+    """Scene, which moment of it, and what is lost."""
+    part = next(i for i, end in enumerate(_ends()) if case < end)
+    moment, which = divmod(case - (_ends()[part - 1] if part else 0), len(ALL_LOSSES))
+    return SCENES[part], moment, ALL_LOSSES[which]
+
+
+def moments(steps: Sequence[Step]) -> list[int]:
+    """Numbers of steps at which the power fails: before and after each sync, and at the end."""
+    return [at for i, step in enumerate(steps) if step[0] == "sync" for at in (i, i + 1)] + [len(steps)]
+
+
+def run(cases: Sequence[int], folder: Path) -> Tally:
+    """Record each scene once, then lose of it what the cases say."""
+    tally = Tally()
+    folder = small_store.place(folder)
+    by_scene: dict[str, list[int]] = {}
+    for case in cases:
+        by_scene.setdefault(meaning(case)[0].name, []).append(case)
+    try:
+        for numbers in by_scene.values():
+            scene = meaning(numbers[0])[0]
+            with strict(), scenes.small(), scenes.stage(scene, folder / scene.name.replace(" ", "-")) as fresh:
+                _scene(scene, numbers, fresh(), tally)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return tally
+
+
+def _scene(scene: Scene, cases: Sequence[int], folder: Path, tally: Tally) -> None:
+    disk, recorder = Disk(taken(folder)), Recorder(folder)
+    told = trace(lambda: scene.work(folder) or "done", lambda _: None, recorder.leaving)
+    if told != "done":
+        raise AssertionError(f"{scene.name}: {told}")
+    cuts, done = moments(recorder.steps), 0
+    if len(cuts) > 2 * MOST[scene.name] + 1:
+        raise AssertionError(f"{scene.name} has {len(cuts) // 2} fsyncs: more than MOST says")
+    for case in cases:
+        _, moment, losses = meaning(case)
+        if moment >= len(cuts):
+            tally.outcomes["no such fsync"] += 1
+            continue
+        while done < cuts[moment]:
+            disk.take(recorder.steps[done])
+            done += 1
+        _placed(folder, disk, random.Random(case), losses)
+        state, wrong = _judged(scene, folder, moment, acknowledged=moment == len(cuts) - 1)
+        tally.outcomes[f"{scene.name}: {state}" if not wrong else "fault"] += 1
+        for what in wrong:
+            tally.fault(case, f"{scene.name}, moment {moment} of {len(cuts)}, {losses.name}: {what}")
+
+
+def _placed(folder: Path, disk: Disk, rng: random.Random, losses: Losses) -> None:
+    """What is found when the power is back; the source's file, which nobody writes, is as it was."""
+    shutil.rmtree(folder / STORE, ignore_errors=True)
+    for path, content in disk.crashed(rng, losses):
+        if path == SOURCE:
+            continue
+        if content is None:
+            (folder / path).mkdir()
+        else:
+            (folder / path).write_bytes(content)
+
+
+def _judged(scene: Scene, folder: Path, moment: int, *, acknowledged: bool) -> tuple[str, list[str]]:
+    try:
+        state, wrong = scene.state(folder)
+        if wrong:
+            return "", [wrong]
+        if acknowledged and state != "after":
+            return "", [f"it was acknowledged, and is as {state}"]
+        if state == "after" or scene.before is not None:
+            with ss.open(folder / STORE) as store:
+                problems = store.verify()
+                for version in store.versions[:-1]:
+                    with ss.open(folder / STORE, version=version) as older:
+                        problems += older.verify()
+            if problems:
+                return "", [f"verify: {problems[:3]}"]
+    except Exception as error:
+        return "", [describe(error)]
+    return state, scenes.gone_on(scene, folder, state, moment)
+
+
+CAMPAIGN = Campaign(
+    name="losses",
+    about="the power fails before or after an fsync, and what was not synced is lost as it happens",
+    total=_ends()[-1],
+    sample=300,
+    few=12,
+    unit=200,
+    run=run,
+)
