@@ -12,7 +12,7 @@ import resource
 import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from io import BufferedReader, BufferedWriter
 from pathlib import Path
 from typing import Any
@@ -167,9 +167,10 @@ class BucketFiles:
                 with _named_disk_errors(self.folder):
                     file.flush()
         finally:
-            for file in self._files.values():
-                file.close()
-            self._files.clear()
+            with _named_disk_errors(self.folder), ExitStack() as stack:
+                for file in self._files.values():
+                    stack.callback(file.close)  # each, though one fails
+                self._files.clear()
 
     def append(self, bucket: int, arrays: Arrays) -> None:
         """Append one frame to a bucket."""

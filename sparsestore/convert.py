@@ -24,7 +24,7 @@ from sparsestore.progress import Progress, shown
 from sparsestore.sort import Duplicates, shuffled_blocks, sorted_rows
 from sparsestore.sources import fingerprint
 from sparsestore.sources.base import Block, Source
-from sparsestore.storage import LocalStorage, open_storage, scratch_folder
+from sparsestore.storage import LocalStorage, naming, open_storage, scratch_folder
 from sparsestore.writer import Writer, append_to, create
 
 __all__ = ["MIN_BYTES", "append_source", "convert"]
@@ -136,7 +136,8 @@ def convert(
             plan.copy(writer, report)
             version = writer.publish()
     if not shuffle:
-        _hint_at_sorted_rows(dst, version)
+        with suppress(OSError):  # a hint is no reason to fail: the version is published
+            _hint_at_sorted_rows(dst, version)
     return version
 
 
@@ -231,7 +232,8 @@ class _Conversion:
             seed = secrets.randbits(32) if seed is None else seed
             check_seed(seed)
             seed = int(seed)
-        opened = open_source(source, format=format, **options)
+        with naming(source if isinstance(source, (str, os.PathLike)) else "the source"):
+            opened = open_source(source, format=format, **options)
         if duplicates != "sum" and opened.sorted_rows:
             raise ValueError(f"duplicates={duplicates!r} is for sources of triples; {opened.name} gives whole rows")
         if columns is not None and not isinstance(columns, Mapping):
@@ -342,9 +344,10 @@ class _Conversion:
 
     def read(self, max_bytes: int, report: Progress) -> Iterator[Any]:
         """The source's blocks, or triples, with reports of how far it is."""
-        for block in self.source.blocks(max_bytes):
-            yield block
-            report(block.position, self.source.size, self.source.unit)
+        with naming(self.source.name):
+            for block in self.source.blocks(max_bytes):
+                yield block
+                report(block.position, self.source.size, self.source.unit)
 
     def sorted(self, max_bytes: int, scratch: Path, report: Progress) -> Iterator[Block]:
         """The rows of a source of triples."""

@@ -34,6 +34,7 @@ __all__ = [
     "LocalStorage",
     "ObjectWriter",
     "free_disk_bytes",
+    "naming",
     "open_storage",
     "scratch_folder",
 ]
@@ -74,7 +75,7 @@ def open_storage(path: str | os.PathLike[str]) -> LocalStorage:
     return LocalStorage(Path(text))
 
 
-def _named(error: OSError, path: str | Path) -> OSError | ResourceError:
+def _named(error: OSError, path: str | os.PathLike[str]) -> OSError | ResourceError:
     """The same error with the whole path of its file, where it has a name inside a folder, a descriptor or nothing."""
     if error.errno is None or (isinstance(error.filename, str) and Path(error.filename).is_absolute()):
         return error  # the package's own, or one that has its path
@@ -84,7 +85,7 @@ def _named(error: OSError, path: str | Path) -> OSError | ResourceError:
 
 
 @contextlib.contextmanager
-def _naming(path: str | Path) -> Iterator[None]:
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
     """Errors of the block name the file."""
     try:
         yield
@@ -101,7 +102,7 @@ def _names_its_key(
     """For methods whose first argument is a key: their errors name the file."""
 
     @functools.wraps(method)
-    def naming(self: LocalStorage, key: str, /, *arguments: P.args, **named_arguments: P.kwargs) -> R:
+    def wrapped(self: LocalStorage, key: str, /, *arguments: P.args, **named_arguments: P.kwargs) -> R:
         try:
             return method(self, key, *arguments, **named_arguments)
         except OSError as error:
@@ -110,7 +111,7 @@ def _names_its_key(
                 raise
             raise named from error
 
-    return naming
+    return wrapped
 
 
 def _pieces(descriptor: int, length: int) -> Iterator[bytes]:
@@ -161,7 +162,7 @@ class ObjectWriter:
         self._pending += view[whole:]
 
     def _put(self, view: memoryview) -> None:
-        with _naming(self.path):
+        with naming(self.path):
             while len(view):
                 view = view[os.write(self.descriptor, view) :]
 
@@ -170,7 +171,7 @@ class ObjectWriter:
         if self.descriptor >= 0:
             self._put(memoryview(self._pending))
             descriptor, self.descriptor = self.descriptor, -1
-            with _naming(self.path):
+            with naming(self.path):
                 try:
                     os.fsync(descriptor)
                 finally:
@@ -199,13 +200,13 @@ class Held:
 
     def read(self) -> bytes:
         """All bytes of the object."""
-        with _naming(self._path):
+        with naming(self._path):
             return b"".join(_pieces(self._descriptor, os.fstat(self._descriptor).st_size))
 
     def write(self, payload: bytes, at: int, *, durable: bool = False) -> None:
         """Put bytes at a place, which become the object's last ones."""
         view = memoryview(payload)
-        with _naming(self._path):
+        with naming(self._path):
             while len(view):
                 n = os.pwrite(self._descriptor, view, at)
                 view, at = view[n:], at + n
@@ -217,9 +218,8 @@ class Held:
         """Let others have it."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            try:
-                _unlock(descriptor)  # or a process forked meanwhile would go on holding it
-            finally:
+            _unlock(descriptor)  # or a process forked meanwhile would go on holding it
+            with contextlib.suppress(OSError):  # what it was held for is done
                 os.close(descriptor)
 
 
@@ -451,7 +451,7 @@ class LocalStorage:
         """Bytes of those objects that are there and plain files."""
         found = {}
         for key in keys:
-            with _naming(self.path(key)), contextlib.suppress(FileNotFoundError, NotADirectoryError, CorruptStoreError):
+            with naming(self.path(key)), contextlib.suppress(FileNotFoundError, NotADirectoryError, CorruptStoreError):
                 status = self._status(key)
                 if stat.S_ISREG(status.st_mode):
                     found[key] = status.st_size
@@ -552,14 +552,14 @@ class LocalStorage:
         changed = self._changed if folder is None else {folder}
         for key in sorted(changed, key=lambda key: (-key.count("/"), not key)):  # from the deepest up
             with (
-                _naming(self.path(key)),
+                naming(self.path(key)),
                 contextlib.suppress(FileNotFoundError),
                 self._at(f"{key}/x" if key else "") as (descriptor, _),
             ):
                 _sync_folder(self.path(key) if descriptor is None else descriptor)
         if folder is None:
             for above in {self.root.parent, *(made.parent for made in self._made)} if changed else ():
-                with _naming(above):
+                with naming(above):
                     _sync_folder(above)
             self._changed.clear()
             self._made.clear()

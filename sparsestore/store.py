@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from sparsestore import integrity, maintain
 from sparsestore.convert import convert as convert_source
 from sparsestore.manifest import read_manifest, versions
 from sparsestore.plan.selection import Selection
 from sparsestore.reader import Reader
-from sparsestore.storage import open_storage
+from sparsestore.storage import LocalStorage, open_storage
 from sparsestore.view import Column, View
 from sparsestore.writer import append_to, create
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Column", "Store", "View", "convert", "create", "open"]
 
@@ -136,7 +133,16 @@ def convert(
         progress=progress,
         **options,
     )
-    return open(dst, version=version)
+    return _of_new_version(open_storage(dst), os.fspath(dst), version)
+
+
+def _of_new_version(storage: LocalStorage, path: str, version: int, **how: Any) -> Store:
+    """Open what was published just now; where that fails, the error says that it is published all the same."""
+    try:
+        return Store(Reader(storage, read_manifest(storage, version), **how), path)
+    except OSError as error:
+        text = f"{path}: version {version} is published, but it can not be opened: {error.strerror or error}"
+        raise (OSError(error.errno, text) if error.errno else type(error)(text)) from error
 
 
 class Store(View):
@@ -208,8 +214,7 @@ class Store(View):
         with append_to(storage.root, grow_features=grow_features) as writer:
             writer.append(x, **columns)
             version = writer.publish()
-        manifest = read_manifest(storage, version)
-        return Store(Reader(storage, manifest, check=self._reader.check, mmap=self._reader.mmap), self.path)
+        return _of_new_version(storage, self.path, version, check=self._reader.check, mmap=self._reader.mmap)
 
     def verify(self, *, deep: bool = True, progress: Any = None) -> list[str]:
         """Check this version; gives all problems, each as a line, and an empty list when it is sound.

@@ -174,7 +174,7 @@ def _after(scene: Scene, folder: Path, how: str, text: str, turn: int) -> list[s
     if wrong:
         return [f"{wrong} after {how}: {text}"]
     if scene.before != scene.after:
-        expected = "after" if how == "done" or "is published, but not durable yet" in text else "before"
+        expected = "after" if how == "done" or "is published, but" in text else "before"
         if state != expected:
             return [f"the store is as {state} it, after {how}: {text}"]
     return scenes.gone_on(scene, folder, state, turn)
