@@ -67,12 +67,12 @@ KINDS: tuple[Kind, ...] = (
     Kind("short write", ("write", "pwrite64")),
 )
 MOST: dict[str, tuple[int, ...]] = {
-    "convert": (560, 2400, 800, 1240, 70),
-    "shuffle and overwrite": (720, 3100, 1100, 1700, 100),
-    "append": (330, 1480, 520, 800, 45),
-    "gc": (16, 330, 70, 130, 4),
-    "read mapped": (4, 2100, 300, 1000, 4),
-    "read": (4, 2100, 320, 1000, 4),
+    "convert": (580, 2400, 850, 1250, 75),
+    "shuffle and overwrite": (800, 3300, 1170, 1750, 110),
+    "append": (370, 1550, 560, 820, 50),
+    "gc": (16, 250, 70, 110, 4),
+    "read mapped": (4, 1700, 270, 920, 4),
+    "read": (4, 1750, 280, 920, 4),
 }
 """More calls than each scene makes, by `KINDS`: the rest of the cases find no call."""
 

@@ -99,10 +99,15 @@ class Scene:
             store = ss.open(folder / STORE)
         except FileNotFoundError as error:
             return ("before", "") if self.before is None else ("", f"there is no store: {error}")
+        except Exception as error:
+            return "", describe(error)
         with store:
             for name, expected in (("after", self.after), ("before", self.before)):
                 if expected is not None and store.version == expected[0]:
-                    return name, wrong_rows(store, *expected[1:])
+                    try:
+                        return name, wrong_rows(store, *expected[1:])
+                    except Exception as error:
+                        return name, describe(error)
             return "", f"the newest version is {store.version}"
 
 
