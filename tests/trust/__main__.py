@@ -23,6 +23,7 @@ NAMES: tuple[str, ...] = (
     "appenders",
     "appenders_long",
     "parsers",
+    "kills",
 )
 
 
