@@ -605,6 +605,9 @@ class Writer:
             self._end()
             return
         kept = set(self._parted) if keep else set()
+        if not kept:
+            with contextlib.suppress(OSError):
+                self._journal.give_up()
         for key in sorted(self._journal.state.segments | self._journal.state.pages):
             if key.rpartition("/")[2] not in kept:
                 with contextlib.suppress(OSError):  # garbage at worst, which gc finds
