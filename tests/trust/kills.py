@@ -40,7 +40,7 @@ from trust.small_store import place
 conversion = sys.modules["sparsestore.convert"]  # the package's own name is that of the function
 
 WIDTH = 60
-LONG, SHORT = 300, 40
+LONG, SHORT = 220, 40
 """Rows of a source that is converted in several parts, and of one that is not."""
 SOURCES = ("svm", "mtx", "npz", "memory")
 BLOCK_BYTES = {"svm": 1 << 17, "mtx": 1 << 17, "npz": 1 << 12, "memory": 1 << 12}
@@ -51,7 +51,7 @@ CHANGES = ("fsync", "ftruncate", "link", "mkdir", "open", "pwrite", "rename", "r
 """Calls that change the disk; opening does where it makes a file."""
 AGAIN = 0.25
 """Cases in which what goes on after a kill is killed as well."""
-LAST = 40
+LAST = 16
 """Calls at the end of the work, at which every third of the odd cases is killed: there a version is published."""
 CHILD_S = 60
 
@@ -178,6 +178,8 @@ class Work:
         One call after the other, each acknowledged.
     wreck : Step or None
         What another child did before, until it was killed.
+    anew : Step or None
+        The same as the first step, but what was begun is thrown away.
     """
 
     name: str
@@ -186,6 +188,7 @@ class Work:
     profile: str
     steps: list[Step]
     wreck: Step | None = None
+    anew: Step | None = None
 
 
 # --------------------------------------------------------------------------------------------------------- children
@@ -365,9 +368,9 @@ class Life:
     faults: list[str] = field(default_factory=list)
     outcome: str = ""
 
-    def kill(self, moment: Moment) -> None:
-        """Let a child do what is to be done, kill it, and look at what it leaves."""
-        told = killed(self.todo, self.path, moment)
+    def kill(self, moment: Moment, first: Step | None = None) -> None:
+        """Let a child do what is to be done, or another first step, kill it, and look at what it leaves."""
+        told = killed([first or self.todo[0], *self.todo[1:]], self.path, moment)
         if told.problem:
             self.faults.append(told.problem)
         for step in self.todo[: told.done]:
@@ -375,7 +378,7 @@ class Life:
         self.todo = self.todo[told.done :]
         ahead = self.todo[0].states(self.versions) if self.todo else []
         there = self.numbers()
-        for at, state in enumerate([self.versions, *ahead]):
+        for at, state in enumerate([self.versions, *ahead]):  # noqa: B007 - where it breaks
             if sorted(state) == there:
                 break
         else:
@@ -471,12 +474,11 @@ class Life:
         if self.numbers() != [newest]:
             self.faults.append(f"after gc versions {self.numbers()} are there, expected {[newest]}")
             return
-        found = {place.relative_to(self.path).as_posix() for place in self.path.rglob("*")}
-        files = {key for key in found if not (self.path / key).is_dir()}
+        files, folders = below(self.path)
         wanted = named(self.path, newest)
-        folders = {parent.as_posix() for key in wanted for parent in Path(key).parents}
-        folders |= {"segments", "versions", "versions/pages", "writers"}
-        if left := sorted((files - wanted) | (found - files - folders)):
+        kept = {parent.as_posix() for key in wanted for parent in Path(key).parents}
+        kept |= {"segments", "versions", "versions/pages", "writers"}
+        if left := sorted((files - wanted) | (folders - kept)):
             self.faults.append(f"gc leaves {left[:3]}")
         if lost := sorted(wanted - files):
             self.faults.append(f"gc removed {lost[:3]}")
@@ -529,6 +531,16 @@ def named(path: Path, number: int) -> set[str]:
         document = json.loads((path / f"segments/{id}/segment.json").read_bytes())
         keys |= {f"segments/{id}/{key}" for key, *_ in document["objects"]}
     return keys
+
+
+def below(root: Path, but: Path | None = None) -> tuple[set[str], set[str]]:
+    """Files and folders below one, all that is below another left out."""
+    files, folders, start = set(), set(), len(str(root)) + 1
+    for folder, inner, names in os.walk(root):
+        inner[:] = [name for name in inner if Path(folder, name) != but] if but else inner
+        folders |= {f"{folder}/{name}"[start:] for name in inner}
+        files |= {f"{folder}/{name}"[start:] for name in names}
+    return files, folders
 
 
 @contextlib.contextmanager
@@ -640,17 +652,19 @@ class Bench:
         how = {"shuffle": shuffle, "seed": seed} if shuffle else {}
         long, short = self.given(kind, LONG), self.given(kind, SHORT)
         if turn == "convert":
-            steps = [convert(long, {"profile": profile, **how})]
-            return Work("convert", (turn, kind, shuffle), 0, profile, steps)
+            how |= {"profile": profile}
+            anew = convert(long, {**how, "resume": False})
+            return Work("convert", (turn, kind, shuffle), 0, profile, [convert(long, how)], anew=anew)
         if turn == "overwrite":
             steps = [convert(long, {"profile": profile, **how}, overwrite=True)]
             return Work("convert into a new version", (turn, kind, shuffle), 1, profile, steps)
         if turn == "append":
             return Work("append", (turn, state), state, profile, [append(short)])
         if turn == "append file":
-            return Work("append a source", (turn, kind, shuffle), 1, profile, [append_file(long, how)])
+            anew = append_file(long, {**how, "resume": False})
+            return Work("append a source", (turn, kind, shuffle), 1, profile, [append_file(long, how)], anew=anew)
         if turn == "appends":
-            each = [append(self.given(str(rng.choice(SOURCES)), SHORT)) for _ in range(4)]
+            each = [append(self.given(str(rng.choice(SOURCES)), SHORT)) for _ in range(3)]
             return Work("several appends", (turn, state), state, profile, each)
         keep, state = int(rng.integers(1, 4)), int(rng.integers(4, 6))
         wreck = append_file(long, how) if rng.random() < 0.5 else None
@@ -681,12 +695,11 @@ class Bench:
 
     def end(self, life: Life) -> None:
         """Remove it; what was made elsewhere is a fault."""
-        inside = {life.path, *life.path.parents}
-        left = [entry for entry in (self.folder / "case").rglob("*") if not {entry, *entry.parents} & {life.path}]
-        left = [entry for entry in left if entry not in inside]
-        left += (self.folder / "temporary").iterdir()
+        files, folders = below(self.folder / "case", life.path)
+        own = {"new"} if life.path.parent.name == "new" else set()
+        left = [*files, *(folders - own), *(entry.name for entry in (self.folder / "temporary").iterdir())]
         if left:
-            life.faults.append(f"left outside the store: {[entry.name for entry in left[:3]]}")
+            life.faults.append(f"left outside the store: {left[:3]}")
         shutil.rmtree(self.folder / "case")
         (self.folder / "case").mkdir()
 
@@ -725,7 +738,7 @@ class Bench:
                 life.todo = list(work.steps)
             for moment in moments:
                 if life.todo and not life.faults:
-                    life.kill(moment)
+                    life.kill(moment, work.anew if rework and moment is not moments[0] else None)
             if not life.faults:
                 if rework and work.wreck is not None:
                     life.begun, life.todo = life.journal(), [work.wreck]
