@@ -737,7 +737,8 @@ class Bench:
                 told.insert(0, f"an append {wreck}")
                 life.todo = list(work.steps)
             for moment in moments:
-                if life.todo and not life.faults:
+                over = not life.todo or (life.todo[0].refused and life.versions)
+                if not over and not life.faults:
                     life.kill(moment, work.anew if rework and moment is not moments[0] else None)
             if not life.faults:
                 if rework and work.wreck is not None:
