@@ -180,6 +180,8 @@ class Work:
         What another child did before, until it was killed.
     anew : Step or None
         The same as the first step, but what was begun is thrown away.
+    usual : list of Step, or None
+        What is done where nobody kills it, if it is not the same: the calls of a shuffle depend on its seed.
     """
 
     name: str
@@ -189,6 +191,7 @@ class Work:
     steps: list[Step]
     wreck: Step | None = None
     anew: Step | None = None
+    usual: list[Step] | None = None
 
 
 # --------------------------------------------------------------------------------------------------------- children
@@ -593,6 +596,8 @@ class Bench:
         self._given: dict[tuple[str, int], Given] = {}
         self._states: dict[tuple[str, int], Versions] = {}
         self._usual: dict[tuple[Any, ...], Told] = {}
+        self.seed = 0
+        """Of shuffles for which none is given: another each time, or going on would have the right one by chance."""
 
     def given(self, kind: str, rows: int) -> Given:
         """The source of a kind that has so many rows."""
@@ -649,20 +654,24 @@ class Bench:
         kind, profile = str(rng.choice(SOURCES)), str(rng.choice(["raw", "compact"]))
         shuffle, state = bool(rng.random() < 0.5), int(rng.choice([1, 1, 2, 3]))
         seed = None if rng.random() < 0.3 else int(rng.integers(100))
-        how = {"shuffle": shuffle, "seed": seed} if shuffle else {}
+        how: dict[str, Any] = {"shuffle": True, "seed": seed} if shuffle else {}
+        usual = {**how, "seed": 0} if shuffle else {}
         long, short = self.given(kind, LONG), self.given(kind, SHORT)
         if turn == "convert":
             how |= {"profile": profile}
             anew = convert(long, {**how, "resume": False})
-            return Work("convert", (turn, kind, shuffle), 0, profile, [convert(long, how)], anew=anew)
+            key, steps = (turn, kind, shuffle), [convert(long, how)]
+            return Work("convert", key, 0, profile, steps, anew=anew, usual=[convert(long, usual)])
         if turn == "overwrite":
-            steps = [convert(long, {"profile": profile, **how}, overwrite=True)]
-            return Work("convert into a new version", (turn, kind, shuffle), 1, profile, steps)
+            key, steps = (turn, kind, shuffle), [convert(long, {"profile": profile, **how}, overwrite=True)]
+            again = [convert(long, usual, overwrite=True)]
+            return Work("convert into a new version", key, 1, profile, steps, usual=again)
         if turn == "append":
             return Work("append", (turn, state), state, profile, [append(short)])
         if turn == "append file":
             anew = append_file(long, {**how, "resume": False})
-            return Work("append a source", (turn, kind, shuffle), 1, profile, [append_file(long, how)], anew=anew)
+            key, steps = (turn, kind, shuffle), [append_file(long, how)]
+            return Work("append a source", key, 1, profile, steps, anew=anew, usual=[append_file(long, usual)])
         if turn == "appends":
             each = [append(self.given(str(rng.choice(SOURCES)), SHORT)) for _ in range(3)]
             return Work("several appends", (turn, state), state, profile, each)
@@ -707,15 +716,17 @@ class Bench:
         """What came of a case, and what was wrong."""
         rng = np.random.default_rng([number, 1])
         work = self.work(TURNS[number // 2 % len(TURNS)], rng)
-        usual = self.usual(work.key, work.steps, work.profile, work.state)
+        self.seed = number << 4
+        usual = self.usual(work.key, work.usual or work.steps, work.profile, work.state)
         exact = bool(number % 2)
         moments = [_drawn(rng, usual, exact)]
         if rng.random() < AGAIN:
             moments.append(_drawn(rng, _after(usual, moments[0]), exact))
         wreck = None
         if work.wreck is not None:
-            key = ("append file", "any")
-            wreck = Moment(call=int(rng.integers(1, self.usual(key, [work.wreck], work.profile, 1).calls)))
+            steps = [append_file(self.given("memory", LONG), {})]
+            calls = self.usual(("append file", "memory", False), steps, work.profile, 1).calls
+            wreck = Moment(call=int(rng.integers(1, calls)))
         return self.tried(work, moments, wreck, deep=bool(rng.random() < 0.5), rework=bool(rng.random() < 0.5))
 
     def tried(
@@ -739,10 +750,12 @@ class Bench:
             for moment in moments:
                 over = not life.todo or (life.todo[0].refused and life.versions)
                 if not over and not life.faults:
+                    self.seed += 1
                     life.kill(moment, work.anew if rework and moment is not moments[0] else None)
             if not life.faults:
                 if rework and work.wreck is not None:
                     life.begun, life.todo = life.journal(), [work.wreck]
+                self.seed += 1
                 life.go_on()
             if not life.faults:
                 life.clear()
@@ -777,7 +790,12 @@ def bench(folder: Path) -> Iterator[Bench]:
     try:
         made = Bench(root)
         temporary = str(root / "temporary")
-        with small(), mock.patch.object(tempfile, "tempdir", temporary), mock.patch.dict(os.environ, TMPDIR=temporary):
+        with (
+            small(),
+            mock.patch.object(tempfile, "tempdir", temporary),
+            mock.patch.dict(os.environ, TMPDIR=temporary),
+            mock.patch("secrets.randbits", lambda _: made.seed),
+        ):
             yield made
     finally:
         shutil.rmtree(root, ignore_errors=True)
