@@ -4,7 +4,8 @@ A case is a store in some state, a forked child that works on it, and SIGKILL. I
 time drawn from as long as the work usually takes; in odd ones it kills itself before, after or in the middle of a call
 that changes the disk, the k-th of as many as the work usually makes: these are the same each time. What the child was
 told is done it tells its parent through a pipe. Then all versions must be as they were before or after the work, the
-work can be gone on with, and gc leaves nothing that no version names.
+work can be gone on with, and gc leaves nothing that no version names. A killed process loses nothing that it has
+written: what a power cut takes is another matter.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ LAST = 16
 """Calls at the end of the work, at which every third of the odd cases is killed: there a version is published."""
 CHILD_S = 60
 
-_write, _fsync = os.write, os.fsync
+_write = os.write
 
 
 # ------------------------------------------------------------------------------------------- rows, versions, steps
@@ -565,10 +566,7 @@ def rows_written() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def small() -> Iterator[None]:
-    """Parts of some dozen rows, pages of two segments, bucket files for as little as that; nothing is synced.
-
-    A killed process loses nothing that it has written, so that fsync(2) makes no difference here. It counts as a call.
-    """
+    """Parts of some dozen rows, pages of two segments, bucket files for as little as that."""
 
     def in_little_memory(real: Callable[..., Any], items: Any, *arguments: Any, **options: Any) -> Any:
         return real(items, *arguments, **{**options, "max_bytes": 20_000})
