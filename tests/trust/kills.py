@@ -819,4 +819,5 @@ CAMPAIGN = Campaign(
     few=4,
     unit=250,
     run=run,
+    limit_s=1800,
 )
