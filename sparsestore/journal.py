@@ -153,8 +153,19 @@ class Journal:
         """Let go of it and leave it as it is."""
         self._held.release()
 
+    def give_up(self) -> None:
+        """Before a part is removed: nobody is to go on from it, though this process be killed half-way.
+
+        Then what it names is garbage by its age. Without parts the journal goes last: whoever comes next finds it, and
+        removes the rest.
+        """
+        if self.state.parts:
+            self._storage.remove(self.key)
+            self._storage.sync(FOLDER)
+
     def discard(self, needed: Collection[str] = ()) -> None:
         """Remove all that it names but what versions need, and itself."""
+        self.give_up()
         for key in sorted((self.state.segments | self.state.pages) - set(needed)):
             self._storage.remove(key)
         self.end()

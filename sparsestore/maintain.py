@@ -11,7 +11,7 @@ from sparsestore.format import manifest_key
 from sparsestore.journal import FOLDER, Journal, JournalState, all_journals, owner_of
 from sparsestore.manifest import read_manifest, segment_lines, versions
 from sparsestore.storage import LocalStorage, open_storage
-from sparsestore.writer import remove_skeleton
+from sparsestore.writer import is_skeleton, remove_skeleton
 
 __all__ = ["gc", "parse_age"]
 
@@ -69,16 +69,16 @@ def gc(
 
     Notes
     -----
-    Versions go first, so that a crash half-way leaves garbage and never a version without its segments. Files that
-    other processes have mapped stay readable to them. What a running writer makes is never removed, whatever its age,
-    nor a version that was published since that writer began. Where nothing but the beginnings of a store were, its
-    folder goes too.
+    Versions go first, then journals, so that a crash half-way leaves garbage, and never a version without its segments
+    or an interrupted conversion without its parts. Files that other processes have mapped stay readable to them. What a
+    running writer makes is never removed, whatever its age, nor a version that was published since that writer began.
+    Where nothing but the beginnings of a store were, its folder goes too.
     """
     if isinstance(keep_versions, bool) or keep_versions < 1:
         raise ValueError(f"keep_versions is {keep_versions}, expected at least 1")
     oldest = time.time() - parse_age(older_than)
     storage = open_storage(path)
-    if not versions(storage) and not any(storage.list(folder) for folder in _FOLDERS):
+    if not versions(storage) and not any(storage.list(folder) for folder in _FOLDERS) and not is_skeleton(storage):
         read_manifest(storage)  # says what is there instead
     # Listed before writers are asked, and versions read after: what is listed and in no writer's journal was published
     # before the versions are read, or never will be.
@@ -91,27 +91,31 @@ def gc(
         # not become free, or its version would be older than others by its rows and newer by none
         dropped = [number for number in numbers[:-keep_versions] if number <= writers.base]
         needed = _needed(storage, [number for number in numbers if number not in dropped])
-        removed = [manifest_key(number) for number in dropped]
+        old = [manifest_key(number) for number in dropped]
+        dead: list[str] = []
+        rest: list[str] = []
         for key in candidates:
             if key in needed or key in writers.spared or key == "versions/pages":
                 continue
-            if key.startswith(f"{FOLDER}/"):
-                if owner_of(key) in writers.dead or (
-                    owner_of(key) not in writers.known and _is_old(storage, key, oldest)
-                ):
-                    removed.append(key)
-            elif key in writers.lost or _is_old(storage, key, oldest):
-                removed.append(key)
-        if not dry_run:
-            for number, key in enumerate(removed):
-                if number == len(dropped) and dropped:
-                    storage.sync("versions")  # or a power cut could bring back a version without its segments
+            owner = owner_of(key)
+            if key in writers.dead:
+                dead.append(key)
+            elif (
+                key in writers.lost
+                or owner in writers.dead
+                or (owner not in writers.known and _is_old(storage, key, oldest))
+            ):
+                rest.append(key)
+        for folder, keys in (("versions", old), (FOLDER, dead), ("", rest)) if not dry_run else ():
+            for key in keys:
                 storage.remove(key)
+            if folder and keys:
+                storage.sync(folder)  # or a power cut could bring them back without what they name
     finally:
         writers.release()
     if not kept and not dry_run:
         remove_skeleton(storage, with_root=True)
-    return removed
+    return [*old, *dead, *rest]
 
 
 def _is_old(storage: LocalStorage, key: str, oldest: float) -> bool:

@@ -576,8 +576,14 @@ class LocalStorage:
         except (FileNotFoundError, NotADirectoryError):
             return 0
         removed = self.size(key)
-        shutil.rmtree(self.path(key))
-        return removed
+        path = self.path(key)
+        while True:
+            try:
+                shutil.rmtree(path)
+                return removed
+            except FileNotFoundError:  # somebody else removes it too
+                if not path.exists():
+                    return removed
 
     def size(self, prefix: str) -> int:
         """Bytes of all objects below a prefix."""

@@ -42,7 +42,7 @@ from sparsestore.manifest import is_foreign, latest_version, missing_objects, re
 from sparsestore.segment_writer import Columns, SegmentWriter
 from sparsestore.storage import LocalStorage, open_storage
 
-__all__ = ["PART_BYTES", "Writer", "append_to", "create", "remove_skeleton"]
+__all__ = ["PART_BYTES", "Writer", "append_to", "create", "is_skeleton", "remove_skeleton"]
 
 log = logging.getLogger("sparsestore")
 
@@ -605,6 +605,9 @@ class Writer:
             self._end()
             return
         kept = set(self._parted) if keep else set()
+        if not kept:
+            with contextlib.suppress(OSError):
+                self._journal.give_up()
         for key in sorted(self._journal.state.segments | self._journal.state.pages):
             if key.rpartition("/")[2] not in kept:
                 with contextlib.suppress(OSError):  # garbage at worst, which gc finds
@@ -644,6 +647,12 @@ class Writer:
     def _remove_skeleton(self) -> None:
         with contextlib.suppress(OSError):
             remove_skeleton(self._storage, with_root=self._made_folder)
+
+
+def is_skeleton(storage: LocalStorage) -> bool:
+    """Whether there is what a writer makes first, and nothing else: at a power cut no more may be left of a store."""
+    names = storage.list("")
+    return bool(names) and not set(names) - set(_FOLDERS) and not is_foreign(storage)
 
 
 def remove_skeleton(storage: LocalStorage, *, with_root: bool) -> None:

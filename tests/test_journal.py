@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -393,6 +394,72 @@ def test_gc_tells_where_there_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is no sparsestore"):
         maintain.gc(tmp_path / "mine")
     assert (tmp_path / "mine/notes.txt").exists()
+
+
+def killed_at(monkeypatch: pytest.MonkeyPatch, n: int, call: Callable[[], Any]) -> bool:
+    """Call in a fork that is killed at its n-th removal; whether it came to that."""
+    real, left = LocalStorage.remove, n
+
+    def remove(self: LocalStorage, key: str) -> int:
+        nonlocal left
+        left -= 1
+        if left <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(self, key)
+
+    child = os.fork()
+    if not child:
+        try:
+            monkeypatch.setattr(LocalStorage, "remove", remove)
+            call()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a kill needs a process of its own")
+@pytest.mark.parametrize("how", ["gc", "anew", "bad input"])
+def test_what_is_being_thrown_away_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A journal of which parts are gone would be an error to whoever comes next."""
+    source, path = text(tmp_path), tmp_path / "a"
+    calls: dict[str, Callable[[], Any]] = {
+        "gc": lambda: maintain.gc(path, older_than=0),
+        "anew": lambda: convert(source, path, max_bytes=SMALL, resume=False),
+        "bad input": lambda: interrupted(
+            monkeypatch, 4000, lambda: convert(source, path, max_bytes=SMALL), ValueError("bad")
+        ),
+    }
+    for n in range(1, 6):
+        interrupted(monkeypatch, 1500, lambda: convert(source, path, max_bytes=SMALL))
+        if not killed_at(monkeypatch, n, calls[how]):
+            break
+        convert(source, path, max_bytes=SMALL)
+        opened = store.open(path)
+        assert opened.shape[0] == N_ROWS
+        assert opened.verify(deep=False) == []
+        maintain.gc(path, older_than=0)
+        assert names(path / "writers") == []
+        assert len(names(path / "segments")) == len(opened._reader.lines)
+        shutil.rmtree(path)
+    assert n > 3
+
+
+def test_what_two_remove_at_once_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = LocalStorage(tmp_path / "store")
+    for name in ("a/x", "a/y", "a/b/z"):
+        storage.put(name, b"1")
+    real = os.unlink
+
+    def unlink(path: Any, **options: Any) -> None:
+        real(path, **options)  # by the other
+        real(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", unlink)
+        assert storage.remove("a") == 3
+    assert not storage.exists("a")
 
 
 # ----------------------------------------------------------------------------------------------- after the link

@@ -25,6 +25,7 @@ NAMES: tuple[str, ...] = (
     "parsers",
     "faults",
     "losses",
+    "kills",
 )
 
 
