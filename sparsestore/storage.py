@@ -451,10 +451,14 @@ class LocalStorage:
         """Bytes of those objects that are there and plain files."""
         found = {}
         for key in keys:
-            with naming(self.path(key)), contextlib.suppress(FileNotFoundError, NotADirectoryError, CorruptStoreError):
+            try:
                 status = self._status(key)
-                if stat.S_ISREG(status.st_mode):
-                    found[key] = status.st_size
+            except (FileNotFoundError, NotADirectoryError, CorruptStoreError):
+                continue
+            except OSError as error:
+                raise _named(error, self.path(key)) from error
+            if stat.S_ISREG(status.st_mode):
+                found[key] = status.st_size
         return found
 
     @_names_its_key

@@ -205,7 +205,9 @@ class Asker:
     def asked_about(self, keys: Sequence[str], turn: int) -> list[str | None]:
         """What goes wrong with questions about objects that changed: "" for an error, None for the same answers.
 
-        `turn` is any number: cases take turns in the way a store is opened, and in asking what takes long.
+        `turn` is any number: cases take turns in the way a store is opened, in which of the questions that read the
+        same objects is asked, and in asking more than one, those that take long, and `verify`; which is always asked
+        where no question reads what changed.
         """
         way = turn % 8 if turn % 8 < len(OPENED) else 0
         wrong: list[str | None] = []
@@ -214,16 +216,18 @@ class Asker:
             wrong.append(f"version {version} opens with a damaged manifest" if found is None else found)
         naming = keys if len(keys) == 1 and not keys[0].startswith("versions/0") else []
         touching = [question for question in QUESTIONS if not self.read[question.name].isdisjoint(keys)]
+        unread = not touching
         light = [question for question in touching if not question.name.startswith(HEAVY)]
-        if turn % 16 and light:
-            touching = light if turn % 4 else [light[turn // 16 % len(light)]]
+        if turn % 64 and touching:
+            asked = light or touching
+            touching = asked if turn % 16 == 0 else [asked[turn // 8 % len(asked)]]
         rows = ["rows "] * (naming != [] and naming[0].startswith("segments/"))
         wrong += [self.wrong(question, way, naming=[*naming, *rows]) for question in touching]
-        if self.needed.isdisjoint(keys):
+        if self.needed.isdisjoint(keys) or not (unread or turn % 8 == 5):
             return wrong
         segments = {self.segment_of.get(key) for key in keys}
         alone = segments.pop() if len(segments) == 1 else None
-        return [*wrong, self.unseen(ALL if alone is None or turn % 16 == 8 else ALONE[alone], way, naming=naming)]
+        return [*wrong, self.unseen(ALL if alone is None or turn % 16 == 13 else ALONE[alone], way, naming=naming)]
 
     def crash_only(self, key: str) -> str | None:
         """What goes wrong without any check of bytes: answers may be any, errors only those of the package."""
