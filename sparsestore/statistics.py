@@ -189,7 +189,9 @@ def _are_sums(array: Floats, k: int) -> bool:
     squares, products = array[:, 2 : 2 + k], array[:, 2 + k :]
     if (squares < 0).any() or not np.allclose(array[:, :2], np.column_stack([blocks, lengths]), rtol=1e-9):
         return False
-    most = np.sqrt(squares) * np.sqrt(lengths)[:, None]  # Cauchy and Schwarz
+    # Cauchy and Schwarz, and what is lost where numbers of very different size are added
+    rounded = 1e-9 * np.sqrt(squares[0]) * np.sqrt(array[0, 0])
+    most = (np.sqrt(squares) + rounded) * np.sqrt(lengths)[:, None]
     return bool((np.abs(products) <= most * (1 + 1e-6) + 1e-9).all())
 
 

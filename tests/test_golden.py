@@ -15,8 +15,6 @@ from test_format_page import read
 
 import sparsestore as ss
 
-pytestmark = pytest.mark.skipif(not golden.ROOT.exists(), reason="golden.py has not been run yet")
-
 
 class Expected:
     """What a store of tests/data/v1 holds, from the files beside it."""

@@ -261,3 +261,24 @@ def test_row_counts_widen_when_they_must() -> None:
     counts.update(np.full(3, 2**30))
     assert counts.finish().dtype == np.uint64
     assert counts.finish().tolist() == [6 * 2**30]
+
+
+@given(
+    values=st.lists(
+        st.one_of(
+            st.floats(width=32, allow_nan=False, allow_infinity=False),
+            st.floats(-1e150, 1e150),
+            st.sampled_from([0.0, 1.0, -1.0, 3.4028234663852886e38, 1e-300, 1e100]),
+        ),
+        min_size=1,
+        max_size=80,
+    ),
+    step=st.integers(1, 80),
+)
+def test_statistics_of_any_labels_are_taken_for_such(values: list[float], step: int) -> None:
+    """Numbers of very different size lose digits where they are added: that is no damage."""
+    statistics = gather(np.array(values), step=step)
+    if statistics is not None:
+        again = LabelStatistics.from_arrays(*statistics.to_arrays())
+        assert np.array_equal(again.squares, statistics.squares)
+        assert again.classes == statistics.classes
