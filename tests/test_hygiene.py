@@ -763,3 +763,51 @@ def test_each_version_that_a_reader_opens_while_others_append_is_whole(tmp_path:
     assert len(outcomes) == 2
     assert ss.open(path).version == 31
     assert len(set(seen)) > 2
+
+
+# ------------------------------------------------------------------------------------------------ a disk that is full
+
+
+@pytest.mark.parametrize("how", ["in order", "shuffled", "append"])
+def test_on_a_full_disk_nothing_is_published_and_room_makes_it_go_on(tmp_path: Path, how: str) -> None:
+    """A real file system of 3 MiB; the bucket files of a shuffle fill it too."""
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs a mount namespace of its own")
+    text = """
+        import scipy.sparse as sp
+
+        how = sys.argv[2]
+        x = sp.random_array((100_000, 64), density=0.5, rng=np.random.default_rng(0), format="csr", dtype=np.float32)
+        small = ss.convert(x[:100], f"{path}/s.zarr", columns={"y": np.arange(100)}, progress=False)
+        options = {"shuffle": True, "seed": 0, "max_bytes": "24MiB"} if how == "shuffled" else {}
+
+        def work(rows):
+            y = {"y": np.arange(rows)}
+            if how == "append":
+                return small.append(x[:rows], **y)
+            return ss.convert(x[:rows], f"{path}/s.zarr", columns=y, overwrite=True, progress=False, **options)
+
+        try:
+            work(100_000)
+        except (OSError, MemoryError) as error:
+            text = str(error)
+            assert "space left" in text or "bytes free" in text, text
+            assert path in text, text
+        else:
+            raise AssertionError("it fitted")
+        with ss.open(f"{path}/s.zarr") as store:
+            assert store.version == 1 and store.verify() == [] and (store[:] != x[:100]).nnz == 0
+            store.gc(older_than=0)
+        names = sorted(os.listdir(f"{path}/s.zarr"))
+        assert os.listdir(f"{path}/s.zarr/segments") == [small._reader.lines[0].id], names
+        found = work(1000)
+        assert found.version == 2 and found.shape[0] == (1100 if how == "append" else 1000) and found.verify() == []
+        print("went on")
+    """
+    code = COMMON + textwrap.dedent(text)
+    (tmp_path / "code.py").write_text(code, encoding="utf-8")
+    (tmp_path / "disk").mkdir()
+    disk = tmp_path / "disk"
+    mount = f"mount -t tmpfs -o size=3m none {disk} && exec {sys.executable} {tmp_path}/code.py {disk} '{how}'"
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
