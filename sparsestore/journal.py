@@ -142,8 +142,7 @@ class Journal:
     def end(self, *, keep: bool = False) -> None:
         """Let go of it and remove it, or leave it for somebody to go on from its parts."""
         try:
-            self._storage.remove(self.temporary)
-            self._storage.remove(self.scratch)
+            self.tidy()
             if not keep:
                 self._storage.remove(self.key)
         finally:
@@ -152,6 +151,11 @@ class Journal:
     def release(self) -> None:
         """Let go of it and leave it as it is."""
         self._held.release()
+
+    def tidy(self) -> None:
+        """Remove what its writer had beside it: a writer that goes on makes objects of the same names."""
+        self._storage.remove(self.temporary)
+        self._storage.remove(self.scratch)
 
     def give_up(self) -> None:
         """Before a part is removed: nobody is to go on from it, though this process be killed half-way.

@@ -262,6 +262,8 @@ class Writer:
         self.n_rows = 0
         self.nnz = 0
         try:
+            if journal is not None:
+                journal.tidy()
             self._journal = journal or Journal.start(storage, base.version if base else 0)
             for part in self._journal.state.parts:
                 self._take_over(part)

@@ -111,6 +111,8 @@ class Recorder:
         base = at - 2**32 if at >= 2**31 else at
         if not text.startswith("/"):
             text = f"{Path.cwd() if base == _AT_FDCWD else descriptor_path(call.thread, base)}/{text}"
+        if text == self._folder:
+            return ""
         return text[len(self._folder) + 1 :] if text.startswith(f"{self._folder}/") else None
 
     def _step(self, *step: Any) -> None:
