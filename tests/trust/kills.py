@@ -680,15 +680,15 @@ class Bench:
     def usual(self, key: tuple[Any, ...], steps: Sequence[Step], profile: str, state: int) -> Told:
         """What a child tells that is not killed before its end."""
         if key not in self._usual:
-            found = []
-            for _ in range(2):  # the first one may find less in the processor's caches
-                life = self.begin(profile, state, steps)
-                found.append(killed(steps, life.path, Moment()))
-                self.end(life)
-            for told in found:
-                if told.problem or not told.calls:
-                    raise RuntimeError(f"{key} fails where nobody kills it: {told.problem}")
-            self._usual[key] = Told(calls=found[1].calls, seconds=min(told.seconds for told in found))
+            life = self.begin(profile, state, steps)
+            life.go_on()  # compiles the loops: children would do that again and again, and keep them on the disk
+            self.end(life)
+            life = self.begin(profile, state, steps)
+            told = killed(steps, life.path, Moment())
+            self.end(life)
+            if life.faults or told.problem or not told.calls:
+                raise RuntimeError(f"{key} fails where nobody kills it: {life.faults or told.problem}")
+            self._usual[key] = told
         return self._usual[key]
 
     def begin(self, profile: str, state: int, steps: Sequence[Step], *, deep: bool = False) -> Life:
