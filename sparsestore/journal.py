@@ -139,6 +139,11 @@ class Journal:
         self.state.take({"kind": kind, "value": value})
         self.state.length += 9 + len(line)
 
+    def tidy(self) -> None:
+        """Remove what its writer needed for a while."""
+        self._storage.remove(self.temporary)
+        self._storage.remove(self.scratch)
+
     def end(self, *, keep: bool = False) -> None:
         """Let go of it and remove it, or leave it for somebody to go on from its parts."""
         try:

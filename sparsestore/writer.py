@@ -265,6 +265,8 @@ class Writer:
             if journal is not None:
                 journal.tidy()
             self._journal = journal or Journal.start(storage, base.version if base else 0)
+            if journal is not None:
+                journal.tidy()  # a name that a killed writer left taken, and bucket files as large as the data
             for part in self._journal.state.parts:
                 self._take_over(part)
         except BaseException:

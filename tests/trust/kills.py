@@ -372,7 +372,7 @@ class Life:
     faults: list[str] = field(default_factory=list)
     outcome: str = ""
 
-    def kill(self, moment: Moment, first: Step | None = None) -> None:
+    def kill(self, moment: Moment, first: Step | None = None) -> Told:
         """Let a child do what is to be done, or another first step, kill it, and look at what it leaves."""
         told = killed([first or self.todo[0], *self.todo[1:]], self.path, moment)
         if told.problem:
@@ -388,7 +388,7 @@ class Life:
         else:
             possible = " or ".join(str(sorted(state)) for state in (self.versions, *ahead))
             self.faults.append(f"versions {there} are there, expected {possible}")
-            return
+            return told
         self.versions = state
         self.outcome = self.how_far(at, len(ahead))
         self.begun = self.journal()
@@ -398,6 +398,7 @@ class Life:
         if rows and not at and self.todo and self.todo[0].rows:
             self.outcome = "gone on with from whole parts"
         self.look(all_versions=True)
+        return told
 
     def how_far(self, at: int, last: int) -> str:
         """What a kill was, at a state of so many."""
@@ -680,15 +681,15 @@ class Bench:
     def usual(self, key: tuple[Any, ...], steps: Sequence[Step], profile: str, state: int) -> Told:
         """What a child tells that is not killed before its end."""
         if key not in self._usual:
-            found = []
-            for _ in range(2):  # the first one may find less in the processor's caches
-                life = self.begin(profile, state, steps)
-                found.append(killed(steps, life.path, Moment()))
-                self.end(life)
-            for told in found:
-                if told.problem or not told.calls:
-                    raise RuntimeError(f"{key} fails where nobody kills it: {told.problem}")
-            self._usual[key] = Told(calls=found[1].calls, seconds=min(told.seconds for told in found))
+            life = self.begin(profile, state, steps)
+            life.go_on()  # compiles the loops: children would do that again and again, and keep them on the disk
+            self.end(life)
+            life = self.begin(profile, state, steps)
+            told = killed(steps, life.path, Moment())
+            self.end(life)
+            if life.faults or told.problem or not told.calls:
+                raise RuntimeError(f"{key} fails where nobody kills it: {life.faults or told.problem}")
+            self._usual[key] = told
         return self._usual[key]
 
     def begin(self, profile: str, state: int, steps: Sequence[Step], *, deep: bool = False) -> Life:
@@ -749,7 +750,11 @@ class Bench:
                 over = not life.todo or (life.todo[0].refused and life.versions)
                 if not over and not life.faults:
                     self.seed += 1
-                    life.kill(moment, work.anew if rework and moment is not moments[0] else None)
+                    first = moment is moments[0]
+                    end = life.kill(moment, work.anew if rework and not first else None)
+                    if first and end.seconds and work.key in self._usual:  # so that few come to their end
+                        usual = self._usual[work.key]
+                        usual.seconds = min(usual.seconds, end.seconds)
             if not life.faults:
                 if rework and work.wreck is not None:
                     life.begun, life.todo = life.journal(), [work.wreck]
