@@ -157,11 +157,6 @@ class Journal:
         """Let go of it and leave it as it is."""
         self._held.release()
 
-    def tidy(self) -> None:
-        """Remove what its writer had beside it: a writer that goes on makes objects of the same names."""
-        self._storage.remove(self.temporary)
-        self._storage.remove(self.scratch)
-
     def give_up(self) -> None:
         """Before a part is removed: nobody is to go on from it, though this process be killed half-way.
 

@@ -262,8 +262,6 @@ class Writer:
         self.n_rows = 0
         self.nnz = 0
         try:
-            if journal is not None:
-                journal.tidy()
             self._journal = journal or Journal.start(storage, base.version if base else 0)
             if journal is not None:
                 journal.tidy()  # a name that a killed writer left taken, and bucket files as large as the data
