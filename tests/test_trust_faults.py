@@ -6,6 +6,8 @@ import errno
 import os
 import random
 import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,16 @@ def test_calls_are_seen_fail_and_are_cut_short(tmp_path: Path) -> None:
         ("fsync", -errno.EIO),
         ("close", -errno.EIO),
     ]
+
+
+def test_threads_that_outlive_the_work_are_let_go() -> None:
+    def work() -> str:
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+        return "done"
+
+    started = time.monotonic()
+    assert [tracing.trace(work, lambda _: None) for _ in range(20)] == ["done"] * 20
+    assert time.monotonic() - started < 30
 
 
 def test_a_child_that_dies_or_goes_round_in_circles_is_told() -> None:

@@ -5,6 +5,7 @@ Whatever makes a call, Python, numpy or a C library, is seen. Linux on x86-64 al
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -207,7 +208,7 @@ def trace(
         how = _follow(ptrace, child, entering, leaving, most)
     except BaseException:
         os.kill(child, signal.SIGKILL)
-        os.waitpid(child, _WALL)
+        _let_go(ptrace, child)
         os.close(read_end)
         raise
     with os.fdopen(read_end, "r", encoding="utf-8") as pipe:
@@ -261,11 +262,23 @@ def _follow(
             stopped = 0
         elif stopped == signal.SIGSTOP and thread == child:
             ptrace(_DETACH, child)
-            os.waitpid(child, 0)
+            _let_go(ptrace, child)
             return ""
         elif stopped in (signal.SIGSTOP, signal.SIGTRAP):  # a new thread, or that there is one
             stopped = 0
         ptrace(_SYSCALL, thread, stopped)
+
+
+def _let_go(ptrace: _Ptrace, child: int) -> None:
+    """Until the child is gone: its threads are traced one by one, and it ends when each of them has been waited for."""
+    while True:
+        thread, status = os.waitpid(-1, _WALL)
+        if not os.WIFSTOPPED(status):
+            if thread == child:
+                return
+            continue
+        with contextlib.suppress(ProcessLookupError):  # killed meanwhile
+            ptrace(_DETACH, thread)
 
 
 def _enter(
