@@ -68,7 +68,7 @@ KINDS: tuple[Kind, ...] = (
 )
 MOST: dict[str, tuple[int, ...]] = {
     "convert": (580, 2400, 850, 1250, 75),
-    "shuffle and overwrite": (800, 3300, 1170, 1750, 110),
+    "shuffle and overwrite": (430, 1850, 640, 970, 60),
     "append": (370, 1550, 560, 820, 50),
     "gc": (16, 250, 70, 110, 4),
     "read mapped": (4, 1700, 270, 920, 4),
@@ -133,7 +133,7 @@ def _case(scene: Scene, kind: Kind, for_ever: bool, at: int, folder: Path) -> tu
         hit = hit or call.name
         return kind.verdict(call)
 
-    told = trace(lambda: _told(scene, folder), entering, most=60_000)
+    told = trace(lambda: _told(scene, folder), entering, names=kind.calls, most=60_000)
     if not hit:
         return "no such call", [] if told == '["done", ""]' else [f"without a fault: {told}"]
     wrong = []

@@ -19,7 +19,7 @@ from trust.disk import ALL_LOSSES, Disk, Losses, Recorder, Step, taken
 from trust.scenes import SCENES, SOURCE, STORE, Scene
 from trust.tracing import trace
 
-MOST: dict[str, int] = {"convert": 140, "shuffle and overwrite": 180, "append": 90, "gc": 4}
+MOST: dict[str, int] = {"convert": 140, "shuffle and overwrite": 100, "append": 90, "gc": 4}
 """More fsyncs than each scene makes: the rest of the cases find none."""
 
 

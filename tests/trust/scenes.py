@@ -162,7 +162,7 @@ def small() -> Iterator[None]:
     """Parts of a conversion, pages of segment lines and what a shuffle holds are small; one thread does all."""
 
     def shuffled(blocks: Any, **options: Any) -> Any:
-        return sort_rows(blocks, **{**options, "max_bytes": 4_000})
+        return sort_rows(blocks, **{**options, "max_bytes": 2_500})
 
     sort_rows = sort.shuffled_blocks
     with (
@@ -201,7 +201,7 @@ def _two_versions(folder: Path) -> None:
 
 
 def _overwrite(folder: Path) -> None:
-    x, columns = rows_of(range(100, 160))
+    x, columns = rows_of(range(100, 136))
     options: dict[str, Any] = {"shuffle": True, "seed": 1, "profile": "compact", "overwrite": True, "progress": False}
     ss.convert(x, folder / STORE, columns=columns, **options).close()
 
@@ -213,7 +213,7 @@ def _append(folder: Path) -> None:
 
 
 def _versions_and_garbage(folder: Path) -> None:
-    """Four versions of rows 0 to 20, 40 and 60 and then 100 to 160, and what two dead writers left."""
+    """Four versions of rows 0 to 20, 40 and 60 and then 100 to 136, and what two dead writers left."""
     _two_versions(folder)
     _append(folder)
     _overwrite(folder)
@@ -254,9 +254,9 @@ def read_all(store: ss.Store) -> None:
 
 SCENES: tuple[Scene, ...] = (
     Scene("convert", _nothing, _convert, None, (1, 0, 700)),
-    Scene("shuffle and overwrite", _two_versions, _overwrite, (2, 0, 40), (3, 100, 160)),
+    Scene("shuffle and overwrite", _two_versions, _overwrite, (2, 0, 40), (3, 100, 136)),
     Scene("append", _two_versions, _append, (2, 0, 40), (3, 0, 60)),
-    Scene("gc", _versions_and_garbage, _collect, (4, 100, 160), (4, 100, 160)),
+    Scene("gc", _versions_and_garbage, _collect, (4, 100, 136), (4, 100, 136)),
     Scene("read mapped", _two_versions, partial(_read, mmap=True), (2, 0, 40), (2, 0, 40)),
     Scene("read", _two_versions, partial(_read, mmap=False), (2, 0, 40), (2, 0, 40)),
 )

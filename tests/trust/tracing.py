@@ -1,18 +1,19 @@
-"""System calls of a piece of work, seen one by one as the kernel gets them, and made to fail: ptrace(2) in Python.
+"""System calls of a piece of work, seen one by one as the kernel gets them, and made to fail: ptrace(2) and seccomp(2).
 
 Whatever makes a call, Python, numpy or a C library, is seen. Linux on x86-64 alone.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
+import mmap
 import os
 import platform
 import signal
+import struct
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,11 @@ __all__ = ["AVAILABLE", "NAMES", "Call", "Fail", "Short", "bytes_at", "descripto
 
 AVAILABLE = sys.platform == "linux" and platform.machine() == "x86_64"
 
-_TRACEME, _GETREGS, _SETREGS, _DETACH, _SYSCALL, _SETOPTIONS = 0, 12, 13, 17, 24, 0x4200
-_OPTIONS = 1 | 8 | 0x100000  # say which stops are calls; follow threads; a child does not outlive its tracer
+_TRACEME, _CONT, _GETREGS, _SETREGS, _SYSCALL, _SETOPTIONS = 0, 7, 12, 13, 24, 0x4200
+_OPTIONS = 1 | 8 | 0x80 | 0x100000  # mark stops after calls; follow threads; stop at calls; none outlives its tracer
+_AT_CALL = 7
+_NO_NEW_PRIVS, _SET_SECCOMP = 38, 22
+_TOLD = 1 << 20
 _WALL = 0x40000000
 _REGISTERS = 27
 _RDX, _RAX, _ORIG_RAX = 12, 10, 15
@@ -156,9 +160,12 @@ def descriptor_path(thread: int, descriptor: int) -> str:
 
 class _Ptrace:
     def __init__(self) -> None:
-        self._call = ctypes.CDLL(None, use_errno=True).ptrace
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._call = libc.ptrace
         self._call.restype = ctypes.c_long
         self._call.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+        self._prctl = libc.prctl
+        self._prctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong)
         self._registers = (ctypes.c_ulonglong * _REGISTERS)()
 
     def __call__(self, request: int, thread: int, data: int = 0) -> None:
@@ -173,12 +180,26 @@ class _Ptrace:
     def set_registers(self, thread: int) -> None:
         self(_SETREGS, thread, ctypes.addressof(self._registers))
 
+    def stop_at(self, numbers: list[int]) -> None:
+        """From now on this process, and what it starts, stops for its tracer at these calls alone: seccomp(2)."""
+        load, equal, give = 0x20, 0x15, 0x06
+        allow, tell = 0x7FFF0000, 0x7FF00000
+        code = [(load, 0, 0, 0)]
+        code += [(equal, len(numbers) - at, 0, number) for at, number in enumerate(numbers)]
+        code += [(give, 0, 0, allow), (give, 0, 0, tell)]
+        program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in code))
+        filtered = ctypes.create_string_buffer(struct.pack("@HP", len(code), ctypes.addressof(program)))
+        for option, first, second in ((_NO_NEW_PRIVS, 1, None), (_SET_SECCOMP, 2, ctypes.addressof(filtered))):
+            if self._prctl(option, first, second, 0, 0):
+                raise OSError(ctypes.get_errno(), "seccomp can not be used")
+
 
 def trace(
     work: Callable[[], str],
     entering: Callable[[Call], Fail | Short | None],
-    leaving: Callable[[Call, int], None] = lambda *_: None,
+    leaving: Callable[[Call, int], None] | None = None,
     *,
+    names: Collection[str] | None = None,
     most: int = 1_000_000,
 ) -> str:
     """Do work in a forked child and see its calls; gives what `work` gives, or "died: ..." where the child did.
@@ -186,114 +207,109 @@ def trace(
     Parameters
     ----------
     work : callable giving a str
-        What it does is traced, from its begin to its end; then the child ends. It must not raise.
+        What it does is traced, from its begin to its end; then the child is killed. It must not raise.
     entering, leaving : callable
-        Before each call of `NAMES`, where it may be changed, and after it, with what it returns: a negative errno where
-        it failed.
+        Before each call, where it may be changed, and after it, with what it returns: a negative errno where it failed.
+    names : collection of str, optional
+        The calls to see: all of `NAMES` by default.
     most : int
         A child that makes more calls than that is killed: it goes round in circles.
     """
+    numbers = [number for number, name in NAMES.items() if names is None or name in names]
     ptrace = _Ptrace()
-    read_end, write_end = os.pipe()
+    told = mmap.mmap(-1, _TOLD)
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
     if not child:
-        _do(ptrace, work, read_end, write_end)
-    os.close(write_end)
+        _do(ptrace, work, numbers, told)
     try:
         os.waitpid(child, _WALL)
         ptrace(_SETOPTIONS, child, _OPTIONS)
-        ptrace(_SYSCALL, child)
+        ptrace(_CONT, child)
         how = _follow(ptrace, child, entering, leaving, most)
     except BaseException:
-        os.kill(child, signal.SIGKILL)
-        _let_go(ptrace, child)
-        os.close(read_end)
+        _kill(child)
         raise
-    with os.fdopen(read_end, "r", encoding="utf-8") as pipe:
-        told = pipe.read()
-    return told[1:] if told.startswith("=") and not how else f"died: {how or told}"
+    length = int.from_bytes(told[:8], "little")
+    text = told[8 : 8 + length].decode("utf-8", "replace")
+    return text[1:] if text.startswith("=") and not how else f"died: {how or text}"
 
 
-def _do(ptrace: _Ptrace, work: Callable[[], str], read_end: int, write_end: int) -> None:
+def _do(ptrace: _Ptrace, work: Callable[[], str], numbers: list[int], told: mmap.mmap) -> None:
     try:
-        os.close(read_end)
         ptrace(_TRACEME, 0)
         os.kill(os.getpid(), signal.SIGSTOP)
-        told = f"={work()}"
-        os.kill(os.getpid(), signal.SIGSTOP)
+        ptrace.stop_at(numbers)
+        text = f"={work()}"
     except BaseException:
-        told = traceback.format_exc()
-        os.kill(os.getpid(), signal.SIGSTOP)
-    finally:
-        with os.fdopen(write_end, "w", encoding="utf-8", errors="replace") as pipe:
-            pipe.write(told)
-        os._exit(0)
+        text = traceback.format_exc()
+    content = text.encode("utf-8", "replace")[: _TOLD - 8]
+    told[8 : 8 + len(content)] = content  # through shared memory, as a call might fail
+    told[:8] = len(content).to_bytes(8, "little")
+    os.kill(os.getpid(), signal.SIGSTOP)
+    os._exit(1)
 
 
 def _follow(
     ptrace: _Ptrace,
     child: int,
     entering: Callable[[Call], Fail | Short | None],
-    leaving: Callable[[Call, int], None],
+    leaving: Callable[[Call, int], None] | None,
     most: int,
 ) -> str:
-    """Until the child's work is done; how it died where it did."""
-    inside: dict[int, tuple[Call | None, Fail | Short | None]] = {}
+    """Until the child's work is done, and it is gone; how it died where it did."""
+    inside: dict[int, tuple[Call, Fail | Short | None]] = {}
     seen = 0
     while True:
         thread, status = os.waitpid(-1, _WALL)
-        if os.WIFEXITED(status) or os.WIFSIGNALED(status):
+        if not os.WIFSTOPPED(status):
             inside.pop(thread, None)
             if thread == child:
                 return f"status {os.waitstatus_to_exitcode(status)}"
             continue
-        stopped = os.WSTOPSIG(status)
-        if stopped == signal.SIGTRAP | 0x80:
-            if thread in inside:
-                _leave(ptrace, thread, *inside.pop(thread), leaving)
-            else:
-                seen += 1
-                if seen > most:
-                    os.kill(child, signal.SIGKILL)
-                    continue
-                inside[thread] = _enter(ptrace, thread, entering)
+        how, stopped = _CONT, os.WSTOPSIG(status)
+        if status >> 8 == signal.SIGTRAP | _AT_CALL << 8:
+            seen += 1
+            if seen > most:
+                _kill(child)
+                return "status -9"
+            call, verdict = _enter(ptrace, thread, entering)
+            if leaving is not None or isinstance(verdict, Short) or (verdict and call.name in _DONE_ALL_THE_SAME):
+                inside[thread] = call, verdict
+                how = _SYSCALL  # until it is done
+            stopped = 0
+        elif stopped == signal.SIGTRAP | 0x80:
+            _leave(ptrace, thread, *inside.pop(thread), leaving)
             stopped = 0
         elif stopped == signal.SIGSTOP and thread == child:
-            ptrace(_DETACH, child)
-            _let_go(ptrace, child)
+            _kill(child)
             return ""
         elif stopped in (signal.SIGSTOP, signal.SIGTRAP):  # a new thread, or that there is one
             stopped = 0
-        ptrace(_SYSCALL, thread, stopped)
+        ptrace(how, thread, stopped)
 
 
-def _let_go(ptrace: _Ptrace, child: int) -> None:
-    """Until the child is gone: its threads are traced one by one, and it ends when each of them has been waited for."""
-    while True:
-        thread, status = os.waitpid(-1, _WALL)
-        if not os.WIFSTOPPED(status):
-            if thread == child:
-                return
-            continue
-        with contextlib.suppress(ProcessLookupError):  # killed meanwhile
-            ptrace(_DETACH, thread)
+def _kill(child: int) -> None:
+    """Until the child is gone: threads are traced one by one, and a process ends when each was waited for."""
+    os.kill(child, signal.SIGKILL)
+    while os.waitpid(-1, _WALL)[0] != child:
+        pass
 
 
 def _enter(
     ptrace: _Ptrace, thread: int, entering: Callable[[Call], Fail | Short | None]
-) -> tuple[Call | None, Fail | Short | None]:
+) -> tuple[Call, Fail | Short | None]:
     registers = ptrace.registers(thread)
-    name = NAMES.get(registers[_ORIG_RAX])
-    if name is None:
-        return None, None
-    call = Call(name, tuple(registers[at] for at in _ARGUMENTS), thread)
+    call = Call(NAMES[registers[_ORIG_RAX]], tuple(registers[at] for at in _ARGUMENTS), thread)
     verdict = entering(call)
-    if isinstance(verdict, Fail) and name not in _DONE_ALL_THE_SAME:
-        registers[_ORIG_RAX] = 2**64 - 1  # no call has this number
+    if isinstance(verdict, Fail) and call.name not in _DONE_ALL_THE_SAME:
+        registers = ptrace.registers(thread)
+        registers[_ORIG_RAX] = 2**64 - 1  # no call has this number: the kernel makes none, and gives back what is here
+        registers[_RAX] = 2**64 - verdict.errno
         ptrace.set_registers(thread)
     elif isinstance(verdict, Short):
+        registers = ptrace.registers(thread)
         registers[_RDX] = verdict.length
         ptrace.set_registers(thread)
     return call, verdict
@@ -302,20 +318,17 @@ def _enter(
 def _leave(
     ptrace: _Ptrace,
     thread: int,
-    call: Call | None,
+    call: Call,
     verdict: Fail | Short | None,
-    leaving: Callable[[Call, int], None],
+    leaving: Callable[[Call, int], None] | None,
 ) -> None:
-    if call is None:
-        return
     registers = ptrace.registers(thread)
     if isinstance(verdict, Fail):
         registers[_RAX] = 2**64 - verdict.errno
         ptrace.set_registers(thread)
-        leaving(call, -verdict.errno)
-        return
-    if isinstance(verdict, Short):  # the kernel leaves that register as it was, and compilers know it
+    elif isinstance(verdict, Short):  # the kernel leaves that register as it was, and compilers know it
         registers[_RDX] = call.arguments[2]
         ptrace.set_registers(thread)
     result = registers[_RAX]
-    leaving(call, result - 2**64 if result >= 2**63 else result)
+    if leaving is not None:
+        leaving(call, result - 2**64 if result >= 2**63 else result)
