@@ -172,7 +172,10 @@ class _Check:
         """Versions are removed from the oldest on: one that is missing between others was lost."""
         for before, after in pairwise(found):
             for number in range(before + 1, after):
-                reason = f"the manifest is missing, and those of versions {before} and {after} are there"
+                reason = (
+                    f"the manifest is missing, and those of versions {before} and {after} are there: lost, unless the "
+                    "power failed while gc removed old versions; then run gc again"
+                )
                 self._note(version, manifest_key(number), 0, 0, None, reason)
 
     def manifest(self, version: int, found: list[int], opened: Manifest | None) -> list[Place]:
