@@ -234,6 +234,7 @@ class _Conversion:
             seed = int(seed)
         with naming(source if isinstance(source, (str, os.PathLike)) else "the source"):
             opened = open_source(source, format=format, **options)
+            file = fingerprint.of_file(opened)
         if duplicates != "sum" and opened.sorted_rows:
             raise ValueError(f"duplicates={duplicates!r} is for sources of triples; {opened.name} gives whole rows")
         if columns is not None and not isinstance(columns, Mapping):
@@ -242,7 +243,7 @@ class _Conversion:
         twice = sorted(set(given) & set(opened.columns))
         if twice:
             raise ValueError(f"columns {twice} are given and are in {opened.name} too: leave them out or rename them")
-        plan = cls(opened, given, seed, seed_given, duplicates, limit, fingerprint.of_file(opened))
+        plan = cls(opened, given, seed, seed_given, duplicates, limit, file)
         if opened.n_rows is not None:
             plan.check_length(opened.n_rows)
         return plan
@@ -454,7 +455,7 @@ def _without_new_parents(root: Path) -> Iterator[None]:
 def _release() -> str:
     try:
         return importlib.metadata.version("sparsestore")
-    except importlib.metadata.PackageNotFoundError:  # run from a source tree
+    except (importlib.metadata.PackageNotFoundError, OSError):  # run from a source tree, or it can not be read
         return "unknown"
 
 

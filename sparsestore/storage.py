@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsestore.checksum import extend_crc32c
-from sparsestore.errors import CorruptStoreError, ResourceError
+from sparsestore.errors import CorruptStoreError, ResourceError, SparsestoreError
 
 __all__ = [
     "LARGE_PAGE",
@@ -77,8 +77,10 @@ def open_storage(path: str | os.PathLike[str]) -> LocalStorage:
 
 def _named(error: OSError, path: str | os.PathLike[str]) -> OSError | ResourceError:
     """The same error with the whole path of its file, where it has a name inside a folder, a descriptor or nothing."""
-    if error.errno is None or (isinstance(error.filename, str) and Path(error.filename).is_absolute()):
+    if isinstance(error, SparsestoreError) or (isinstance(error.filename, str) and Path(error.filename).is_absolute()):
         return error  # the package's own, or one that has its path
+    if error.errno is None:
+        return OSError(f"{os.fspath(path)}: {error}")
     if error.errno in (errno.EMFILE, errno.ENOMEM):
         return _exhausted(error, str(path))
     return OSError(error.errno, os.strerror(error.errno), str(path))
@@ -112,6 +114,12 @@ def _names_its_key(
             raise named from error
 
     return wrapped
+
+
+def _close(descriptor: int) -> None:
+    """Close what nothing was written to, or nobody will read: whatever close(2) says, the descriptor is gone."""
+    with contextlib.suppress(OSError):
+        os.close(descriptor)
 
 
 def _pieces(descriptor: int, length: int) -> Iterator[bytes]:
@@ -181,8 +189,7 @@ class ObjectWriter:
         """Close without making anything durable."""
         if self.descriptor >= 0:
             descriptor, self.descriptor = self.descriptor, -1
-            with contextlib.suppress(OSError):  # nobody will read it
-                os.close(descriptor)
+            _close(descriptor)
 
 
 class Held:
@@ -219,8 +226,7 @@ class Held:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             _unlock(descriptor)  # or a process forked meanwhile would go on holding it
-            with contextlib.suppress(OSError):  # what it was held for is done
-                os.close(descriptor)
+            _close(descriptor)
 
 
 class LocalStorage:
@@ -279,10 +285,10 @@ class LocalStorage:
             for depth, part in enumerate(parts[:-1], 1):
                 # named anew before it is closed: closed twice, at an interrupt, it could be another thread's by then
                 outer, descriptor = descriptor, self._enter(descriptor, part, "/".join(parts[:depth]), make)
-                os.close(outer)
+                _close(outer)
             yield descriptor, parts[-1]
         finally:
-            os.close(descriptor)
+            _close(descriptor)
 
     def _enter(self, descriptor: int, part: str, key: str, make: bool) -> int:
         """Descriptor of a folder inside another."""
@@ -341,7 +347,7 @@ class LocalStorage:
                 raise _exhausted(error, f"{self.name}: {key} can not be opened") from None
             raise CorruptStoreError(f"{self.name}: {key} can not be opened: {error.strerror}") from error
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
+            _close(descriptor)
             raise CorruptStoreError(f"{self.name}: {key} is no plain file")
         return descriptor
 
@@ -352,7 +358,7 @@ class LocalStorage:
         try:
             return b"".join(_pieces(descriptor, os.fstat(descriptor).st_size))
         finally:
-            os.close(descriptor)
+            _close(descriptor)
 
     @_names_its_key
     def read_range(self, key: str, start: int, stop: int) -> bytes:
@@ -370,7 +376,7 @@ class LocalStorage:
                 at += len(piece)
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
         finally:
-            os.close(descriptor)
+            _close(descriptor)
 
     @_names_its_key
     def read_into(self, key: str, parts: Sequence[tuple[int, Bytes]], *, direct: bool = False) -> None:
@@ -404,7 +410,7 @@ class LocalStorage:
                         )
                     start, view = start + n, view[n:]
         finally:
-            os.close(descriptor)
+            _close(descriptor)
 
     @_names_its_key
     def crc32c(self, key: str) -> int:
@@ -415,7 +421,7 @@ class LocalStorage:
             for piece in _pieces(descriptor, os.fstat(descriptor).st_size):
                 crc = extend_crc32c(crc, piece)
         finally:
-            os.close(descriptor)
+            _close(descriptor)
         return crc
 
     def _seen(self, key: str) -> str:
@@ -617,12 +623,12 @@ class LocalStorage:
             if make:
                 self._note(key)
             if _locked(descriptor) is False:
-                os.close(descriptor)
+                _close(descriptor)
                 return None
             if not os.fstat(descriptor).st_nlink:  # whoever held it has removed it meanwhile
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
         except BaseException:
-            os.close(descriptor)
+            _close(descriptor)
             raise
         return Held(key, self.path(key), descriptor)
 
@@ -642,9 +648,8 @@ class LocalStorage:
             yield
         finally:
             if descriptor >= 0:
-                with contextlib.suppress(OSError):  # what was done in the block is done
-                    _unlock(descriptor)
-                    os.close(descriptor)
+                _unlock(descriptor)
+                _close(descriptor)
 
     def advise(self, mapped: Bytes, start: int, stop: int, advice: Advice) -> None:
         """Tell the system what will be done with bytes `start` to `stop` of a mapped array; returns at once."""
@@ -679,7 +684,7 @@ class LocalStorage:
             try:
                 return np.frombuffer(_mmap.mmap(descriptor, total, access=_mmap.ACCESS_READ), np.uint8)
             finally:
-                os.close(descriptor)
+                _close(descriptor)
         libc = _libc()
         # files are mapped by large pages only where these begin; a small one is to be one map and no more
         slack = LARGE_PAGE if total >= LARGE_PAGE else 0
@@ -700,7 +705,7 @@ class LocalStorage:
                     failed = OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
                     raise _exhausted(failed, f"{self.name}: {key} can not be mapped")
             finally:
-                os.close(descriptor)
+                _close(descriptor)
             at += length
         return array
 
@@ -710,7 +715,7 @@ class LocalStorage:
         descriptor = self._open(key)
         found = os.fstat(descriptor).st_size
         if found < length:
-            os.close(descriptor)
+            _close(descriptor)
             raise CorruptStoreError(f"{self.name}: {key} has {found} bytes, expected at least {length}")
         return descriptor
 
@@ -828,7 +833,7 @@ def _sync_folder(folder: int | Path) -> None:
     try:
         os.fsync(descriptor)
     finally:
-        os.close(descriptor)
+        _close(descriptor)
 
 
 def _rename_new(source: Path, target: Path, error: OSError) -> None:

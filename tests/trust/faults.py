@@ -9,6 +9,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -32,6 +33,8 @@ _WRITE = ("write", "pwrite64", "writev", "pwritev", "pwritev2", "copy_file_range
 _READ = ("read", "pread64", "readv", "preadv", "preadv2", "getdents64")
 _LENGTH = ("ftruncate", "truncate", "fallocate")
 _SYNC = ("fsync", "fdatasync")
+_NAMED = re.compile(r"(?:^|[ '(])/|segments/|versions/|writers/")
+"""A whole path, or a key."""
 _F_DUPFD = (0, 1030)  # and F_DUPFD_CLOEXEC
 
 
@@ -159,7 +162,7 @@ def _told(scene: Scene, folder: Path) -> str:
             scene.work(folder)
             how, text = "done", ""
         except (OSError, ss.SparsestoreError) as error:
-            named = any(part in str(error) for part in (str(folder), "segments/", "versions/", "writers/"))
+            named = _NAMED.search(str(error)) is not None
             how, text = "error" if named else "unclean", str(error) if named else f"names nothing: {describe(error)}"
         except BaseException as error:
             how, text = "unclean", describe(error)
