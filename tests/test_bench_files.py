@@ -113,7 +113,8 @@ def test_verify_is_held_against_reading_the_same_files(tmp_path: Path) -> None:
 
 
 def test_checks_are_held_against_none(tmp_path: Path) -> None:
-    (rows,) = tables("checks.py", tmp_path, "--scale", "0.002", "--data", "clicks")
+    rows, alone = tables("checks.py", tmp_path, "--scale", "0.002", "--data", "clicks")
+    assert [row["check"] for row in alone] == ["never", "first"]
     assert [row["check"] for row in rows] == ["never", "first", "always"] * 2
     assert all(row["later epoch, time to never"] == 1 for row in rows if row["check"] == "never")
     assert all(row["first epoch, CPU to never"] > 0 for row in rows)
