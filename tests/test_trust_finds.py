@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from trust import appenders, stateful
+from trust import appenders, small_store, stateful
 
 from sparsestore import maintain, writer
 from sparsestore.loader import Loader
 from sparsestore.view import View
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks and kills as Linux has them")
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: lives of a store sync a lot, and it is not the disk that is tried."""
+    folder = small_store.place(tmp_path)
+    folder.mkdir(exist_ok=True)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def faults(folder: Path, lives: int = 6, steps: int = 40) -> list[str]:
