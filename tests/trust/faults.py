@@ -10,7 +10,6 @@ import io
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ from pathlib import Path
 from unittest import mock
 
 import sparsestore as ss
-from trust import scenes, small_store
-from trust.answers import describe, strict
+from trust import scenes
+from trust.answers import describe
 from trust.campaign import Campaign, Tally
 from trust.scenes import SCENES, Scene
 from trust.tracing import Call, Fail, Short, trace
@@ -101,23 +100,14 @@ def meaning(case: int) -> tuple[Scene, Kind, bool, int]:
 def run(cases: Sequence[int], folder: Path) -> Tally:
     """Let the calls fail that the cases say, judge what is told and what is there."""
     tally = Tally()
-    folder = small_store.place(folder)
-    by_scene: dict[str, list[int]] = {}
-    for case in cases:
-        by_scene.setdefault(meaning(case)[0].name, []).append(case)
-    try:
-        for numbers in by_scene.values():
-            scene = meaning(numbers[0])[0]
-            with strict(), scenes.small(), scenes.stage(scene, folder / scene.name.replace(" ", "-")) as fresh:
-                for case in numbers:
-                    _, kind, for_ever, at = meaning(case)
-                    label, wrong = _case(scene, kind, for_ever, at, fresh())
-                    tally.outcomes[label] += 1
-                    for what in wrong:
-                        often = "for ever" if for_ever else "once"
-                        tally.fault(case, f"{scene.name}, {kind.name} {often} at call {at}: {what}")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    for scene, numbers, fresh in scenes.staged(cases, lambda case: meaning(case)[0], folder):
+        for case in numbers:
+            _, kind, for_ever, at = meaning(case)
+            label, wrong = _case(scene, kind, for_ever, at, fresh())
+            tally.outcomes[label] += 1
+            for what in wrong:
+                often = "for ever" if for_ever else "once"
+                tally.fault(case, f"{scene.name}, {kind.name} {often} at call {at}: {what}")
     return tally
 
 

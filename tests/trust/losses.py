@@ -12,8 +12,8 @@ from itertools import accumulate
 from pathlib import Path
 
 import sparsestore as ss
-from trust import scenes, small_store
-from trust.answers import describe, strict
+from trust import scenes
+from trust.answers import describe
 from trust.campaign import Campaign, Tally
 from trust.disk import ALL_LOSSES, Disk, Losses, Recorder, Step, taken
 from trust.scenes import SCENES, SOURCE, STORE, Scene
@@ -43,17 +43,8 @@ def moments(steps: Sequence[Step]) -> list[int]:
 def run(cases: Sequence[int], folder: Path) -> Tally:
     """Record each scene once, then lose of it what the cases say."""
     tally = Tally()
-    folder = small_store.place(folder)
-    by_scene: dict[str, list[int]] = {}
-    for case in cases:
-        by_scene.setdefault(meaning(case)[0].name, []).append(case)
-    try:
-        for numbers in by_scene.values():
-            scene = meaning(numbers[0])[0]
-            with strict(), scenes.small(), scenes.stage(scene, folder / scene.name.replace(" ", "-")) as fresh:
-                _scene(scene, numbers, fresh(), tally)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    for scene, numbers, fresh in scenes.staged(cases, lambda case: meaning(case)[0], folder):
+        _scene(scene, numbers, fresh(), tally)
     return tally
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,8 @@ from sparsestore.format import manifest_key
 from sparsestore.maintain import gc
 from sparsestore.manifest import read_manifest, segment_lines, versions
 from sparsestore.storage import LocalStorage
-from trust.answers import describe
+from trust import small_store
+from trust.answers import describe, strict
 
 WIDTH = 23
 STORE, SOURCE = "s.zarr", "rows.svm"
@@ -285,5 +286,22 @@ def stage(scene: Scene, folder: Path) -> Iterator[Callable[[], Path]]:
 
     try:
         yield fresh
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def staged(
+    cases: Sequence[int], scene_of: Callable[[int], Scene], folder: Path
+) -> Iterator[tuple[Scene, list[int], Callable[[], Path]]]:
+    """The scenes of some cases, each on its stage, with the numbers of its cases; the folder is gone afterwards."""
+    folder = small_store.place(folder)
+    by_scene: dict[str, list[int]] = {}
+    for case in cases:
+        by_scene.setdefault(scene_of(case).name, []).append(case)
+    try:
+        for scene in SCENES:
+            if scene.name in by_scene:
+                with strict(), small(), stage(scene, folder / scene.name.replace(" ", "-")) as fresh:
+                    yield scene, by_scene[scene.name], fresh
     finally:
         shutil.rmtree(folder, ignore_errors=True)
