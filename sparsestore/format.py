@@ -68,9 +68,9 @@ def unknown_format(name: str, found: Any) -> FormatError:
     )
 
 
-def root_document() -> dict[str, Any]:
-    """`zarr.json` of the store."""
-    return group_document({"sparsestore": {"format": FORMAT}})
+def root_document(id: str) -> dict[str, Any]:
+    """`zarr.json` of the store that has this id: manifests name its crc32c, so that none passes for another store's."""
+    return group_document({"sparsestore": {"format": FORMAT}, "id": id})
 
 
 @dataclass(frozen=True, slots=True)

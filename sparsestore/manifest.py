@@ -90,7 +90,7 @@ def read_manifest(storage: LocalStorage, version: int | None = None) -> Manifest
     manifest = Manifest.from_document(parse_json(payload, name), name)
     if manifest.version != number:
         raise CorruptStoreError(f"{name} is that of version {manifest.version}: it was copied or renamed")
-    _check_root(storage, manifest.root)
+    _check_root(storage, manifest.root, key)
     return manifest
 
 
@@ -129,8 +129,8 @@ def root_entry(storage: LocalStorage) -> ObjectEntry:
     return ObjectEntry(ROOT, len(payload), crc32c(payload))
 
 
-def _check_root(storage: LocalStorage, expected: ObjectEntry) -> None:
-    """A zarr.json that says anything else than when the store was made was changed."""
+def _check_root(storage: LocalStorage, expected: ObjectEntry, manifest: str) -> None:
+    """A zarr.json that says anything else than when the store was made was changed, or the manifest is not of here."""
     name = f"{storage.name}: {ROOT}"
     try:
         payload = storage.read(ROOT)
@@ -141,7 +141,7 @@ def _check_root(storage: LocalStorage, expected: ObjectEntry) -> None:
             root_entry(storage)  # of another format
         raise CorruptStoreError(
             f"{name}, bytes 0 to {len(payload)}: expected {expected.length} bytes with crc32c {expected.crc32c:08x}, "
-            f"found {crc32c(payload):08x}: it was changed since the store was made"
+            f"found {crc32c(payload):08x}: it was changed since the store was made, or {manifest} is another store's"
         )
 
 

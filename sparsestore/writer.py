@@ -505,7 +505,7 @@ class Writer:
         self._close_segment()
         with contextlib.suppress(FileExistsError):
             if not self._storage.exists(ROOT):
-                self._storage.publish(ROOT, dump(root_document()), self._journal.temporary)
+                self._storage.publish(ROOT, dump(root_document(uuid.uuid4().hex)), self._journal.temporary)
         self._storage.make_folder("versions")
         self._storage.sync()  # all that the manifest will name, and the folder that it will be in
         version = self._publish_manifest()

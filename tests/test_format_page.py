@@ -1,6 +1,7 @@
 """docs/format.md is enough: a store is read here with zarr-python, json and numpy, following that page alone."""
 
 import json
+import re
 from pathlib import Path
 
 import anndata.io
@@ -31,7 +32,9 @@ def checked(path: Path, length: int, crc: str) -> bytes:
 
 def read(root: Path) -> tuple[sp.csr_matrix, dict[str, np.ndarray], np.ndarray]:
     """Matrix, columns and row numbers of the newest version."""
-    assert json.loads((root / "zarr.json").read_text())["attributes"]["sparsestore"] == {"format": 1}
+    attributes = json.loads((root / "zarr.json").read_text())["attributes"]
+    assert attributes["sparsestore"] == {"format": 1}
+    assert re.fullmatch("[0-9a-f]{32}", attributes["id"])
     newest = max(p for p in (root / "versions").iterdir() if p.suffix == ".json")
     payload = newest.read_bytes()
     assert payload[:11] == b'{"crc32c":"'

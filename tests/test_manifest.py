@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import sparsestore as ss
 from sparsestore.checksum import crc32c
 from sparsestore.documents import dump, seal
 from sparsestore.errors import CorruptStoreError, FormatError, MissingStoreError
@@ -14,7 +17,8 @@ from sparsestore.format import Manifest, ObjectEntry, PageEntry, SegmentLine, ma
 from sparsestore.manifest import is_foreign, latest_version, read_manifest, segment_lines, versions
 from sparsestore.storage import LocalStorage
 
-ROOT_ENTRY = ObjectEntry("zarr.json", len(dump(root_document())), crc32c(dump(root_document())))
+ROOT_DOCUMENT = dump(root_document("0" * 32))
+ROOT_ENTRY = ObjectEntry("zarr.json", len(ROOT_DOCUMENT), crc32c(ROOT_DOCUMENT))
 
 
 def manifest(version: int, lines: tuple[SegmentLine, ...] = (), pages: tuple[PageEntry, ...] = ()) -> Manifest:
@@ -26,7 +30,7 @@ def manifest(version: int, lines: tuple[SegmentLine, ...] = (), pages: tuple[Pag
 def storage(tmp_path: Path) -> LocalStorage:
     """A store of three versions without rows."""
     storage = LocalStorage(tmp_path / "store")
-    storage.put("zarr.json", dump(root_document()))
+    storage.put("zarr.json", ROOT_DOCUMENT)
     for version in (1, 2, 3):
         storage.put(manifest_key(version), seal(manifest(version).to_document(), crc32c))
     return storage
@@ -132,7 +136,7 @@ def test_a_store_of_a_later_format_is_told(storage: LocalStorage) -> None:
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [(b'"group"', b'"array"'), (b'{"sparsestore"', b'{"a":1,"sparsestore"'), (b"}}}", b"}}} ")],
+    [(b'"group"', b'"array"'), (b'{"sparsestore"', b'{"a":1,"sparsestore"'), (b"}}", b"}} ")],
     ids=["type", "attribute", "space"],
 )
 def test_an_edited_root_document_is_damage(storage: LocalStorage, old: bytes, new: bytes) -> None:
@@ -142,6 +146,16 @@ def test_an_edited_root_document_is_damage(storage: LocalStorage, old: bytes, ne
     storage.path("zarr.json").write_bytes(edited)
     with pytest.raises(CorruptStoreError, match=r"zarr\.json, bytes 0 to .* with crc32c .* it was changed since"):
         read_manifest(storage)
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_a_manifest_of_another_store_is_told(tmp_path: Path, rows: int) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    ss.convert(np.eye(3), here)
+    ss.convert(np.eye(3)[:rows], there)
+    shutil.copy(there / manifest_key(1), here / manifest_key(1))
+    with pytest.raises(CorruptStoreError, match=r"zarr\.json, .* or versions/00000001\.json is another store's"):
+        ss.open(here)
 
 
 def test_the_newest_version_is_found_while_others_are_removed(

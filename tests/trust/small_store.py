@@ -25,7 +25,7 @@ import scipy.sparse as sp
 import sparsestore as ss
 from sparsestore.checksum import crc32c
 from sparsestore.documents import seal
-from sparsestore.format import Manifest, manifest_key
+from sparsestore.format import Manifest, manifest_key, root_document
 from sparsestore.manifest import read_manifest, segment_lines
 from sparsestore.storage import LocalStorage
 
@@ -98,8 +98,10 @@ def place(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _the_same_each_time(seed: int) -> Iterator[None]:
+def _the_same_each_time(seed: int, id: str) -> Iterator[None]:
     """Names, times and orders that are drawn or looked up elsewhere are always the same ones here; nothing is synced.
+
+    The store has the id that is given, in the place of one that is drawn.
 
     A page holds two segment lines, and a chunk of a column few rows.
     """
@@ -113,6 +115,7 @@ def _the_same_each_time(seed: int) -> Iterator[None]:
     with (
         mock.patch("uuid.uuid4", side_effect=lambda: uuid.UUID(int=draw.getrandbits(128), version=4)),
         mock.patch("sparsestore.writer.datetime", Clock),
+        mock.patch("sparsestore.writer.root_document", lambda _: root_document(id)),
         mock.patch("sparsestore.writer.INLINE_SEGMENTS", 2),
         mock.patch("sparsestore.segment_writer.COLUMN_CHUNK", 16),
         mock.patch("sparsestore.segment_writer.PACKED_CHUNK", 32),
@@ -154,7 +157,7 @@ def _written(seed: int) -> tuple[list[sp.csr_array], list[Columns]]:
 def build(profile: str, root: Path, *, seed: int = 0) -> SmallStore:
     """Build the store in a folder that is not there; another seed gives other values in objects of the same names."""
     matrices, columns = _written(seed)
-    with _the_same_each_time(7):
+    with _the_same_each_time(7, f"{seed:032x}"):
         store = ss.convert(matrices[0], root, columns=columns[0], shuffle=True, seed=3, profile=profile, progress=False)
         for matrix, values in zip(matrices[1:], columns[1:], strict=True):
             store = store.append(matrix, grow_features=True, **values)
