@@ -126,7 +126,7 @@ def spec_problem(spec: ArraySpec, expected: Expected) -> str:
 
 
 def most_bytes(n_threads: int, rows: int, chunk_bytes: int = 0) -> int:
-    """Memory that a deep check takes at most: its threads' rooms, some blocks of offsets, counts of each 256 rows.
+    """Memory that a deep check takes at most: its threads' rooms, lengths of some rows, counts of each 256 rows.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def most_bytes(n_threads: int, rows: int, chunk_bytes: int = 0) -> int:
     chunk_bytes : int
         Of the longest inner chunk, decoded: of no account in a store as the format's own writer makes it.
     """
-    return n_threads * max(6 << 20, 3 * chunk_bytes) + (12 << 20) + rows // 8
+    return n_threads * max(6 << 20, 3 * chunk_bytes) + (16 << 20) + rows // 8
 
 
 class Unit(NamedTuple):

@@ -33,7 +33,7 @@ __all__ = ["Verdict", "examine", "verify"]
 T = TypeVar("T")
 R = TypeVar("R")
 
-_BLOCKS_BYTES = 4 << 20  # of offsets: eight blocks as long as the format's
+_BLOCKS_BYTES = 8 << 20  # of lengths of rows: of eight million rows of less than 256 entries
 _GROUP_BYTES = 1 << 29
 """Of shards, or of small segments, between two waits of all threads for each other."""
 
@@ -109,7 +109,7 @@ def examine(
 
     Notes
     -----
-    Memory: `audit.most_bytes`, that is 6 MiB a thread, 12 MiB, and an eighth of a byte a row of the largest segment.
+    Memory: `audit.most_bytes`, that is 6 MiB a thread, 16 MiB, and an eighth of a byte a row of the largest segment.
     """
     begin = time.perf_counter()
     found = versions(storage)
@@ -275,6 +275,7 @@ class _Check:
     def deep(self, numbers: list[int], places: list[Place]) -> None:
         """Check every byte of some segments, whose documents and lengths were checked."""
         segments = {}
+        self._blocks.clear()  # of the segments before
         for number, place in zip(numbers, places, strict=True):
             segment = SegmentCheck(self.storage, place, self._blocks)
             if segment.read_document(self._lost[number]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from _thread import LockType, allocate_lock, start_new_thread
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -152,17 +153,24 @@ def as_done(work: Callable[[T], R], tasks: Sequence[T], n_threads: int | None = 
             except RuntimeError:  # no memory for a stack, or too many threads: fewer do it, or this one
                 helpers.pop()
                 break
-        for _ in tasks:
-            while True:
-                try:
-                    result, error = done.get(timeout=_PATIENCE_S if helpers else 0)
-                    break
-                except Empty:  # a thread may have ended before it began: it had not the memory to tell of it
-                    if not any(busy.locked() for busy in helpers) and done.empty() and todo:
-                        result, error = work(todo.popleft()), None
-                        break
+        left, since = len(tasks), time.monotonic()
+        while left:
+            try:
+                result, error = done.get_nowait()
+            except Empty:
+                busy = next((busy for busy in helpers if busy.locked()), None)
+                if busy is not None:
+                    if busy.acquire(timeout=_GLANCE_S):
+                        busy.release()
+                    continue
+                if done.empty() and todo and time.monotonic() - since > _PATIENCE_S * bool(helpers):
+                    result, error = work(todo.popleft()), None  # the threads had not the memory to begin
+                else:  # they have not begun yet, or just ended
+                    time.sleep(0.0005)
+                    continue
             if error is not None:
                 raise error
+            left, since = left - 1, time.monotonic()
             yield result  # type: ignore[misc]
     finally:
         stopped.append(True)
@@ -174,6 +182,8 @@ def as_done(work: Callable[[T], R], tasks: Sequence[T], n_threads: int | None = 
 
 
 _PATIENCE_S = 1.0
+_GLANCE_S = 0.03
+"""Between two looks of the caller at what is done: to wake it for each result costs the working threads a tenth."""
 
 
 def _wait(helpers: Sequence[LockType]) -> None:

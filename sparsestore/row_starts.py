@@ -16,10 +16,13 @@ __all__ = ["Blocks", "RowStarts"]
 
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
+Lengths = NDArray[np.unsignedinteger[Any]]
+
+_NARROW = [(np.iinfo(dtype).max, dtype) for dtype in (np.uint8, np.uint16, np.uint32)]
 
 
 class Blocks:
-    """Blocks of offsets that were read last, of all segments: threads look at entries that lie together.
+    """Lengths of rows, by block, that were found last, of all segments: threads look at entries that lie together.
 
     Methods may be called from several threads at once.
 
@@ -32,22 +35,37 @@ class Blocks:
     def __init__(self, most_bytes: int) -> None:
         self._most = most_bytes
         self._held = 0
-        self._found: dict[tuple[object, int], Ints] = {}
+        self._found: dict[tuple[object, int], Lengths] = {}
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[object, int]) -> Ints | None:
+    def get(self, key: tuple[object, int]) -> Lengths | None:
         """A block that is held."""
         with self._lock:
             return self._found.get(key)
 
-    def put(self, key: tuple[object, int], block: Ints) -> None:
+    def put(self, key: tuple[object, int], block: Lengths) -> None:
         """Hold a block, and let go of those that came first."""
         with self._lock:
             while self._found and self._held > self._most:
                 self._held -= self._found.pop(next(iter(self._found))).nbytes
-            if key not in self._found:
-                self._found[key] = block
-                self._held += block.nbytes
+            self._hold(key, block)
+
+    def offer(self, key: tuple[object, int], block: Lengths) -> None:
+        """Hold a block if there is room: it is wanted later, and those that came first are wanted before it."""
+        with self._lock:
+            if self._held <= self._most:
+                self._hold(key, block)
+
+    def clear(self) -> None:
+        """Let go of all blocks."""
+        with self._lock:
+            self._found.clear()
+            self._held = 0
+
+    def _hold(self, key: tuple[object, int], block: Lengths) -> None:
+        if key not in self._found:
+            self._found[key] = block
+            self._held += block.nbytes
 
 
 class RowStarts:
@@ -64,7 +82,7 @@ class RowStarts:
     read : callable (start, stop) -> (stop - start,) int64 array or None
         Offsets of a block; None where they can not be read.
     blocks : Blocks
-        Where blocks are held that were read.
+        Where the lengths of rows are held, which take an eighth of the memory of offsets where rows are short.
 
     Attributes
     ----------
@@ -101,25 +119,28 @@ class RowStarts:
             if stop > last:
                 break
             part = offsets[start - first : stop - first]
-            steps = np.diff(part)
-            problem = self._problem(part, steps, start, stop)
+            lengths, longest = _lengths_of(part)
+            problem = self._problem(part, longest, start, stop)
             if problem:
                 faults.append(problem)
                 continue
+            self._blocks.offer((self._token, block), lengths)
             self._firsts[block], self._lasts[block] = part[0], part[-1]
-            self._longest[block] = steps.max(initial=0)
+            self._longest[block] = longest
             marked = part[-start % COUNT_ROWS :: COUNT_ROWS]
             at = -(-start // COUNT_ROWS)
             self.marks[at : at + len(marked)] = marked[: len(self.marks) - 1 - at]
             self._sound[block] = True
         return faults
 
-    def _problem(self, part: Ints, steps: Ints, start: int, stop: int) -> tuple[int, str] | None:
+    def _problem(self, part: Ints, longest: int, start: int, stop: int) -> tuple[int, str] | None:
         if start == 0 and part[0] != 0:
             return 0, f"the offsets begin with {int(part[0])}, expected 0"
-        if len(steps) and int(steps.min()) < 0:
-            at = int(np.argmax(steps < 0))
-            return start + at + 1, f"offset {int(part[at + 1])} follows {int(part[at])}, expected no less"
+        if not 0 <= longest <= self._nnz:
+            at = int(np.argmax(np.diff(part).view(np.uint64) > self._nnz))
+            found, before = int(part[at + 1]), int(part[at])
+            most = "" if found < before else f" and at most {self._nnz}"
+            return start + at + 1, f"offset {found} follows {before}, expected no less{most}"
         if part[0] < 0 or part[-1] > self._nnz:
             return stop - 1, f"offsets {int(part[0])} to {int(part[-1])}, expected 0 to {self._nnz}"
         if stop == self._n and part[-1] != self._nnz:
@@ -153,40 +174,41 @@ class RowStarts:
         """Bytes of offsets of the rows that begin before each of some entries, about."""
         return np.searchsorted(self._firsts, entries).astype(np.int64) * self._length * 8
 
-    def _block(self, number: int) -> Ints | None:
-        """Offsets of a block, read again; None where they are unknown."""
+    def _lengths(self, number: int) -> Lengths | None:
+        """Entries of the rows of a block, but its last, read again if need be; None where they are unknown."""
         if not self._sound[number]:
             return None
         found = self._blocks.get((self._token, number))
         if found is None:
             start = number * self._length
-            found = self._read(start, min(start + self._length, self._n))
-            if found is not None:
+            offsets = self._read(start, min(start + self._length, self._n))
+            if offsets is not None:
+                found, _ = _lengths_of(offsets)
                 self._blocks.put((self._token, number), found)
         return found
+
+    def _block(self, number: int) -> Ints | None:
+        """Offsets of a block; None where they are unknown."""
+        lengths = self._lengths(number)
+        if lengths is None:
+            return None
+        return int(self._firsts[number]) + np.append(0, np.cumsum(lengths, dtype=np.int64))
 
     def turns(self, values: Array, first: int) -> tuple[bool | None, int]:
         """Whether a row begins with entry `first`, and how many that begin later have a number not above that before.
 
         None, and -1, where offsets are unknown.
         """
-        last = first + len(values)
         low = int(np.searchsorted(self._lasts, first, side="left"))
-        high = int(np.searchsorted(self._firsts, last, side="left"))
-        total, done = 0, first
-        begins = False
+        high = int(np.searchsorted(self._firsts, first + len(values), side="left"))
+        seen = np.zeros(3, np.int64)
         for number in range(low, high):
-            offsets = self._block(number)
-            if offsets is None:
+            lengths = self._lengths(number)
+            if lengths is None:
+                begins = bool(seen[1])
                 return (begins or None) if number == low else begins, -1
-            a, b = np.searchsorted(offsets, [first, last], side="left").tolist()
-            begins |= a < len(offsets) and int(offsets[a]) == first
-            if number > low:  # an empty row between two blocks
-                a = max(a, int(np.searchsorted(offsets, done, side="right")))
-            if a < b:
-                total += survey.row_turns(values, offsets[a:b], first)
-                done = int(offsets[b - 1])
-        return begins, total
+            survey.row_turns(values, lengths, int(self._firsts[number]) - first, seen)
+        return bool(seen[1]), int(seen[0])
 
     def inside(self, entries: Ints) -> Ints:
         """Those of some entries, ascending, that are known not to begin a row."""
@@ -219,3 +241,15 @@ class RowStarts:
         while first and not self._sound[first // self._length - 1]:
             first -= self._length
         return max(first - 1, 0), min((number + 1) * self._length, self._n - 1)
+
+
+def _lengths_of(offsets: Ints) -> tuple[Lengths, int]:
+    """Differences of neighbours, in few bytes each, and the largest; that is negative where an offset descends."""
+    lengths: Lengths
+    for most, dtype in _NARROW:
+        lengths = np.empty(max(len(offsets) - 1, 0), dtype)
+        longest = survey.row_lengths(offsets, lengths)
+        if 0 <= longest <= most:
+            return lengths, longest
+    lengths = np.empty(max(len(offsets) - 1, 0), np.uint64)
+    return lengths, survey.row_lengths(offsets, lengths)

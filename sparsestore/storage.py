@@ -889,7 +889,13 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
         yield folder
     finally:
         try:
-            shutil.rmtree(folder, ignore_errors=True)
+            _clear(folder)
         except BaseException:  # interrupted while it removes
-            shutil.rmtree(folder, ignore_errors=True)
+            _clear(folder)
             raise
+
+
+def _clear(folder: Path) -> None:
+    """Remove a folder as far as can be: of what fails rmtree ignores most, but not what fstat and close say."""
+    with contextlib.suppress(OSError):
+        shutil.rmtree(folder, ignore_errors=True)

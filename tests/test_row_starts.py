@@ -92,6 +92,31 @@ def test_offsets_that_are_none_are_found_where_they_are() -> None:
 def test_blocks_are_held_up_to_a_bound() -> None:
     blocks = Blocks(100)
     for number in range(50):
-        blocks.put((0, number), np.zeros(5, np.int64))
+        blocks.put((0, number), np.zeros(40, np.uint8))
     held = [number for number in range(50) if blocks.get((0, number)) is not None]
     assert held == [47, 48, 49]
+    blocks.offer((0, 0), np.zeros(40, np.uint8))
+    assert blocks.get((0, 0)) is None
+    blocks.clear()
+    for number in range(50):
+        blocks.offer((0, number), np.zeros(40, np.uint8))
+    held = [number for number in range(50) if blocks.get((0, number)) is not None]
+    assert held == [0, 1, 2]
+
+
+def test_lengths_that_were_taken_are_not_read_again() -> None:
+    offsets = np.arange(100, dtype=np.int64) * 300
+
+    def read(start: int, stop: int) -> Ints:
+        raise AssertionError(f"offsets {start} to {stop} are read again")
+
+    starts = RowStarts(99, 99 * 300, 16, read, Blocks(1000))
+    assert starts.take(0, offsets) == []
+    assert starts.finish() == []
+    assert starts.turns(np.zeros(99 * 300, np.uint16), 0) == (True, 98)
+
+
+def test_rows_longer_than_all_entries_are_found_though_their_sum_is_right() -> None:
+    offsets = np.array([0, 2**63 - 1, -(2**63), -1, 0, 8], np.int64)  # each difference is positive, modulo 2^64
+    starts = RowStarts(5, 8, 8, lambda start, stop: offsets[start:stop], Blocks(64))
+    assert starts.take(0, offsets) == [(1, f"offset {2**63 - 1} follows 0, expected no less and at most 8")]

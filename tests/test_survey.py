@@ -94,5 +94,22 @@ def test_turns_at_rows_are_counted_as_by_the_twin(lengths: list[int], seed: int,
     first, last = sorted(min(at, len(values)) for at in cut)
     expected = sum(bool(values[at] <= values[at - 1]) for at in sorted({*offsets.tolist()}) if first < at < last)
     part = values[first:last]
-    assert survey.row_turns(part, offsets, first) == expected
-    assert survey.row_turns_numpy(part, offsets, first) == expected
+    for count in (survey.row_turns, survey.row_turns_numpy):
+        seen = np.zeros(3, np.int64)
+        for some in np.array_split(np.arange(len(offsets)), 3):  # blocks, one after the other
+            if len(some):
+                block = np.diff(offsets[some]).astype(np.uint8)
+                count(part, block, int(offsets[some[0]]) - first, seen)
+        assert seen[0] == expected
+        if first < last:
+            assert seen[1] == (first in offsets)
+
+
+@settings(deadline=None)
+@given(offsets=st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 300), max_size=40))
+def test_lengths_of_rows_are_those_of_the_twin(offsets: list[int]) -> None:
+    given_ = np.array(sorted(offsets) if len(offsets) % 2 else offsets, np.int64)
+    for dtype in (np.uint8, np.uint16, np.uint32, np.uint64):
+        lengths, expected = np.empty((2, max(len(given_) - 1, 0)), dtype)
+        assert survey.row_lengths(given_, lengths) == survey.row_lengths_numpy(given_, expected)
+        assert lengths.tolist() == expected.tolist()

@@ -25,6 +25,8 @@ __all__ = [
     "combine_numpy",
     "combined",
     "look",
+    "row_lengths",
+    "row_lengths_numpy",
     "row_turns",
     "row_turns_numpy",
     "survey",
@@ -129,33 +131,74 @@ _shifts = functools.cache(functools.partial(shift_tables, LANE, REST))
 
 
 @Kernel
-def row_turns(values: Array, offsets: Array, base: int) -> int:
-    """How many rows that begin inside of `values`, after the first, begin with a number not above the one before.
+def row_lengths(offsets: Array, out_lengths: Array) -> int:
+    """Lengths of rows, cut off to the dtype of `out_lengths`; the largest, uncut, and negative where one is.
+
+    Parameters
+    ----------
+    offsets : (n + 1,) int64 array
+        Where rows begin, and the last one ends.
+    out_lengths : (n,) unsigned array
+    """
+    longest = np.uint64(0)
+    for i in range(len(out_lengths)):
+        length = np.uint64(offsets[np.uint64(i) + np.uint64(1)] - offsets[np.uint64(i)])
+        longest = max(longest, length)
+        out_lengths[np.uint64(i)] = length
+    return np.int64(longest)  # type: ignore[return-value]
+
+
+def row_lengths_numpy(offsets: Array, out_lengths: Array) -> int:
+    """Twin of `row_lengths`."""
+    lengths = np.diff(offsets).view(np.uint64)
+    out_lengths[:] = lengths.astype(out_lengths.dtype)
+    return int(lengths.max(initial=0).astype(np.int64))
+
+
+@Kernel
+def row_turns(values: Array, lengths: Array, begin: int, out_seen: Array) -> None:
+    """Count rows that begin inside of `values`, after the first, with a number not above the one before.
 
     Parameters
     ----------
     values : unsigned array
         Numbers of consecutive entries.
-    offsets : int64 array
-        Where rows begin, not descending. Those elsewhere do not count; empty rows begin where others do.
-    base : int
-        Number of the first entry.
+    lengths : unsigned array
+        Entries of consecutive rows; one more row begins where the last of these ends.
+    begin : int
+        Where the first of these rows begins, counted from the first of `values`: it may be before that.
+    out_seen : (3,) int64 array
+        Goes from one call to the next with the same values: how many were found, whether a row begins with the first
+        value, and which of the values began the last row: those up to there are done with, as an empty row begins
+        where others do.
     """
-    found = np.int64(0)
-    last = np.int64(0)
-    for i in range(len(offsets)):
-        at = offsets[i] - base
-        if at > last and at < len(values):
+    found = out_seen[0]
+    begins = out_seen[1]
+    last = out_seen[2]
+    at = np.int64(begin)
+    i = np.int64(0)
+    while i <= len(lengths) and at < len(values):
+        if at > last:
             found += np.int64(values[np.uint64(at)] <= values[np.uint64(at) - np.uint64(1)])
             last = at
-    return found  # type: ignore[return-value]
+        elif at == 0:
+            begins = np.int64(1)
+        if i < len(lengths):
+            at += np.int64(lengths[np.uint64(i)])
+        i += 1
+    out_seen[0] = found
+    out_seen[1] = begins
+    out_seen[2] = last
 
 
-def row_turns_numpy(values: Array, offsets: Array, base: int) -> int:
+def row_turns_numpy(values: Array, lengths: Array, begin: int, out_seen: Array) -> None:
     """Twin of `row_turns`."""
-    at = np.unique(offsets) - base
-    at = at[(at > 0) & (at < len(values))]
-    return int(np.count_nonzero(values[at] <= values[at - 1]))
+    at = begin + np.append(0, np.cumsum(lengths, dtype=np.int64))
+    out_seen[1] |= int((at == 0).any())
+    at = np.unique(at)
+    at = at[(at > out_seen[2]) & (at < len(values))]
+    out_seen[0] += np.count_nonzero(values[at] <= values[at - 1])
+    out_seen[2] = max(out_seen[2], at.max(initial=0))
 
 
 @Kernel
