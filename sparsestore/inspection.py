@@ -44,7 +44,9 @@ __all__ = ["Found", "Place", "Rooms", "SegmentCheck", "ShardCheck", "reason_of",
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
 
-_PIECES_BYTES = 4 << 20  # of an uncompressed array that a thread looks at in one go
+_PIECES_BYTES = 8 << 20  # of an uncompressed array that a thread looks at in one go
+_SWEPT_BYTES = 1 << 19  # of these read at once: they are still in the core's own cache when they are looked at
+_HELD_BYTES = 4 << 20  # the same, where something is wrong, or files are read around the page cache
 _CHUNKS_BYTES = 1 << 20  # of a compressed one, decoded, unless a chunk is longer: they stay in the processor's cache
 _STRING_BYTES = 64  # of a string, about, as an object of Python
 _OFFSETS = 1 << 16  # rows whose offsets are looked at together where these are not compressed
@@ -498,8 +500,53 @@ class ShardCheck:
 
     # ------------------------------------------------------------------ in threads
 
-    def look(self, unit: Unit, rooms: Rooms) -> Found:
+    def look(self, unit: Unit, rooms: Rooms) -> list[Found]:
         """Read a unit, and look at it."""
+        if not self.array.raw:
+            return [self._look(unit, rooms)]
+        if not self._direct:
+            swept = self._sweep(unit, rooms)
+            if swept is not None:
+                return [swept]
+        step = _HELD_BYTES // PIECE
+        parts = [Unit(at, min(at + step, unit.last)) for at in range(unit.first, unit.last, step)]
+        return [self._look(part, rooms) for part in parts]
+
+    def _sweep(self, unit: Unit, rooms: Rooms) -> Found | None:
+        """Read a unit, and look whether all is well; None where it is not, or where that is not told so fast."""
+        facts, spec, segment = self.facts, self.array.spec, self.array.segment
+        ordered = self.array.path == "X/indices" and len(spec.shape) == 1
+        if facts.expected is None or (self.array.judged and not ordered):
+            return None
+        start = int(facts.starts[unit.first])
+        stop = int(facts.starts[unit.last - 1] + facts.lengths[unit.last - 1])
+        first, n, dtype = 0, 0, "u4"
+        lengths: Array = np.empty(0, np.uint32)
+        begin = 0
+        if ordered:
+            first = self.first + start // spec.itemsize
+            n = max(min(self.last - first, (stop - start) // spec.itemsize), 0)  # the last chunk's padding is left out
+            dtype = f"u{spec.itemsize}"
+            known = None if segment.offsets is None else segment.offsets.lengths(first, n)
+            if known is None:
+                return None
+            lengths, begin = known
+        try:
+            with segment.storage.opened(self.key) as descriptor, rooms.room(_SWEPT_BYTES) as room:
+                found = survey.swept(descriptor, start, stop - start, room, dtype, n, lengths, begin)
+        except (SparsestoreError, OSError):
+            return None
+        if found is None:
+            return None
+        crcs, (turns, at_rows, begins, largest, number, last) = found[0], found[1].tolist()
+        if turns != at_rows or largest >= segment.document.n_features:
+            return None
+        if not np.array_equal(crcs, facts.expected[unit.first : unit.last]):
+            return None
+        edges = [(_Edge(first, number, bool(begins)), _Edge(first + n, last, None))] if n else []
+        return Found(unit, crcs, None, [], edges, stop - start)
+
+    def _look(self, unit: Unit, rooms: Rooms) -> Found:
         facts = self.facts
         start = int(facts.starts[unit.first])
         stop = int(facts.starts[unit.last - 1] + facts.lengths[unit.last - 1])

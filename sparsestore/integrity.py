@@ -324,13 +324,13 @@ class _Check:
             tasks += [(shard, unit) for unit in shard.units()]
             self._count(shard.entry.length - int(shard.facts.lengths.sum()))
 
-        def work(task: tuple[ShardCheck, Unit]) -> tuple[ShardCheck, Found]:
+        def work(task: tuple[ShardCheck, Unit]) -> tuple[ShardCheck, list[Found]]:
             shard, unit = task
             return shard, shard.look(unit, self._rooms)
 
         with self._run(work, tasks) as results:
             for shard, found in results:
-                shard.found.append(found)
-                self._count(found.n_bytes)
+                shard.found += found
+                self._count(sum(part.n_bytes for part in found))
         for shard in shards:
             shard.finish()

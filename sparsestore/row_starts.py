@@ -194,6 +194,27 @@ class RowStarts:
             return None
         return int(self._firsts[number]) + np.append(0, np.cumsum(lengths, dtype=np.int64))
 
+    def lengths(self, first: int, n: int) -> tuple[NDArray[np.uint32], int] | None:
+        """Lengths of rows among which are all that begin within `n` entries from `first` on, and where they begin.
+
+        That is counted from `first`. Entries of the last row are left out.
+
+        None where offsets are unknown, or a row has more than 2^32 entries.
+        """
+        low = int(np.searchsorted(self._lasts, first, side="left"))
+        high = int(np.searchsorted(self._firsts, first + n, side="left"))
+        parts: list[Array] = []
+        for number in range(low, high):
+            lengths = self._lengths(number)
+            if lengths is None or int(self._longest[number]) > _NARROW[-1][0]:
+                return None
+            if parts:
+                parts.append(self._firsts[number : number + 1] - self._lasts[number - 1])
+            parts.append(lengths)
+        if not parts:
+            return np.empty(0, np.uint32), n
+        return np.concatenate(parts, dtype=np.uint32, casting="unsafe"), int(self._firsts[low]) - first
+
     def turns(self, values: Array, first: int) -> tuple[bool | None, int]:
         """Whether a row begins with entry `first`, and how many that begin later have a number not above that before.
 

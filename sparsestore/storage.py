@@ -412,6 +412,15 @@ class LocalStorage:
         finally:
             _close(descriptor)
 
+    @contextlib.contextmanager
+    def opened(self, key: str) -> Iterator[int]:
+        """Descriptor of an object, for compiled loops that read by themselves."""
+        descriptor = self._open(key)
+        try:
+            yield descriptor
+        finally:
+            _close(descriptor)
+
     @_names_its_key
     def crc32c(self, key: str) -> int:
         """Checksum of a whole object, read a MiB at a time."""

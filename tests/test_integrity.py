@@ -1,5 +1,6 @@
 """verify lists every problem; reading a damaged store is an error that says where, never a wrong value."""
 
+import ctypes
 import errno
 import functools
 import json
@@ -21,6 +22,8 @@ from sparsestore import inspection, segment_writer, writer
 from sparsestore.arrays import ArrayWriter
 from sparsestore.errors import MissingStoreError
 from sparsestore.integrity import Verdict, examine
+from sparsestore.kernels import survey
+from sparsestore.manifest import read_manifest
 from sparsestore.storage import LocalStorage, open_storage
 
 
@@ -302,12 +305,16 @@ def test_sectors_that_can_not_be_read_are_listed_beside_other_damage(
     large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = LocalStorage.read_into
+    refused = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64)(
+        lambda *_: -1
+    )
 
     def read_into(self: LocalStorage, key: str, parts: Any, *, direct: bool = False) -> None:
         if key.endswith("X/data/c/0") and parts[0][0] > 0:
             raise OSError(errno.EIO, "Input/output error")
         plain(self, key, parts, direct=direct)
 
+    monkeypatch.setattr(survey, "_pread", lambda: ctypes.cast(refused, ctypes.c_void_p).value)
     monkeypatch.setattr(LocalStorage, "read_into", read_into)
     flip(segment(large, N_ROWS) / "X/data/c/0", 20)
     problems = found(large)
@@ -316,6 +323,27 @@ def test_sectors_that_can_not_be_read_are_listed_beside_other_damage(
     assert unread
     assert len(problems) == 1 + len(unread)
     assert min(span(problem)[0] for problem in unread) > 0
+
+
+def test_nothing_of_a_sound_array_is_read_twice(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if survey.swept(0, 0, 0, np.empty(0, np.uint8), "u4", 0, np.empty(0, np.uint32), 0) is None:
+        pytest.skip("this machine has no instruction for crc32c")
+    looked = []
+    plain = inspection.ShardCheck._look
+
+    def look(self: inspection.ShardCheck, unit: Any, rooms: Any) -> Any:
+        looked.append((self.array.path, self.array.raw))
+        return plain(self, unit, rooms)
+
+    monkeypatch.setattr(inspection.ShardCheck, "_look", look)
+    assert found(large) == []
+    assert looked
+    assert not [path for path, raw in looked if raw]
+    flip(segment(large, N_ROWS) / "X/data/c/0", 20)
+    assert len(found(large)) == 1
+    assert [path for path, raw in looked if raw] == (
+        ["X/data"] if read_manifest(LocalStorage(large)).profile == "raw" else []
+    )
 
 
 def test_what_says_nothing_of_the_store_is_an_error(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,7 +401,10 @@ WRONG = {
         r"feature number \d+ follows 59 in a row",
     ),
     "offset-descends": ({"X/indptr": putting(20_000, 5)}, r"offset 5 follows \d+, expected no less"),
-    "offsets-end": ({"X/indptr": putting(-1, 1 << 40)}, r"offsets \d+ to 1099511627776, expected 0 to \d+"),
+    "offsets-end": (
+        {"X/indptr": putting(-1, 1 << 40)},
+        r"offset 1099511627776 follows \d+, expected no less and at most \d+",
+    ),
     "counts": ({}, r"stats/nnz/c/0, .*rows from 0 of the segment have 0 entries, it says 1"),
     "bool": ({"columns/b": lambda values: putting(99, 2)(values.view(np.uint8)).view(bool)}, r"neither 0 nor 1"),
 }

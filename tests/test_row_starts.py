@@ -40,6 +40,10 @@ def test_rows_turns_and_lengths_are_those_of_all_offsets(lengths: list[int], blo
     begins = set(offsets.tolist())
     expected = sum(bool(values[at] <= values[at - 1]) for at in range(first + 1, last) if at in begins)
     assert starts.turns(values[first:last], first) == (first in begins, expected)
+    found = starts.lengths(first, last - first)
+    assert found is not None
+    at = first + found[1] + np.append(0, np.cumsum(found[0].astype(np.int64)))
+    assert {int(start) for start in at if first < start < last} == {start for start in begins if first < start < last}
     inside = np.arange(first, last)
     assert starts.inside(inside).tolist() == [at for at in inside.tolist() if at not in begins]
     rows = np.repeat(np.arange(len(lengths)), lengths)
@@ -60,7 +64,8 @@ def test_unknown_blocks_hide_only_their_own_rows(lengths: list[int], lost: set[i
     first = data.draw(st.integers(0, nnz - 1))
     low, high = starts.rows_of(first, first + 1)
     assert low <= rows[first] < high
-    begins, _ = starts.turns(np.zeros(nnz - first, np.uint16), first)
+    begins, expected = starts.turns(np.zeros(nnz - first, np.uint16), first)
+    assert (starts.lengths(first, nnz - first) is None) == (expected < 0)
     assert begins is None or begins == (first in offsets)
     found = starts.inside(np.arange(nnz)).tolist()
     assert not set(found) & set(offsets.tolist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,3 +114,50 @@ def test_lengths_of_rows_are_those_of_the_twin(offsets: list[int]) -> None:
         lengths, expected = np.empty((2, max(len(given_) - 1, 0)), dtype)
         assert survey.row_lengths(given_, lengths) == survey.row_lengths_numpy(given_, expected)
         assert lengths.tolist() == expected.tolist()
+
+
+@given(
+    dtype=st.sampled_from(["u2", "u4", "u8"]),
+    n_bytes=st.integers(1, 5 * PIECE),
+    start=st.integers(0, 100),
+    padding=st.integers(0, 40),
+    rows=st.lists(st.integers(0, 2 * PIECE), max_size=30),
+    begin=st.integers(-PIECE, 100),
+    room=st.sampled_from([PIECE, 2 * PIECE, 8 * PIECE + 100]),
+    seed=st.integers(0, 2**32),
+)
+@settings(deadline=None)
+def test_parts_of_files_are_seen_as_by_the_twin(
+    tmp_path_factory: pytest.TempPathFactory,
+    dtype: str,
+    n_bytes: int,
+    start: int,
+    padding: int,
+    rows: list[int],
+    begin: int,
+    room: int,
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    numbers = rng.integers(0, 50, start // 8 + n_bytes // np.dtype(dtype).itemsize + 9).astype(dtype)
+    path = tmp_path_factory.getbasetemp() / "part"
+    path.write_bytes(bytes(start) + numbers.tobytes()[:n_bytes])
+    n = max(n_bytes // numbers.itemsize - padding, 0)
+    lengths, block = np.array(rows, np.uint32), memory(room)
+    with path.open("rb") as file:
+        found = survey.swept(file.fileno(), start, n_bytes, block, dtype, n, lengths, begin)
+        if found is None:
+            pytest.skip("this machine has no instruction for crc32c")
+        seen = np.zeros(6, np.uint64)
+        crcs, done = survey.sweep_numpy(file.fileno(), start, n_bytes, dtype, n, lengths, begin, seen)
+        assert done == n_bytes
+        tail = [value(path.read_bytes()[start + len(crcs) * PIECE :])] if n_bytes % PIECE else []
+        assert found[0].tolist() == crcs + tail
+        assert found[1].tolist() == seen.tolist()
+        assert survey.swept(file.fileno(), start, n_bytes + 1, block, dtype, n, lengths, begin) is None
+
+
+def test_what_can_not_be_read_is_not_seen(tmp_path: Path) -> None:
+    room = np.empty(PIECE, np.uint8)
+    with (tmp_path / "file").open("wb") as file:  # for writing alone
+        assert survey.swept(file.fileno(), 0, 8, room, "u4", 2, np.empty(0, np.uint32), 0) is None

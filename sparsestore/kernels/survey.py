@@ -10,7 +10,11 @@ that of M. Adler's crc32_combine (zlib 1.2.12, crc32.c: multmodp, x2nmodp), with
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import os
+import sys
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -31,6 +35,9 @@ __all__ = [
     "row_turns_numpy",
     "survey",
     "survey_numpy",
+    "sweep",
+    "sweep_numpy",
+    "swept",
 ]
 
 Array = NDArray[Any]
@@ -41,7 +48,71 @@ REST = WORDS - 3 * LANE
 _POLYNOMIAL = 0x82F63B78  # of crc32c, its bits reversed as everywhere in such checksums
 
 
-@Kernel(needs=_instructions)  # type: ignore[call-arg]
+def _piece(
+    words: Array, at: Any, values: Array, start: Any, stop: Any, before: Any, counts: Any, sums: Any, shifts: Array
+) -> Any:
+    """Largest number, turns and crc32c of a piece: words from `at` on, and numbers `start` to `stop`.
+
+    `before` is the number before the first; 0 and `counts` false where there is none. The crc32c only where `sums`.
+    """
+    step = np.uint64(3 * 8 * BLOCK) // np.uint64(values.itemsize)
+    largest = turns = values.dtype.type(0)  # narrow, so that as many are counted at once as compared
+    if start < stop:
+        largest = values[start]
+        turns = values.dtype.type(counts and largest <= before)
+    j = start + np.uint64(1)
+    a, b, c = np.uint64(0xFFFFFFFF), np.uint64(0), np.uint64(0)
+    # numbers and checksums by turns, as many bytes of each: they use different parts of a core, which runs them at
+    # once. One after the other they take a fifth longer.
+    for block in range(LANE // BLOCK + 1):
+        if start < stop:
+            end = min(start + step * np.uint64(block + 1), stop)
+            for k in range(j, end):
+                number = values[np.uint64(k)]
+                largest = max(largest, number)
+                turns = values.dtype.type(turns + values.dtype.type(number <= values[np.uint64(k) - np.uint64(1)]))
+            j = max(j, end)
+        if sums and block < LANE // BLOCK:
+            for _ in range(BLOCK):
+                a = crc32_of_eight(a, words[at])  # type: ignore[name-defined]  # noqa: F821
+                b = crc32_of_eight(b, words[at + np.uint64(LANE)])  # type: ignore[name-defined]  # noqa: F821
+                c = crc32_of_eight(c, words[at + np.uint64(2 * LANE)])  # type: ignore[name-defined]  # noqa: F821
+                at += np.uint64(1)
+    if sums:
+        at += np.uint64(2 * LANE)
+        for _ in range(REST):
+            c = crc32_of_eight(c, words[at])  # type: ignore[name-defined]  # noqa: F821
+            at += np.uint64(1)
+        for k in range(4):
+            byte = np.uint64(8 * k)
+            c ^= np.uint64(shifts[0, k, b >> byte & np.uint64(255)])
+            c ^= np.uint64(shifts[1, k, a >> byte & np.uint64(255)])
+    return largest, turns, np.uint32(c ^ np.uint64(0xFFFFFFFF))
+
+
+def _looking() -> dict[str, Any]:
+    """`_piece`, to be put where it is called, and pread(2) by its address."""
+    names = _instructions()
+    from llvmlite import ir
+    from numba import njit, types
+    from numba.extending import intrinsic
+
+    def pread(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        word, short = ir.IntType(64), ir.IntType(32)
+        address, descriptor, place, n, at = arguments
+        kind = ir.FunctionType(word, (short, word, word, word))
+        function = builder.inttoptr(address, kind.as_pointer())
+        return builder.call(function, (builder.trunc(descriptor, short), place, n, at))
+
+    @intrinsic
+    def read_at(_typing: Any, _address: Any, _descriptor: Any, _place: Any, _n: Any, _at: Any) -> Any:
+        return types.int64(*[types.int64] * 5), pread
+
+    whole = FunctionType(_piece.__code__, {**globals(), **names}, "_piece")
+    return {"piece": njit(inline="always")(whole), "read_at": read_at}
+
+
+@Kernel(needs=_looking)  # type: ignore[call-arg]
 def survey(words: Array, values: Array, shifts: Array, out_crcs: Array, out_largest: Array, out_turns: Array) -> None:
     """Of each piece of 16 KiB its crc32c, its largest number, and how many numbers do not exceed the one before.
 
@@ -59,47 +130,147 @@ def survey(words: Array, values: Array, shifts: Array, out_crcs: Array, out_larg
         For each piece of `values`, the last of which may be short.
     """
     size = np.uint64(PIECE) // np.uint64(values.itemsize)
-    step = np.uint64(3 * 8 * BLOCK) // np.uint64(values.itemsize)
+    before = values.dtype.type(0)
     for i in range(max(len(out_crcs), len(out_largest))):
         start = np.uint64(i) * size
-        stop = min(start + size, np.uint64(len(values)))
-        largest = turns = values.dtype.type(0)  # narrow, so that as many are counted at once as compared
-        if start < stop:
-            largest = values[start]
-            if i > 0:
-                turns = values.dtype.type(largest <= values[start - np.uint64(1)])
-        j = start + np.uint64(1)
+        stop = max(min(start + size, np.uint64(len(values))), start)
         at = np.uint64(i) * np.uint64(WORDS)
-        a, b, c = np.uint64(0xFFFFFFFF), np.uint64(0), np.uint64(0)
-        # numbers and checksums by turns, as many bytes of each: they use different parts of a core, which runs them at
-        # once. One after the other they take a fifth longer.
-        for block in range(LANE // BLOCK + 1):
-            if i < len(out_largest):
-                end = min(start + step * np.uint64(block + 1), stop)
-                for k in range(j, end):
-                    number = values[np.uint64(k)]
-                    largest = max(largest, number)
-                    turns = values.dtype.type(turns + values.dtype.type(number <= values[np.uint64(k) - np.uint64(1)]))
-                j = max(j, end)
-            if i < len(out_crcs) and block < LANE // BLOCK:
-                for _ in range(BLOCK):
-                    a = crc32_of_eight(a, words[at])  # type: ignore[name-defined]  # noqa: F821
-                    b = crc32_of_eight(b, words[at + np.uint64(LANE)])  # type: ignore[name-defined]  # noqa: F821
-                    c = crc32_of_eight(c, words[at + np.uint64(2 * LANE)])  # type: ignore[name-defined]  # noqa: F821
-                    at += np.uint64(1)
+        largest, turns, crc = piece(  # type: ignore[name-defined]  # noqa: F821
+            words, at, values, start, stop, before, i > 0, i < len(out_crcs), shifts
+        )
         if i < len(out_largest):
             out_largest[i] = largest
             out_turns[i] = turns
+            before = values[stop - np.uint64(1)]
         if i < len(out_crcs):
-            at += np.uint64(2 * LANE)
-            for _ in range(REST):
-                c = crc32_of_eight(c, words[at])  # type: ignore[name-defined]  # noqa: F821
-                at += np.uint64(1)
-            for k in range(4):
-                byte = np.uint64(8 * k)
-                c ^= np.uint64(shifts[0, k, b >> byte & np.uint64(255)])
-                c ^= np.uint64(shifts[1, k, a >> byte & np.uint64(255)])
-            out_crcs[i] = c ^ np.uint64(0xFFFFFFFF)
+            out_crcs[i] = crc
+
+
+@Kernel(needs=_looking)  # type: ignore[call-arg]
+def sweep(
+    pread: int,
+    descriptor: int,
+    start: int,
+    n_bytes: int,
+    address: int,
+    words: Array,
+    values: Array,
+    n_values: int,
+    shifts: Array,
+    lengths: Array,
+    begin: int,
+    out_crcs: Array,
+    out_seen: Array,
+) -> int:
+    """Read a part of a file and look at it, in blocks that stay in the processor's cache from one to the other.
+
+    What is seen suffices to say that all is well. Where it is not, somebody else looks for what is wrong.
+
+    Parameters
+    ----------
+    pread, address : int
+        Where the function pread(2) is, and the elements of `words`.
+    descriptor, start, n_bytes : int
+        Of the file, and the bytes to read. The last piece may be short: its crc32c is left out.
+    words : uint64 array
+        Room for a block: a whole number of pieces.
+    values : unsigned array
+        The same memory. Only its dtype counts where `n_values` is 0.
+    n_values : int
+        Numbers that the bytes begin with.
+    shifts : (2, 4, 256) uint32 array
+    lengths, begin
+        Rows, as `row_turns` has them.
+    out_crcs : (n_bytes // PIECE,) uint32 array
+    out_seen : (6,) uint64 array
+        Numbers that do not exceed the one before; those of them that begin a row after the first number; whether a row
+        begins with that; the largest number, the first and the last.
+
+    Returns
+    -------
+    int
+        Bytes that were read: fewer where the file ends before, or the system refused.
+    """
+    size = np.int64(PIECE) // np.int64(values.itemsize)
+    all_turns = np.uint64(0)
+    row_turns = np.uint64(0)
+    begins = np.uint64(0)
+    most = np.uint64(0)
+    first = np.uint64(0)
+    before = values.dtype.type(0)
+    last_row = np.int64(0)
+    row = np.int64(begin)
+    i = np.int64(0)
+    done = np.int64(0)
+    number = np.int64(0)  # of the first piece of the block
+    sound = True
+    while sound and done < n_bytes:
+        wanted = min(n_bytes - done, np.int64(len(words)) * 8)
+        got = np.int64(0)
+        while sound and got < wanted:
+            n = read_at(  # type: ignore[name-defined]  # noqa: F821
+                pread, descriptor, address + got, wanted - got, start + done + got
+            )
+            sound = n > 0
+            if sound:
+                got += n
+        if sound:
+            low = number * size  # of the numbers in the block
+            held = max(min(n_values - low, wanted // np.int64(values.itemsize)), np.int64(0))
+            border = before
+            for k in range((wanted + np.int64(PIECE) - 1) // np.int64(PIECE)):
+                begins_at = np.uint64(k * size)
+                ends_at = np.uint64(max(min((k + 1) * size, held), k * size))
+                sums = (k + 1) * np.int64(PIECE) <= wanted
+                at = np.uint64(k) * np.uint64(WORDS)
+                counts = number + k > 0
+                largest, turns, crc = piece(  # type: ignore[name-defined]  # noqa: F821
+                    words, at, values, begins_at, ends_at, before, counts, sums, shifts
+                )
+                if sums:
+                    out_crcs[number + k] = crc
+                if begins_at < ends_at:
+                    if number + k == 0:
+                        first = np.uint64(values[0])
+                    all_turns += np.uint64(turns)
+                    most = max(most, np.uint64(largest))
+                    before = values[ends_at - np.uint64(1)]
+            while i <= len(lengths) and row < low + held:
+                if row > last_row:
+                    earlier = border
+                    if row > low:
+                        earlier = values[np.uint64(row - low) - np.uint64(1)]
+                    row_turns += np.uint64(values[np.uint64(row - low)] <= earlier)
+                    last_row = row
+                elif row == 0:
+                    begins = np.uint64(1)
+                if i < len(lengths):
+                    row += np.int64(lengths[np.uint64(i)])
+                i += 1
+            number += wanted // np.int64(PIECE)
+            done += wanted
+    out_seen[0] = all_turns
+    out_seen[1] = row_turns
+    out_seen[2] = begins
+    out_seen[3] = most
+    out_seen[4] = first
+    out_seen[5] = np.uint64(before)
+    return done  # type: ignore[return-value]
+
+
+def sweep_numpy(
+    descriptor: int, start: int, n_bytes: int, dtype: Any, n_values: int, lengths: Array, begin: int, out_seen: Array
+) -> tuple[list[int], int]:
+    """Twin of `sweep`; the checksums, and the bytes that were read."""
+    payload = os.pread(descriptor, n_bytes, start)
+    values = np.frombuffer(payload[: n_values * np.dtype(dtype).itemsize], dtype)
+    seen = np.zeros(3, np.int64)
+    row_turns_numpy(values, lengths, begin, seen)
+    turns = np.count_nonzero(values[1:] <= values[:-1])
+    out_seen[:3] = turns, seen[0], seen[1]
+    out_seen[3:] = (values.max(), values[0], values[-1]) if len(values) else (0, 0, 0)
+    whole = len(payload) // PIECE
+    return [value(payload[i * PIECE : (i + 1) * PIECE]) for i in range(whole)], len(payload)
 
 
 def survey_numpy(stored: Array, values: Array, out_crcs: Array, out_largest: Array, out_turns: Array) -> None:
@@ -125,6 +296,52 @@ def look(stored: Array, values: Array, out_crcs: Array, out_largest: Array, out_
         return
     for i in range(whole, len(out_crcs)):
         out_crcs[i] = value(stored[i * PIECE :])
+
+
+def swept(
+    descriptor: int, start: int, n_bytes: int, room: Array, dtype: Any, n_values: int, lengths: Array, begin: int
+) -> tuple[Array, Array] | None:
+    """Read a part of a file, and look at it: checksums of its pieces, and what `sweep` sees.
+
+    None where this machine has no fast way to do that, or where not all could be read.
+
+    Parameters
+    ----------
+    descriptor, start, n_bytes : int
+        Of the file, and the bytes.
+    room : uint8 array
+        Memory for a block, at a multiple of 8 bytes.
+    dtype : unsigned dtype
+    n_values : int
+        Numbers that the bytes begin with, of this dtype.
+    lengths, begin
+        Rows, as `row_turns` has them.
+    """
+    address = _pread()
+    if address is None:
+        return None
+    room = room[: len(room) // PIECE * PIECE]
+    crcs, seen = np.zeros(-(-n_bytes // PIECE), np.uint32), np.zeros(6, np.uint64)
+    whole = n_bytes // PIECE
+    arguments = address, descriptor, start, n_bytes, room.ctypes.data, room.view(np.uint64), room.view(dtype), n_values
+    try:
+        done = sweep(*arguments, _shifts(), lengths, begin, crcs[:whole], seen)
+    except LackingInstructionError:
+        return None
+    if done != n_bytes:
+        return None
+    if whole < len(crcs):
+        at = whole * PIECE % len(room)
+        crcs[whole] = value(room[at : at + n_bytes - whole * PIECE])
+    return crcs, seen
+
+
+@functools.cache
+def _pread() -> int | None:
+    """Address of the C library's pread; None where there is none that takes 64 bits of an offset."""
+    if sys.platform not in ("linux", "darwin") or sys.maxsize < 2**63 - 1:
+        return None
+    return ctypes.cast(ctypes.CDLL(None).pread, ctypes.c_void_p).value
 
 
 _shifts = functools.cache(functools.partial(shift_tables, LANE, REST))
@@ -194,7 +411,7 @@ def row_turns(values: Array, lengths: Array, begin: int, out_seen: Array) -> Non
 def row_turns_numpy(values: Array, lengths: Array, begin: int, out_seen: Array) -> None:
     """Twin of `row_turns`."""
     at = begin + np.append(0, np.cumsum(lengths, dtype=np.int64))
-    out_seen[1] |= int((at == 0).any())
+    out_seen[1] |= int(len(values) > 0 and (at == 0).any())
     at = np.unique(at)
     at = at[(at > out_seen[2]) & (at < len(values))]
     out_seen[0] += np.count_nonzero(values[at] <= values[at - 1])
