@@ -88,6 +88,15 @@ Multilabel = Annotated[
 ]
 Qid = Annotated[bool | None, typer.Option("--qid/--no-qid", help="Whether rows have a query number, qid:7.")]
 Sort = Annotated[bool | None, typer.Option("--sort", help="Sort features inside a row instead of refusing them.")]
+RowsOf = Annotated[
+    str | None, typer.Option("--rows", metavar="START:STOP", help="Of a store: some of its rows, such as 1000:2000.")
+]
+Select = Annotated[
+    str | None, typer.Option("--select", help="Of a store: some of its features, renumbered, such as 3,7-9.")
+]
+SourceVersion = Annotated[
+    int | None, typer.Option("--store-version", help="Of a store: read this version of SRC, not its newest.")
+]
 DuplicateEntries = Annotated[
     Duplicates, typer.Option("--duplicates", help="What several entries at one place become, in formats of triples.")
 ]
@@ -112,14 +121,16 @@ CONVERT_HELP = """
 Convert a file into a store.
 
 \b
-SRC is a file of one of these formats:
+SRC is a file or folder of one of these formats:
   format         names that end in             options it knows
   svmlight       .svm .svmlight .libsvm  (+)   --n-features --zero-based --one-based --dtype --multilabel --qid --sort
   matrix_market  .mtx .mm  (+)                 --n-features --dtype
   npz            .npz (scipy.sparse.save_npz)  --n-features --dtype
   npy            .npy (dense, 2-D)             --n-features --dtype
+  sparsestore    .zarr (another store)         --rows --select --store-version --n-features --dtype
   (+) .gz .bz2 .xz or .zst may follow
-svmlight has labels, which become the column y; beside the other formats give them with --column y=labels.npy.
+svmlight has labels, which become the column y, and a store has its columns; beside the other formats give them with
+--column y=labels.npy.
 Other names need --format: nothing is guessed from the content. On any error nothing is left at DST.
 
 \b
@@ -130,6 +141,7 @@ once with --shuffle: training then reads large blocks and still sees a fully shu
 Examples
   sparsestore convert clicks.svm.gz clicks.zarr --n-features 1000000 --shuffle --seed 0
   sparsestore convert counts.npz cells.zarr --column y=labels.npy --profile compact
+  sparsestore convert clicks.zarr shuffled.zarr --shuffle --rows :1000000
 """
 
 
@@ -413,7 +425,7 @@ def _number_of_labels(text: str | None) -> int | bool | None:
 @app.command(help=CONVERT_HELP)
 @_reported
 def convert(
-    src: Annotated[str, typer.Argument(metavar="SRC", help="File to convert.", show_default=False)],
+    src: Annotated[str, typer.Argument(metavar="SRC", help="File, or store, to convert.", show_default=False)],
     dst: Annotated[str, typer.Argument(metavar="DST", help="Path of the new store.", show_default=False)],
     format: Format = None,
     shuffle: Shuffle = False,
@@ -429,6 +441,9 @@ def convert(
     multilabel: Multilabel = None,
     qid: Qid = None,
     sort: Sort = None,
+    rows: RowsOf = None,
+    select: Select = None,
+    store_version: SourceVersion = None,
     duplicates: DuplicateEntries = Duplicates.sum,
     as_json: Json = False,
 ) -> None:
@@ -442,6 +457,9 @@ def convert(
         multilabel=_number_of_labels(multilabel),
         qid=qid,
         sort=sort,
+        rows=rows,
+        select=select,
+        store_version=store_version,
     )
     start = time.perf_counter()
     with _progress("converting", as_json) as progress:
@@ -482,6 +500,9 @@ def append(
     multilabel: Multilabel = None,
     qid: Qid = None,
     sort: Sort = None,
+    rows: RowsOf = None,
+    select: Select = None,
+    store_version: SourceVersion = None,
     duplicates: DuplicateEntries = Duplicates.sum,
     as_json: Json = False,
 ) -> None:
@@ -498,6 +519,9 @@ def append(
         multilabel=_number_of_labels(multilabel),
         qid=qid,
         sort=sort,
+        rows=rows,
+        select=select,
+        store_version=store_version,
     )
     start = time.perf_counter()
     with _progress("appending", as_json) as progress:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsestore.errors import ResourceError, StoreExistsError
+from sparsestore.format import ROW_ID
 from sparsestore.journal import Journal, all_journals
 from sparsestore.layout import parse_bytes
 from sparsestore.manifest import read_manifest, segment_lines, versions
@@ -254,11 +255,13 @@ class _Conversion:
 
     def schema(self) -> dict[str, Any]:
         """Columns as `create` takes them."""
-        own = {name: (dtype, *shape) for name, (dtype, shape) in self.source.columns.items()}
+        own = {name: (dtype, *shape) for name, (dtype, shape) in self.source.columns.items() if name != ROW_ID}
         return {**own, **{name: (array.dtype, *array.shape[1:]) for name, array in self.columns.items()}}
 
     def shuffled(self) -> dict[str, Any] | None:
-        return None if self.seed is None else {"method": "exact", "seed": self.seed}
+        if self.seed is None:
+            return getattr(self.source, "shuffled", None)  # a store's rows stay as random as they were
+        return {"method": "exact", "seed": self.seed}
 
     def provenance(self) -> dict[str, Any]:
         facts = self.source.provenance()
@@ -335,7 +338,14 @@ class _Conversion:
             blocks = self.joined(blocks)
             if self.seed is not None:
                 size = self.source.size if self.source.sorted_rows else self.source.n_rows
-                blocks = shuffled_blocks(blocks, seed=self.seed, max_bytes=share, scratch=scratch, size=size)
+                blocks = shuffled_blocks(
+                    blocks,
+                    seed=self.seed,
+                    max_bytes=share,
+                    scratch=scratch,
+                    size=size,
+                    numbered=ROW_ID in self.source.columns,
+                )
             # closed before the scratch folder goes, also when a traceback holds on to the generator
             stack.enter_context(closing(blocks))  # type: ignore[type-var]
             for block in _behind(blocks, done):

@@ -526,13 +526,13 @@ class Reader:
                 raise FormatError(f"{where}: {error}") from None
         return merge(found) if found else None
 
-    def lengths_of(self, rows: Ints) -> int:
-        """Entries of the given rows together, from their offsets alone."""
-        total = 0
+    def lengths(self, rows: Ints) -> Ints:
+        """Entries of each of the given rows, in any order, from their offsets alone."""
+        found = np.zeros(len(rows), np.int64)
         for number, group in self._by_segment(rows):
             segment = self.segment(number)
-            total += int(segment.offsets.locate(rows[group] - segment.start)[1].sum())
-        return total
+            found[group] = segment.offsets.locate(rows[group] - segment.start)[1]
+        return found
 
     @property
     def stored_itemsize(self) -> float:

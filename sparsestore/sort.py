@@ -354,6 +354,7 @@ def shuffled_blocks(
     scratch: Path,
     first_row_id: int = 0,
     size: int | None = None,
+    numbered: bool = False,
 ) -> Iterator[Block]:
     """Shuffle all rows exactly, each order equally likely, in bounded memory.
 
@@ -380,6 +381,8 @@ def shuffled_blocks(
         `row_id` of the first incoming row.
     size : int, optional
         Total of `Block.position`, from which the number of buckets and the disk space needed are estimated.
+    numbered : bool
+        Whether blocks bring the numbers of their rows, as column "row_id".
 
     Yields
     ------
@@ -390,12 +393,12 @@ def shuffled_blocks(
     Raises
     ------
     ValueError
-        A block with other columns than the first, or with a column "row_id".
+        A block with other columns than the first, or with a column "row_id" that is not expected.
     ResourceError
         Too little disk space.
     """
     shuffler = _RowShuffle(max_bytes // 4, max_bytes // 2, max(1, max_bytes // 8))
-    stream = shuffler.keyed(blocks, seed, first_row_id)
+    stream = shuffler.keyed(blocks, seed, first_row_id, numbered)
     held, n_bytes, position = filled(stream, shuffler.hold_bytes)
     if n_bytes <= shuffler.hold_bytes:
         if held:
@@ -417,13 +420,15 @@ class _RowShuffle:
         self.n_features = 0  # of the widest block so far; complete before the first row is given out
         self.n_given = 0
 
-    def keyed(self, blocks: Iterable[Block], seed: int, first_row_id: int) -> Iterator[tuple[Arrays, int]]:
+    def keyed(
+        self, blocks: Iterable[Block], seed: int, first_row_id: int, numbered: bool
+    ) -> Iterator[tuple[Arrays, int]]:
         """Rows with their key and `row_id`, and the position in the input."""
         row, window, words = 0, -1, np.zeros(0, np.uint64)
         names: set[str] | None = None
         for block in blocks:
             n = len(block.x)
-            if "row_id" in block.columns:
+            if "row_id" in block.columns and not numbered:
                 raise ValueError(
                     "the source has a column 'row_id' already, which shuffling adds: leave it out or rename it"
                 )
@@ -453,7 +458,7 @@ class _RowShuffle:
                     "length": np.diff(x.indptr),
                     "indices": x.indices,
                     "data": x.data,
-                    COLUMN + "row_id": row_id,
+                    **({} if numbered else {COLUMN + "row_id": row_id}),
                     **columns,
                 },
                 block.position,

@@ -70,12 +70,12 @@ def convert(
 
     Parameters
     ----------
-    source : path, scipy sparse matrix or array, dense 2-D array
+    source : path, scipy sparse matrix or array, dense 2-D array, Store or View
         Of a path the name tells the format; see ``sparsestore convert --help`` for the list.
     dst : str or path-like
         Folder of the new store.
     format : str, optional
-        Where the name does not tell: "svmlight", "matrix_market", "npz", "npy".
+        Where the name does not tell: "svmlight", "matrix_market", "npz", "npy", "sparsestore".
     columns : mapping of str to (n,) or (n, k) array, optional
         What stands beside each row, beside what the source itself has: "y", "sample_weight", ...
     shuffle : bool

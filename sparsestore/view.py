@@ -143,7 +143,7 @@ class View:
         total = 0
         for start in range(0, len(self), step):
             positions = np.arange(start, min(start + step, len(self)))
-            total += self._reader.lengths_of(self._selection.rows(positions))
+            total += int(self._reader.lengths(self._selection.rows(positions)).sum())
         return total
 
     def _pieces(self) -> Iterator[csr_array]:

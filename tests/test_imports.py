@@ -77,11 +77,12 @@ TABLE: dict[str, set[str]] = {
     "sources": SHARED,
     "sources.npz": {*SHARED, "sources.npy"},
     "sources.registry": {"errors", "sources"},
+    "sources.store": {*SHARED, "checksum", "format", "indexing", "manifest", "plan", "reader", "storage", "view"},
     "sources.fingerprint": {"checksum", "sources"},
     "buckets": {"errors", "storage"},
     "sort": {"buckets", "csr", "kernels", "plan", "errors", "sources.base"},
     "convert": {"progress", "sources.base", "sources.registry", "csr", "plan", "sort", "layout", "writer", "errors"}
-    | {"journal", "manifest", "sources.fingerprint"}  # to go on where another was interrupted
+    | {"format", "journal", "manifest", "sources.fingerprint"}  # to go on where another was interrupted
     | {"reader", "storage"},  # the hint at sorted rows; the folder of the buckets
     "audit": {"checksum", "format", "statistics", "zarr_format"},
     "row_starts": {"kernels", "statistics"},

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sparsestore.checksum import crc32c, extend_crc32c
 from sparsestore.sources.base import Source
 from sparsestore.sources.memory import MemorySource
+from sparsestore.sources.store import StoreSource
 
 __all__ = ["of_array", "of_file", "of_memory"]
 
@@ -38,7 +39,9 @@ def of_file(source: Source) -> dict[str, Any] | None:
 
 
 def of_memory(source: Source) -> dict[str, Any] | None:
-    """Shape and crc32c of all arrays of a matrix in memory; None of any other source."""
+    """Shape and crc32c of all arrays of a matrix in memory; what a store says of itself; None of any other source."""
+    if isinstance(source, StoreSource):
+        return source.fingerprint()
     if not isinstance(source, MemorySource):
         return None
     data = source.data

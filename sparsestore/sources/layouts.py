@@ -22,6 +22,7 @@ __all__ = [
     "Read",
     "bsr_blocks",
     "check_range",
+    "converted",
     "coo_triples",
     "csc_triples",
     "csr_blocks",
@@ -79,7 +80,7 @@ def _known_to_scipy(values: Array) -> Array:
     return values.astype(np.float32 if values.dtype == np.float16 else values.dtype.newbyteorder("="), copy=False)
 
 
-def _converted(name: str, values: Array, dtype: np.dtype[Any]) -> Array:
+def converted(name: str, values: Array, dtype: np.dtype[Any]) -> Array:
     """Values in the dtype; floats may be rounded, any other change is an error."""
     if values.dtype == dtype:
         return values
@@ -105,7 +106,7 @@ def _rows(
     from scipy.sparse import csr_array
 
     n = len(indptr) - 1
-    data = _converted(f"{name}: in rows {first} to {first + n}", data, dtype)
+    data = converted(f"{name}: in rows {first} to {first + n}", data, dtype)
     if indices.dtype not in (np.int32, np.int64):
         indices = indices.astype(np.int64)
     try:
@@ -297,7 +298,7 @@ def dense_blocks(
         part = read(start, min(start + step, shape[0]))
         rows = csr.from_dense(part.astype(part.dtype.newbyteorder("="), copy=False))
         indices = rows.indices.astype(csr.index_dtype(width), copy=False)
-        values = _converted(f"{name}: in rows {start} to {start + len(part)}", rows.data, dtype)
+        values = converted(f"{name}: in rows {start} to {start + len(part)}", rows.data, dtype)
         yield Block(Rows(rows.indptr, indices, values, width), {}, start + len(part))
 
 
@@ -320,7 +321,7 @@ def csc_triples(
             rows = indices(stop - start).astype(np.int64)
             check_range(name, "row", rows, shape[0])
             columns = first + np.searchsorted(bounds, np.arange(start, stop), side="right") - 1
-            yield Triples(rows, columns, _converted(name, data(stop - start), dtype), stop)
+            yield Triples(rows, columns, converted(name, data(stop - start), dtype), stop)
 
 
 def coo_triples(
@@ -341,7 +342,7 @@ def coo_triples(
         rows, columns = row(n).astype(np.int64), col(n).astype(np.int64)
         check_range(name, "row", rows, shape[0])
         check_range(name, "column", columns, shape[1])
-        yield Triples(rows, columns, _converted(name, data(n), dtype), start + n)
+        yield Triples(rows, columns, converted(name, data(n), dtype), start + n)
 
 
 def dia_triples(
@@ -361,4 +362,4 @@ def dia_triples(
             rows = columns - offset
             kept = (rows >= 0) & (rows < shape[0]) & (columns < shape[1]) & (values != 0)
             done += len(values)
-            yield Triples(rows[kept], columns[kept], _converted(name, values[kept], dtype), done)
+            yield Triples(rows[kept], columns[kept], converted(name, values[kept], dtype), done)

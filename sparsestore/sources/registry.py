@@ -25,6 +25,8 @@ class Format:
     suffixes: tuple[str, ...]
     text: bool
     """Whether a suffix of `COMPRESSIONS` may follow."""
+    folder: bool = False
+    """Whether it is a folder, and not a file."""
 
     def load(self) -> type[Any]:
         """Import the class."""
@@ -37,6 +39,7 @@ FORMATS = {
     "matrix_market": Format("matrix_market", "MatrixMarketSource", (".mtx", ".mm"), text=True),
     "npz": Format("npz", "NpzSource", (".npz",), text=False),
     "npy": Format("npy", "NpySource", (".npy",), text=False),
+    "sparsestore": Format("store", "StoreSource", (".zarr",), text=False, folder=True),
 }
 
 
@@ -45,7 +48,7 @@ def open_source(data: Any, *, format: str | None = None, **options: Any) -> Sour
 
     Parameters
     ----------
-    data : path, scipy.sparse matrix or array, numpy array, or Source
+    data : path, scipy.sparse matrix or array, numpy array, Store, View, or Source
     format : str, optional
         A key of `FORMATS`; by default the file's suffix tells. The content is never asked: an LDA-C file parses as
         svmlight without an error, its word count becoming the label.
@@ -65,6 +68,8 @@ def open_source(data: Any, *, format: str | None = None, **options: Any) -> Sour
         format = _by_suffix(path)
     elif format not in FORMATS:
         raise ValueError(f"format={format!r} is not known, expected one of {', '.join(FORMATS)}")
+    if FORMATS[format].folder:
+        return _made(FORMATS[format].load(), format, path, options)
     check_file(path)
     if path.suffix.lower() in COMPRESSIONS and not FORMATS[format].text:
         raise ValueError(f"{path}: a {format} file can not be read through {path.suffix}: unpack it first")
@@ -88,11 +93,14 @@ def _in_memory(data: Any, format: str | None, options: dict[str, Any]) -> Source
         if options:
             raise ValueError(f"{data.name}: is opened already, expected no options, found {', '.join(options)}")
         return data
-    from sparsestore.sources import memory
+    from sparsestore.sources.memory import MemorySource
+    from sparsestore.sources.store import StoreSource
 
     if format is not None:
         raise ValueError(f"format={format!r} is for files, found a {type(data).__name__} in memory")
-    return _made(memory.MemorySource, "memory", data, options)
+    if StoreSource.takes(data):
+        return _made(StoreSource, "sparsestore", data, options)
+    return _made(MemorySource, "memory", data, options)
 
 
 def _made(source: type[Any], name: str, data: Any, options: dict[str, Any]) -> Source:
