@@ -70,8 +70,9 @@ def convert(
 
     Parameters
     ----------
-    source : path, scipy sparse matrix or array, dense 2-D array, Store or View
-        Of a path the name tells the format; see ``sparsestore convert --help`` for the list.
+    source : path, scipy sparse matrix or array, dense 2-D array, Store or View, or iterable
+        Of a path the name tells the format; see ``sparsestore convert --help`` for the list. An iterable, such as a
+        generator, gives blocks of rows: ``x``, ``(x, y)``, ``(x, y, sample_weight)`` or ``(x, {"name": values})``.
     dst : str or path-like
         Folder of the new store.
     format : str, optional

@@ -66,7 +66,7 @@ def check_source(source: Source, expected: Any, columns: Mapping[str, NDArray[An
         position = 0
         for part in source.blocks(max_bytes):
             _check_part(source, part, max_bytes)
-            assert position <= part.position <= (source.size or 0)
+            assert position <= part.position <= (part.position if source.size is None else source.size)
             position = part.position
     if source.sorted_rows and source.n_rows is not None:
         assert matrix.shape[0] == source.n_rows

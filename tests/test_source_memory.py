@@ -130,7 +130,7 @@ def test_a_broken_matrix_is_refused(matrix, message):
         (np.zeros((2, 2), complex), ValueError, "values of dtype complex128 can not be stored"),
         (np.zeros((2, 2), object), ValueError, "values of dtype object can not be stored"),
         (np.ma.masked_array(np.zeros((2, 2))), ValueError, "its mask can not be stored"),
-        ([[1, 2]], ValueError, "found a list, expected a path, a scipy.sparse matrix or a 2-D numpy array"),
+        ([[1, 2]], ValueError, "block 0: found a list, expected a path, a scipy.sparse matrix, a 2-D numpy array"),
     ],
     ids=["one_dimension", "complex", "object", "masked", "list"],
 )

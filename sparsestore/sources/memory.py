@@ -55,7 +55,8 @@ class MemorySource:
             raise ValueError("numpy masked array: its mask can not be stored: fill it first")
         if not is_sparse and not isinstance(data, np.ndarray):
             raise ValueError(
-                f"found a {type(data).__name__}, expected a path, a scipy.sparse matrix or a 2-D numpy array"
+                f"found a {type(data).__name__}, expected a path, a scipy.sparse matrix, a 2-D numpy array, a store, "
+                "or an iterable of blocks (x, y)"
             )
         self.name = f"{'scipy' if is_sparse else 'numpy'} {type(data).__name__} in memory"
         if data.ndim != 2:
@@ -68,6 +69,13 @@ class MemorySource:
         self.dtype: np.dtype[Any] | None = self._dtype
         self.columns: dict[str, tuple[str, tuple[int, ...]]] = {}
         self.size: int | None = self.n_rows
+
+    @staticmethod
+    def takes(data: Any) -> bool:
+        """Whether it is a matrix."""
+        from scipy.sparse import issparse
+
+        return isinstance(data, (np.ndarray, Rows)) or bool(issparse(data))
 
     def provenance(self) -> dict[str, Any]:
         """What it was; nothing more is known."""

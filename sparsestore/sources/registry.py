@@ -48,7 +48,7 @@ def open_source(data: Any, *, format: str | None = None, **options: Any) -> Sour
 
     Parameters
     ----------
-    data : path, scipy.sparse matrix or array, numpy array, Store, View, or Source
+    data : path, scipy.sparse matrix or array, numpy array, Store, View, Source, or iterable of blocks (x, y)
     format : str, optional
         A key of `FORMATS`; by default the file's suffix tells. The content is never asked: an LDA-C file parses as
         svmlight without an error, its word count becoming the label.
@@ -93,6 +93,7 @@ def _in_memory(data: Any, format: str | None, options: dict[str, Any]) -> Source
         if options:
             raise ValueError(f"{data.name}: is opened already, expected no options, found {', '.join(options)}")
         return data
+    from sparsestore.sources.iterable import IterableSource
     from sparsestore.sources.memory import MemorySource
     from sparsestore.sources.store import StoreSource
 
@@ -100,6 +101,8 @@ def _in_memory(data: Any, format: str | None, options: dict[str, Any]) -> Source
         raise ValueError(f"format={format!r} is for files, found a {type(data).__name__} in memory")
     if StoreSource.takes(data):
         return _made(StoreSource, "sparsestore", data, options)
+    if IterableSource.takes(data) and not MemorySource.takes(data):
+        return _made(IterableSource, "iterable", data, options)
     return _made(MemorySource, "memory", data, options)
 
 
