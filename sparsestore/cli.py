@@ -73,7 +73,8 @@ NFeatures = Annotated[
     int | None, typer.Option("--n-features", help="Number of features; give train and test files the same.")
 ]
 ZeroBased = Annotated[
-    bool | None, typer.Option("--zero-based/--one-based", help="Number of the first feature; 1 by default.")
+    bool | None,
+    typer.Option("--zero-based/--one-based", help="Number of the first feature; 1 by default, 0 in libffm."),
 ]
 Columns = Annotated[
     list[str] | None,
@@ -124,13 +125,16 @@ Convert a file into a store.
 SRC is a file or folder of one of these formats:
   format         names that end in             options it knows
   svmlight       .svm .svmlight .libsvm  (+)   --n-features --zero-based --one-based --dtype --multilabel --qid --sort
+  libffm         .ffm .libffm  (+)             --n-features --zero-based --one-based --dtype --sort
   matrix_market  .mtx .mm  (+)                 --n-features --dtype
+  uci            .uci  (+)  (bag of words)     --n-features --dtype
+  lda_c          .ldac .blei  (+)              --n-features --dtype --sort
   npz            .npz (scipy.sparse.save_npz)  --n-features --dtype
   npy            .npy (dense, 2-D)             --n-features --dtype
   sparsestore    .zarr (another store)         --rows --select --store-version --n-features --dtype
   (+) .gz .bz2 .xz or .zst may follow
-svmlight has labels, which become the column y, and a store has its columns; beside the other formats give them with
---column y=labels.npy.
+svmlight and libffm have labels, which become the column y, and a store has its columns; beside the other formats give
+them with --column y=labels.npy.
 Other names need --format: nothing is guessed from the content. On any error nothing is left at DST.
 
 \b

@@ -118,7 +118,7 @@ BAD = {
     "no_colon": ("1\t0.869\t-0.6\n", {}, "1: expected index:value with a whole index, found '0.869': is this a table"),
     "no_index": ("1 1:1 :5\n", {}, "1: expected index:value with a whole index, found ':5'"),
     "negative_index": ("1 -1:5\n", {}, "1: expected index:value with a whole index, found '-1:5'"),
-    "libffm": ("1 0:5:0.3\n", {}, "1: expected index:value, found '0:5:0.3': field:index:value (libffm)"),
+    "libffm": ("1 0:5:0.3\n", {}, "1: expected index:value, found '0:5:0.3': field:index:value is another format"),
     "value": (
         "1 1:1\n\n1 1:abc\n",
         {},

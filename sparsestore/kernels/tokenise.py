@@ -245,6 +245,7 @@ def _scan_svmlight(
     ascending: Any,
     multilabel: Any,
     qid: Any,
+    fields: Any,
     starts: Any,
     indptr: Any,
     label_ptr: Any,
@@ -319,8 +320,14 @@ def _scan_svmlight(
                 first = False
                 continue
             first = False
+            if fields:
+                i, _, sound = _index(text, i)
+                if i == token or text[i] != _COLON:
+                    return BAD_INDEX, token, row, label, n_odd, in_order
+                i += _ONE
+            begin = i
             i, index, sound = _index(text, i)
-            if i == token or text[i] != _COLON:
+            if i == begin or text[i] != _COLON:
                 return BAD_INDEX, token, row, label, n_odd, in_order
             if not sound:
                 return OUT_OF_RANGE, token, row, label, n_odd, in_order
@@ -479,6 +486,7 @@ def svmlight(
     ascending: bool = True,
     multilabel: bool = False,
     qid: int = 0,
+    fields: bool = False,
 ) -> Lines:
     """Read whole svmlight lines.
 
@@ -494,8 +502,11 @@ def svmlight(
         Whether indices out of order are refused.
     qid : int
         0: refused; 1: every row must have one; 2: skipped.
+    fields : bool
+        Whether a whole number and a colon stand before each index (libffm); they are skipped.
     """
     lines, colons, commas = count(text, np.int64(0))
+    colons //= 1 + fields
     n_labels = lines + (commas if multilabel else 0)
     starts, label_ptr = np.empty(lines, np.int64), np.zeros(lines + 1, np.int64)
     labels, indptr = np.empty(n_labels), np.zeros(lines + 1, np.int64)
@@ -512,6 +523,7 @@ def svmlight(
             ascending,
             multilabel,
             qid,
+            fields,
             starts,
             indptr,
             label_ptr,
@@ -566,6 +578,7 @@ def svmlight_numpy(
     ascending: bool = True,
     multilabel: bool = False,
     qid: int = 0,
+    fields: bool = False,
 ) -> Lines:
     """Twin of `svmlight` in plain Python, for tests."""
     starts: list[int] = []
@@ -615,7 +628,11 @@ def svmlight_numpy(
                 if qid == 1:
                     qids.append(int(token[4:]))
                 continue
-            name, colon, number = token.partition(b":")
+            field = re.match(rb"[0-9]+:", token)
+            if fields and not field:
+                return made(BAD_INDEX, offset)
+            skipped = len(field[0]) if fields and field else 0
+            name, colon, number = token[skipped:].partition(b":")
             if not colon or not re.fullmatch(rb"[0-9]+", name):
                 return made(BAD_INDEX, offset)
             index = int(name) - base
@@ -630,7 +647,7 @@ def svmlight_numpy(
             before = index
             value = _read(number, finite=False)
             if value is None:
-                return made(BAD_VALUE, offset + len(name) + 1)
+                return made(BAD_VALUE, offset + skipped + len(name) + 1)
             indices.append(index)
             values.append(value)
         if qid == 1 and not has_qid:

@@ -22,7 +22,7 @@ from sparsestore.sources.text import Piece, TextFile
 if TYPE_CHECKING:
     from sparsestore.kernels.tokenise import Entries
 
-__all__ = ["MatrixMarketSource"]
+__all__ = ["Header", "MatrixMarketSource"]
 
 _PIECE = 8 << 20
 _LONG_LINE = 1 << 20
@@ -31,7 +31,9 @@ _SYMMETRIES = ("general", "symmetric", "skew-symmetric")
 _HIGHEST = 10**18 - 1  # the tokenizer reads 18 digits
 
 
-class _Header(NamedTuple):
+class Header(NamedTuple):
+    """What stands before the entries."""
+
     dense: bool
     field: str
     symmetry: str
@@ -39,6 +41,7 @@ class _Header(NamedTuple):
     n_entries: int
     """As declared."""
     size_line: int
+    """Number of the line that declares them, the last before the entries."""
     nbytes: int
     """Of text, the size line included: where the entries start."""
 
@@ -66,6 +69,7 @@ class MatrixMarketSource:
 
     unit = "bytes"
     sorted_rows = False
+    format = "matrix_market"
 
     def __init__(self, path: Path, *, n_features: int | None = None, dtype: DTypeLike = "float32") -> None:
         self.name = str(path)
@@ -82,7 +86,7 @@ class MatrixMarketSource:
 
     def provenance(self) -> dict[str, Any]:
         """Path, size, time of change, the banner's words, and the options."""
-        facts = options.provenance(self._file.path, "matrix_market", self._options)
+        facts = options.provenance(self._file.path, self.format, self._options)
         return {**facts, "field": self._header.field, "symmetry": self._header.symmetry}
 
     def blocks(self, max_bytes: int) -> Iterator[Triples]:
@@ -157,7 +161,7 @@ class MatrixMarketSource:
                 )
         return values
 
-    def _read_header(self) -> _Header:
+    def _read_header(self) -> Header:
         """Everything up to the size line; nothing is allocated by what it says."""
         number = nbytes = 0
         words: list[str] = []
@@ -190,7 +194,7 @@ class MatrixMarketSource:
             raise SourceError(f"{self.name}:1: symmetry {shown(symmetry)} of {layout} is not read, expected {known}")
         return words[2:]
 
-    def _size_line(self, words: list[str], line: bytes, number: int, nbytes: int) -> _Header:
+    def _size_line(self, words: list[str], line: bytes, number: int, nbytes: int) -> Header:
         dense, tokens = words[0] == "array", line.split()
         wanted = "rows columns" if dense else "rows columns entries"
         if len(tokens) != len(wanted.split()) or not all(token.isdigit() and len(token) <= 18 for token in tokens):
@@ -205,7 +209,7 @@ class MatrixMarketSource:
         if n_entries > _HIGHEST:
             raise SourceError(f"{self.name}:{number}: {n_entries} entries, expected at most {_HIGHEST}")
         options.check_rows(f"{self.name}:{number}", shape[0], n_entries)
-        return _Header(dense, words[1], words[2], shape, n_entries, number, nbytes)
+        return Header(dense, words[1], words[2], shape, n_entries, number, nbytes)
 
     def _check_size(self) -> None:
         if self._file.compressed:

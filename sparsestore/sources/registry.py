@@ -37,6 +37,9 @@ class Format:
 FORMATS = {
     "svmlight": Format("svmlight", "SvmlightSource", (".svmlight", ".svm", ".libsvm"), text=True),
     "matrix_market": Format("matrix_market", "MatrixMarketSource", (".mtx", ".mm"), text=True),
+    "libffm": Format("libffm", "LibffmSource", (".ffm", ".libffm"), text=True),
+    "uci": Format("uci", "UciSource", (".uci",), text=True),
+    "lda_c": Format("lda_c", "LdaCSource", (".ldac", ".blei"), text=True),
     "npz": Format("npz", "NpzSource", (".npz",), text=False),
     "npy": Format("npy", "NpySource", (".npy",), text=False),
     "sparsestore": Format("store", "StoreSource", (".zarr",), text=False, folder=True),

@@ -63,6 +63,9 @@ class SvmlightSource:
 
     unit = "bytes"
     sorted_rows = True
+    format = "svmlight"
+    _entry = "index:value"
+    _fields = False
     n_rows: int | None = None
 
     def __init__(
@@ -110,8 +113,8 @@ class SvmlightSource:
 
     def provenance(self) -> dict[str, Any]:
         """Path, size, time of change, and the options that say how the file was read."""
-        facts = options.provenance(self._file.path, "svmlight", self._options)
-        if self._options["multilabel"] is True and self._classes is not None:
+        facts = options.provenance(self._file.path, self.format, self._options)
+        if self._options.get("multilabel") is True and self._classes is not None:
             facts["labels"] = self._classes.tolist()
         return facts
 
@@ -130,7 +133,7 @@ class SvmlightSource:
         if self.n_features is None and nnz == 0:
             raise SourceError(
                 f"{self.name}: {f'none of the {n_rows} rows has an entry' if n_rows else 'there are no rows'}, "
-                "expected label index:value ...: check the format, or give n_features if that is meant"
+                f"expected label {self._entry} ...: check the format, or give n_features if that is meant"
             )
 
     def _lines(self, max_bytes: int, longest: int, hint: str) -> Iterator[tuple[Piece, Lines]]:
@@ -148,6 +151,7 @@ class SvmlightSource:
                     ascending=not self._sort,
                     multilabel=self._multilabel,
                     qid=self._qid,
+                    fields=self._fields,
                 )
                 if lines.status != tokenise.OUT_OF_RANGE or limit != _INT32_LIMIT or self.n_features is not None:
                     break
@@ -264,14 +268,14 @@ class SvmlightSource:
         token = (text.split() or [b""])[0] if text[:1].strip() else b""
         found = shown(token)
         base, n = self._base, self.n_features
-        if lines.status != t.BAD_QID and token.count(b":") > 1:
-            reason = f"expected index:value, found {found}: field:index:value (libffm) is another format"
+        if lines.status != t.BAD_QID and token.count(b":") > 1 and not self._fields:
+            reason = f"expected {self._entry}, found {found}: field:index:value is another format: give format='libffm'"
         elif lines.status == t.BAD_LABEL:
             reason = f"the label is not a finite number, found {found}"
             if b"," in token and not self._multilabel:
                 reason += ": give multilabel= if rows have several labels"
         elif lines.status == t.BAD_INDEX:
-            reason = f"expected index:value with a whole index, found {found}"
+            reason = f"expected {self._entry} with a whole index, found {found}"
             if b":" not in token:
                 reason += ": is this a table of another format?"
         elif lines.status == t.BAD_VALUE:
