@@ -98,6 +98,10 @@ Select = Annotated[
 SourceVersion = Annotated[
     int | None, typer.Option("--store-version", help="Of a store: read this version of SRC, not its newest.")
 ]
+FeatureNames = Annotated[
+    str | None,
+    typer.Option("--feature-names", metavar="FILE", help="Names of the features: a text file, one a line."),
+]
 DuplicateEntries = Annotated[
     Duplicates, typer.Option("--duplicates", help="What several entries at one place become, in formats of triples.")
 ]
@@ -214,6 +218,7 @@ def _facts(path: str, version: int | None = None) -> dict[str, Any]:
         "created": manifest.created,
         "rows": manifest.rows,
         "features": manifest.n_features,
+        "feature_names": manifest.features is not None,
         "nnz": manifest.nnz,
         "dtype": manifest.dtype,
         "columns": {name: schema.to_json() for name, schema in manifest.columns.items()},
@@ -242,7 +247,7 @@ def _print_store(facts: dict[str, Any], as_json: bool) -> None:
     lines = {
         "store": facts["path"],
         "version": f"{facts['version']} of {facts['created']}",
-        "shape": f"{rows:,} rows x {features:,} features",
+        "shape": f"{rows:,} rows x {features:,} {'named ' * facts['feature_names']}features",
         "entries": f"{nnz:,} {facts['dtype']}: {share:.3g} of all cells, {nnz / max(rows, 1):.3g} a row",
         "columns": ", ".join(columns) or "none",
         "order": order,
@@ -417,6 +422,22 @@ def _columns(given: list[str] | None) -> dict[str, Any] | None:
     return columns
 
 
+def _lines_of(path: str | None) -> list[str] | None:
+    """Lines of a text file."""
+    if path is None:
+        return None
+    from pathlib import Path
+
+    from sparsestore.sources.file import check_file
+
+    check_file(Path(path))
+    try:
+        text = Path(path).read_bytes().decode()
+        return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is no UTF-8 text: {error.reason} at byte {error.start}") from None
+
+
 def _number_of_labels(text: str | None) -> int | bool | None:
     """What `--multilabel` says: a number of labels, or "all", which formats call True."""
     if text is None or text == "all":
@@ -449,6 +470,7 @@ def convert(
     select: Select = None,
     store_version: SourceVersion = None,
     duplicates: DuplicateEntries = Duplicates.sum,
+    feature_names: FeatureNames = None,
     as_json: Json = False,
 ) -> None:
     """Convert a file into a store."""
@@ -479,6 +501,7 @@ def convert(
             overwrite=overwrite,
             resume=resume,
             duplicates=duplicates.value,
+            feature_names=_lines_of(feature_names),
             progress=progress,
             **options,
         )
@@ -508,6 +531,7 @@ def append(
     select: Select = None,
     store_version: SourceVersion = None,
     duplicates: DuplicateEntries = Duplicates.sum,
+    feature_names: FeatureNames = None,
     as_json: Json = False,
 ) -> None:
     """Append the rows of a file to a store, as a new version of it.
@@ -540,6 +564,7 @@ def append(
             grow_features=grow_features,
             resume=resume,
             duplicates=duplicates.value,
+            feature_names=_lines_of(feature_names),
             progress=progress,
             **options,
         )
@@ -569,6 +594,7 @@ def head(
         stop = min(n, opened.shape[0])
         x = opened[:stop]
         columns = {name: opened.column(name)[:stop].tolist() for name in opened.columns}
+        names = opened.feature_names
     rows = []
     for row in range(stop):
         entries = slice(x.indptr[row], x.indptr[row + 1])
@@ -578,6 +604,7 @@ def head(
                 **{name: values[row] for name, values in columns.items()},
                 "indices": x.indices[entries].tolist(),
                 "data": x.data[entries].tolist(),
+                **({} if names is None else {"features": names[x.indices[entries]].tolist()}),
             }
         )
     if as_json:
@@ -585,7 +612,8 @@ def head(
         return
     for row, shown in enumerate(rows):
         beside = " ".join(f"{name}={values[row]}" for name, values in columns.items())  # one may be named "data"
-        pairs = " ".join(f"{at}:{value}" for at, value in zip(shown["indices"], shown["data"], strict=True))
+        features = shown.get("features", shown["indices"])
+        pairs = " ".join(f"{feature}:{value}" for feature, value in zip(features, shown["data"], strict=True))
         _print(f"{row}  {beside}  {pairs}".rstrip())
 
 

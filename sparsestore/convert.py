@@ -6,7 +6,7 @@ import importlib.metadata
 import logging
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsestore.errors import ResourceError, StoreExistsError
+from sparsestore.features import as_names
 from sparsestore.format import ROW_ID
 from sparsestore.journal import Journal, all_journals
 from sparsestore.layout import parse_bytes
@@ -56,6 +57,7 @@ def convert(
     overwrite: bool = False,
     resume: bool = True,
     duplicates: Duplicates = "sum",
+    feature_names: Iterable[str] | None = None,
     progress: Progress | bool | None = None,
     **options: Any,
 ) -> int:
@@ -98,6 +100,8 @@ def convert(
         throws it away.
     duplicates : {"sum", "last", "error"}
         For sources of triples: what several entries at one place become.
+    feature_names : sequence of str, optional
+        A name for each feature, no two alike; otherwise those of the source, where it has names.
     progress : callable, bool or None
         Called as ``progress(position, total, unit)`` from time to time; a shuffle or sort starts from 0 a second time.
         None shows a bar on a terminal and logs lines elsewhere, False shows nothing: see `sparsestore.progress`.
@@ -113,7 +117,7 @@ def convert(
     ResourceError
         Where `max_bytes` is too little to work with, or the disk is full.
     """
-    plan = _Conversion.prepare(source, format, columns, shuffle, seed, max_bytes, duplicates, options)
+    plan = _Conversion.prepare(source, format, columns, shuffle, seed, max_bytes, duplicates, feature_names, options)
     storage = open_storage(dst)
     chosen = {"into": "overwrite" if overwrite else "create", "profile": profile}
     journal = None
@@ -135,6 +139,7 @@ def convert(
         )
         with writer, shown("converting", progress) as report:
             plan.copy(writer, report)
+            writer.feature_names = plan.names()
             version = writer.publish()
     if not shuffle:
         with suppress(OSError):  # a hint is no reason to fail: the version is published
@@ -154,6 +159,7 @@ def append_source(
     grow_features: bool = False,
     resume: bool = True,
     duplicates: Duplicates = "sum",
+    feature_names: Iterable[str] | None = None,
     progress: Progress | bool | None = None,
     **options: Any,
 ) -> int:
@@ -163,7 +169,7 @@ def append_source(
 
     Parameters
     ----------
-    source, format, columns, max_bytes, resume, duplicates, progress, **options
+    source, format, columns, max_bytes, resume, duplicates, feature_names, progress, **options
         As in `convert`.
     dst : str or path-like
         The store.
@@ -179,7 +185,7 @@ def append_source(
     ValueError, ResourceError
         As in `convert`.
     """
-    plan = _Conversion.prepare(source, format, columns, shuffle, seed, max_bytes, duplicates, options)
+    plan = _Conversion.prepare(source, format, columns, shuffle, seed, max_bytes, duplicates, feature_names, options)
     chosen = {"into": "append", "grow_features": grow_features}
     plan, journal = plan.unfinished(open_storage(dst), chosen, resume)
     with _released(journal):
@@ -194,6 +200,7 @@ def append_source(
         )
         with writer, shown("appending", progress) as report:
             plan.copy(writer, report)
+            writer.feature_names = plan.names()
             return writer.publish()
 
 
@@ -208,6 +215,7 @@ class _Conversion:
     duplicates: Duplicates
     max_bytes: int
     file: dict[str, Any] | None  # what the source's file was when it was opened
+    feature_names: Array | None  # those given
 
     @classmethod
     def prepare(
@@ -219,6 +227,7 @@ class _Conversion:
         seed: int | None,
         max_bytes: int | str,
         duplicates: Duplicates,
+        feature_names: Iterable[str] | None,
         options: dict[str, Any],
     ) -> _Conversion:
         from sparsestore.sources.registry import open_source
@@ -244,7 +253,13 @@ class _Conversion:
         twice = sorted(set(given) & set(opened.columns))
         if twice:
             raise ValueError(f"columns {twice} are given and are in {opened.name} too: leave them out or rename them")
-        plan = cls(opened, given, seed, seed_given, duplicates, limit, file)
+        names = None if feature_names is None else as_names(feature_names)
+        if names is not None and opened.n_features not in (None, len(names)):
+            raise ValueError(
+                f"feature_names has {len(names)} names, expected one for each of the {opened.n_features} features of "
+                f"{opened.name}"
+            )
+        plan = cls(opened, given, seed, seed_given, duplicates, limit, file, names)
         if opened.n_rows is not None:
             plan.check_length(opened.n_rows)
         return plan
@@ -257,6 +272,10 @@ class _Conversion:
         """Columns as `create` takes them."""
         own = {name: (dtype, *shape) for name, (dtype, shape) in self.source.columns.items() if name != ROW_ID}
         return {**own, **{name: (array.dtype, *array.shape[1:]) for name, array in self.columns.items()}}
+
+    def names(self) -> Iterable[str] | None:
+        """Names of the features, once all was read."""
+        return getattr(self.source, "feature_names", None) if self.feature_names is None else self.feature_names
 
     def shuffled(self) -> dict[str, Any] | None:
         if self.seed is None:
@@ -279,6 +298,7 @@ class _Conversion:
             "n_features": self.source.n_features,
             "dtype": str(self.source.dtype),
             "columns": {name: fingerprint.of_array(array) for name, array in self.columns.items()},
+            "feature_names": None if self.feature_names is None else fingerprint.of_array(self.feature_names),
             "shuffle seed": self.seed,
             "duplicates": self.duplicates,
         }
@@ -411,12 +431,13 @@ def _behind(blocks: Iterator[Block], n_rows: int) -> Iterator[Block]:
 
 
 def _published(storage: LocalStorage) -> set[str]:
-    """Keys of all segments and pages that versions name."""
+    """Keys of all segments, pages and names of features that versions name."""
     keys: set[str] = set()
     for number in versions(storage):
         manifest = read_manifest(storage, number)
         keys |= {f"segments/{line.id}" for line in segment_lines(storage, manifest)}
         keys |= {page.object.key for page in manifest.pages}
+        keys |= {manifest.features.prefix} if manifest.features else set()
     return keys
 
 

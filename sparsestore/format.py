@@ -17,6 +17,8 @@ __all__ = [
     "ROOT",
     "ROW_ID",
     "ColumnSchema",
+    "FeaturesDocument",
+    "FeaturesEntry",
     "Manifest",
     "ObjectEntry",
     "PageEntry",
@@ -71,6 +73,70 @@ def unknown_format(name: str, found: Any) -> FormatError:
 def root_document(id: str) -> dict[str, Any]:
     """`zarr.json` of the store that has this id: manifests name its crc32c, so that none passes for another store's."""
     return group_document({"sparsestore": {"format": FORMAT}, "id": id})
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturesEntry:
+    """Where the names of the features are: id of the folder, and crc32c of its features.json."""
+
+    id: str
+    crc32c: int
+
+    @property
+    def prefix(self) -> str:
+        """Key of the folder."""
+        return f"features/{self.id}"
+
+    def to_json(self) -> list[Any]:
+        """As it stands in the manifest: ``[id, "crc32c"]``."""
+        return [self.id, f"{self.crc32c:08x}"]
+
+    @classmethod
+    def from_json(cls, value: Any, path: str, problems: Problems) -> FeaturesEntry:
+        """Back from `to_json`."""
+        items = problems.items(value, path)
+        if len(items) != 2:
+            problems.add(path, value, "[id, crc32c]")
+            return cls("invalid", 0)
+        return cls(problems.key(items[0], f"{path}[0]"), problems.crc32c(items[1], f"{path}[1]"))
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturesDocument:
+    """features.json: what a folder of names holds.
+
+    Attributes
+    ----------
+    n : int
+        Names.
+    objects : tuple of ObjectEntry
+        Every object of the folder but features.json, keys relative to the folder.
+    """
+
+    n: int
+    objects: tuple[ObjectEntry, ...]
+
+    def to_document(self) -> dict[str, Any]:
+        """The JSON of features.json."""
+        return {"format": FORMAT, "n": self.n, "objects": [entry.to_json() for entry in self.objects]}
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any], name: str) -> FeaturesDocument:
+        """Back from `to_document`; FormatError lists every problem."""
+        problems = Problems(name)
+        _check_format(document, problems)
+        found = cls(
+            n=problems.integer(document.get("n"), "n"),
+            objects=tuple(
+                ObjectEntry.from_json(entry, f"objects[{i}]", problems)
+                for i, entry in enumerate(problems.items(document.get("objects"), "objects"))
+            ),
+        )
+        keys = {entry.key for entry in found.objects}
+        if len(keys) != len(found.objects) or "features.json" in keys:
+            problems.add("objects", f"{len(found.objects)} objects", "each once, and not features.json itself")
+        problems.raise_if_any()
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +252,8 @@ class Manifest:
         The newest, at most 256; older ones stand in `pages`.
     pages : tuple of PageEntry
         Oldest first.
-    features : str or None
-        Folder under ``features/`` with feature names; None where there are none.
+    features : FeaturesEntry or None
+        Names of the features; None where they have none.
     shuffled : dict or None
         How rows were shuffled when they were stored: ``{"method": "exact", "seed": 0}``; None unless all were.
     profile : str
@@ -208,7 +274,7 @@ class Manifest:
     root: ObjectEntry
     segments: tuple[SegmentLine, ...]
     pages: tuple[PageEntry, ...] = ()
-    features: str | None = None
+    features: FeaturesEntry | None = None
     shuffled: dict[str, Any] | None = None
     profile: str = "raw"
     created: str = ""
@@ -229,7 +295,7 @@ class Manifest:
             "nnz": self.nnz,
             "dtype": self.dtype,
             "columns": {name: schema.to_json() for name, schema in self.columns.items()},
-            "features": self.features,
+            "features": None if self.features is None else self.features.to_json(),
             "shuffled": self.shuffled,
             "profile": self.profile,
             "created": self.created,
@@ -288,7 +354,7 @@ class Manifest:
             root=ObjectEntry.from_json(document.get("root"), "root", problems),
             segments=lines,
             pages=tuple(pages),
-            features=None if features is None else problems.key(features, "features"),
+            features=None if features is None else FeaturesEntry.from_json(features, "features", problems),
             shuffled=None if shuffled is None else dict(problems.mapping(shuffled, "shuffled")),
             profile=problems.choice(document.get("profile"), "profile", PROFILES),
             created=problems.text(document.get("created"), "created"),

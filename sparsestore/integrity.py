@@ -19,7 +19,8 @@ from sparsestore.audit import Problem, Unit, batches
 from sparsestore.checksum import crc32c
 from sparsestore.documents import parse_json, unseal
 from sparsestore.errors import CorruptStoreError, SparsestoreError
-from sparsestore.format import Manifest, ObjectEntry, SegmentLine, manifest_key
+from sparsestore.features import parts_of_names, read_document
+from sparsestore.format import FeaturesEntry, Manifest, ObjectEntry, SegmentLine, manifest_key
 from sparsestore.inspection import Found, Place, Rooms, SegmentCheck, ShardCheck, reason_of, whole_object
 from sparsestore.manifest import read_manifest, versions
 from sparsestore.parallel import as_done
@@ -137,6 +138,7 @@ def examine(
             check.told = lambda n: report(n, total, "bytes")
             free = memory.free_bytes()
             check.direct = free is not None and sum(sizes) > free * 3 // 4
+            check.names()
             for group in batches(sizes, _GROUP_BYTES):
                 check.deep(group, [places[i] for i in group])
     seconds = time.perf_counter() - begin
@@ -155,6 +157,9 @@ class _Check:
         self.told: Callable[[int], None] = lambda _: None
         self._n_threads = n_threads
         self._lost: dict[int, set[str]] = {}  # of segments: objects that are not there, or not with their length
+        self._named: dict[
+            FeaturesEntry, Manifest
+        ] = {}  # names of features that are there, and the newest that has them
         self._rooms = Rooms()
         self._blocks = Blocks(_BLOCKS_BYTES)
 
@@ -195,7 +200,57 @@ class _Check:
         if manifest.parent is not None and manifest.parent >= version:
             reason = f"it says that it was made from version {manifest.parent}"
             self._note(version, key, 0, 0, None, reason)
+        if manifest.features is not None and manifest.features not in self._named:
+            self._named[manifest.features] = manifest
+            self._features(manifest, manifest.features)
         return self._lines(manifest)
+
+    def _features(self, manifest: Manifest, features: FeaturesEntry) -> None:
+        """Check that the names of the features are there."""
+        self.objects += 1
+        try:
+            document = read_document(self.storage, features)
+        except (SparsestoreError, OSError) as error:
+            self._note(manifest.version, f"{features.prefix}/features.json", 0, 0, None, reason_of(error))
+            del self._named[features]
+            return
+        self.objects += len(document.objects)
+        for entry in document.objects:
+            key = f"{features.prefix}/{entry.key}"
+            try:
+                length = self.storage.length(key)
+                reason = "" if length == entry.length else f"it has {length} bytes, expected {entry.length}"
+            except (SparsestoreError, OSError) as error:
+                reason = reason_of(error)
+            if reason:
+                self._note(manifest.version, key, 0, entry.length, None, reason)
+                self._named.pop(features, None)
+        if document.n != manifest.n_features:
+            reason = f"it has {document.n} names, expected {manifest.n_features}, one a feature"
+            self._note(manifest.version, f"{features.prefix}/features.json", 0, 0, None, reason)
+            self._named.pop(features, None)
+
+    def names(self) -> None:
+        """Check every byte of the names of features whose objects are there, and that they are names."""
+        for features, manifest in self._named.items():
+            sound = True
+            for entry in read_document(self.storage, features).objects:
+                key = f"{features.prefix}/{entry.key}"
+                try:
+                    found = self.storage.crc32c(key)
+                    reason = "" if found == entry.crc32c else "the bytes do not match the crc32c of the object"
+                except (SparsestoreError, OSError) as error:
+                    reason = reason_of(error)
+                self._count(entry.length)
+                if reason:
+                    sound = False
+                    self._note(manifest.version, key, 0, entry.length, None, reason)
+            if sound:
+                try:
+                    for _ in parts_of_names(self.storage, features, manifest.n_features):
+                        pass
+                except (SparsestoreError, OSError, ValueError) as error:
+                    self._note(manifest.version, f"{features.prefix}/names", 0, 0, None, reason_of(error))
 
     def _salvaged(self, key: str) -> Manifest | None:
         """A manifest that is sound itself, whatever is wrong beside it."""

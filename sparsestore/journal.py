@@ -32,7 +32,7 @@ class JournalState:
     ----------
     base : int
         The newest version when its writer looked last: it will not make one of that number or a lower one.
-    segments, pages : set of str
+    segments, pages, features : set of str
         Keys of what it makes, or has made.
     job : dict or None
         What is being converted, for those who would go on with it.
@@ -45,6 +45,7 @@ class JournalState:
     base: int = 0
     segments: set[str] = field(default_factory=set)
     pages: set[str] = field(default_factory=set)
+    features: set[str] = field(default_factory=set)
     job: dict[str, Any] | None = None
     parts: list[dict[str, Any]] = field(default_factory=list)
     length: int = 0
@@ -64,6 +65,11 @@ class JournalState:
             state.length += len(line)
         return state
 
+    @property
+    def made(self) -> set[str]:
+        """Keys of all that it makes, or has made."""
+        return self.segments | self.pages | self.features
+
     def take(self, entry: Mapping[str, Any]) -> None:
         """Take in what a line says."""
         kind, value = entry.get("kind"), entry.get("value")
@@ -73,6 +79,8 @@ class JournalState:
             self.segments.add(value)
         elif kind == "page" and isinstance(value, str):
             self.pages.add(value)
+        elif kind == "features" and isinstance(value, str):
+            self.features.add(value)
         elif kind == "job" and isinstance(value, dict):
             self.job = value
         elif kind == "part" and isinstance(value, dict):
@@ -170,7 +178,7 @@ class Journal:
     def discard(self, needed: Collection[str] = ()) -> None:
         """Remove all that it names but what versions need, and itself."""
         self.give_up()
-        for key in sorted((self.state.segments | self.state.pages) - set(needed)):
+        for key in sorted(self.state.made - set(needed)):
             self._storage.remove(key)
         self.end()
 

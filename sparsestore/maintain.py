@@ -132,7 +132,7 @@ def _needed(storage: LocalStorage, numbers: list[int]) -> set[str]:
         manifest = read_manifest(storage, number)
         needed |= {f"segments/{line.id}" for line in segment_lines(storage, manifest)}
         needed |= {page.object.key for page in manifest.pages}
-        needed |= {f"features/{manifest.features}"} if manifest.features else set()
+        needed |= {manifest.features.prefix} if manifest.features else set()
     return needed
 
 
@@ -173,12 +173,11 @@ class _Writers:
                     if journal:
                         writers.held.append(journal)
                 writers.known.add(key)
-                made = state.segments | state.pages
                 if old:
                     writers.dead.add(key)
-                    writers.lost |= made
+                    writers.lost |= state.made
                 else:
-                    writers.spared |= made
+                    writers.spared |= state.made
                 if not journal:
                     writers.base = min(writers.base, state.base)
         except BaseException:

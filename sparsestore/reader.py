@@ -6,6 +6,7 @@ chunk, each once a call. Nothing here depends on the order in which rows are ask
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from sparsestore import csr
 from sparsestore.buffers import Buffers
 from sparsestore.csr import Rows, empty_aligned, index_dtype
 from sparsestore.errors import CorruptStoreError, FormatError
+from sparsestore.features import read_names
 from sparsestore.forking import Lock, imported
 from sparsestore.format import ROW_ID, ColumnSchema, Manifest, ObjectEntry
 from sparsestore.kernels import gather
@@ -373,6 +375,12 @@ class Reader:
         """What stands beside the matrix; `row_id` too where the rows were shuffled when they were stored."""
         extra = {ROW_ID: ColumnSchema("int64")} if self.shuffled.any() else {}
         return {**self.manifest.columns, **extra}
+
+    @functools.cached_property
+    def feature_names(self) -> NDArray[np.object_] | None:
+        """Names of the features; None where they have none. Read once."""
+        features = self.manifest.features
+        return None if features is None else read_names(self.storage, features, self.manifest.n_features)
 
     def segment(self, number: int) -> Segment:
         """A segment, opened when it is first asked for."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -63,6 +63,7 @@ def convert(
     max_bytes: int | str = "1GiB",
     overwrite: bool = False,
     resume: bool = True,
+    feature_names: Iterable[str] | None = None,
     progress: Any = None,
     **options: Any,
 ) -> Store:
@@ -94,6 +95,8 @@ def convert(
     resume : bool
         Go on with a conversion of the same source into `dst` that was interrupted, from its last whole part. An
         unfinished one of something else is a FileExistsError; False throws it away.
+    feature_names : sequence of str, optional
+        A name for each feature, no two alike; otherwise those of the source, where it has names.
     progress : callable, bool or None
         None shows a bar on a terminal and logs lines elsewhere, False shows nothing; a callable is called with how far
         a pass has come, its total where known, and the unit, "bytes" or "rows".
@@ -132,6 +135,7 @@ def convert(
         max_bytes=max_bytes,
         overwrite=overwrite,
         resume=resume,
+        feature_names=feature_names,
         progress=progress,
         **options,
     )

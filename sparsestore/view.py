@@ -162,6 +162,12 @@ class View:
         return self._reader.columns
 
     @property
+    def feature_names(self) -> NDArray[np.object_] | None:
+        """(features,) array of str, or None where the features have no names."""
+        names = self._reader.feature_names
+        return names if names is None or self._features is None else names[self._features]
+
+    @property
     def version(self) -> int:
         """Version of the store that is read."""
         return self._reader.version
@@ -239,13 +245,15 @@ class View:
         ----------
         rows : slice, boolean mask or integer array, optional
             As in numpy. A mask or ascending numbers cost a bit a row; other numbers, 8 bytes each, keep their order.
-        features : sequence of int or boolean mask, optional
-            Renumbered from 0 in the order given.
+        features : sequence of int or str, or boolean mask, optional
+            By number or by name; renumbered from 0 in the order given.
 
         Raises
         ------
         IndexError
             As numpy words it.
+        KeyError
+            Where no feature has the name.
         """
         selection = self._selection
         if isinstance(rows, slice):
@@ -256,9 +264,23 @@ class View:
             selection = selection.take_ids(row_numbers(rows, len(self)))
         chosen = self._features
         if features is not None:
-            chosen = row_numbers(features, self.shape[1], axis=1)
+            chosen = row_numbers(self._numbered(features), self.shape[1], axis=1)
             chosen = chosen if self._features is None else self._features[chosen]
         return View(self._reader, self.path, selection, chosen)
+
+    def _numbered(self, features: Any) -> Any:
+        """Numbers of features that are given by name; others as they are."""
+        given = [features] if isinstance(features, str) else features
+        if not len(given) or not isinstance(given[0], str):
+            return features
+        names = self.feature_names
+        if names is None:
+            raise KeyError(f"the features of {self.path} have no names: give their numbers, 0 to {self.shape[1] - 1}")
+        numbers = {name: number for number, name in enumerate(names.tolist())}
+        missing = [name for name in given if name not in numbers]
+        if missing:
+            raise KeyError(f"there is no feature {missing[0]!r}: the first of {len(names)} are {names[:5].tolist()}")
+        return [numbers[name] for name in given]
 
     def split(
         self,

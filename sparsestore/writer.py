@@ -8,7 +8,7 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,11 +24,13 @@ from sparsestore.columns import exactly, schema_of
 from sparsestore.csr import Rows
 from sparsestore.documents import Problems, dump, seal
 from sparsestore.errors import CorruptStoreError, SparsestoreError, StoreExistsError
+from sparsestore.features import as_names, read_names, write_names
 from sparsestore.format import (
     INLINE_SEGMENTS,
     ROOT,
     ROW_ID,
     ColumnSchema,
+    FeaturesEntry,
     Manifest,
     ObjectEntry,
     PageEntry,
@@ -71,6 +73,7 @@ def create(
     max_bytes: int | str = 2 * HOLD_BYTES,
     job: Callable[[], Mapping[str, Any] | None] | None = None,
     journal: Journal | None = None,
+    feature_names: Iterable[str] | None = None,
 ) -> Writer:
     """Start a new store, or with `overwrite` a version of it that has only what is written now.
 
@@ -100,6 +103,8 @@ def create(
         nobody can.
     journal : Journal, optional
         Of a writer that was interrupted: its parts are taken over.
+    feature_names : sequence of str, optional
+        A name for each feature, no two alike.
 
     Returns
     -------
@@ -148,6 +153,7 @@ def create(
         max_bytes=max_bytes,
         job=job,
         journal=journal,
+        feature_names=feature_names,
     )
 
 
@@ -161,6 +167,7 @@ def append_to(
     max_bytes: int | str = 2 * HOLD_BYTES,
     job: Callable[[], Mapping[str, Any] | None] | None = None,
     journal: Journal | None = None,
+    feature_names: Iterable[str] | None = None,
 ) -> Writer:
     """Start a new version of an existing store with more rows at its end.
 
@@ -173,6 +180,8 @@ def append_to(
         Of the new segments; the store's own by default.
     attrs, shuffled, max_bytes, job, journal
         As in `create`; `attrs` are added to those of the store.
+    feature_names : sequence of str, optional
+        Those of the store, in its order, and of the features that it gets; or, where it has none, for all features.
 
     Returns
     -------
@@ -198,6 +207,7 @@ def append_to(
         max_bytes=max_bytes,
         job=job,
         journal=journal,
+        feature_names=feature_names,
     )
 
 
@@ -213,6 +223,8 @@ class Writer:
         Rows and entries appended so far.
     attrs : dict
         Free JSON for the manifest; may be changed until the writer is published.
+    feature_names : sequence of str or None
+        The same holds for these.
     """
 
     def __init__(
@@ -230,6 +242,7 @@ class Writer:
         max_bytes: int | str,
         job: Callable[[], Mapping[str, Any] | None] | None,
         journal: Journal | None,
+        feature_names: Iterable[str] | None,
     ) -> None:
         if profile not in PROFILES:
             raise ValueError(f"profile is {profile!r}, expected one of {', '.join(PROFILES)}")
@@ -246,6 +259,8 @@ class Writer:
         self._profile = profile
         self._shuffled = None if shuffled is None else dict(shuffled)
         self.attrs: dict[str, Any] = dict(attrs or {})
+        self.feature_names: Iterable[str] | None = None if feature_names is None else as_names(feature_names)
+        self._named: tuple[int, FeaturesEntry] | None = None  # names that were written, and how many
         self._hold_bytes = min(parse_bytes(max_bytes) // 2, SHARD * 8)
         self._held: list[tuple[Rows, Columns]] = []
         self._held_bytes = 0
@@ -555,6 +570,8 @@ class Writer:
         before = base.rows if base else 0
         lines = tuple(replace(line, row_id_start=line.row_id_start + before) for line in self._lines)
         width = self._n_features if self._n_features is not None else self._widest
+        width = max(base.n_features if base else 0, width)
+        features = self._features(base, width)
         dtype = self._dtype or self._seen_dtype or np.dtype("float32")
         inline = (*(base.segments if base else ()), *lines)
         pages = list(base.pages if base else ())
@@ -568,19 +585,53 @@ class Writer:
             version=newest + 1,
             parent=self._base.version if self._base else None,
             rows=before + sum(line.rows for line in lines),
-            n_features=max(base.n_features if base else 0, width),
+            n_features=width,
             nnz=(base.nnz if base else 0) + sum(line.nnz for line in lines),
             dtype=np.result_type(base.dtype, dtype).name if base else np.dtype(dtype).name,
             columns=dict(self._schema or {}),
             root=self._base.root if self._base else root_entry(self._storage),
             segments=inline,
             pages=tuple(pages),
-            features=base.features if base else None,
+            features=features,
             shuffled=shuffled,
             profile=self._profile if base is None else base.profile,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             attrs={**(base.attrs if base else {}), **self.attrs},
         )
+
+    def _features(self, base: Manifest | None, n_features: int) -> FeaturesEntry | None:
+        """Names for all features of the version: those that are there, where they do, or those given, written now."""
+        known = base.features if base else None
+        if self.feature_names is None:
+            if known is not None and base is not None and n_features > base.n_features:
+                raise ValueError(
+                    f"{self._storage.name}: its features have names, and these rows have {n_features} features where "
+                    f"it has {base.n_features}: give feature_names for all of them"
+                )
+            return known
+        names = as_names(self.feature_names)
+        if len(names) != n_features:
+            raise ValueError(
+                f"feature_names has {len(names)} names, expected one for each of the {n_features} features"
+            )
+        if known is not None and base is not None:
+            there = read_names(self._storage, known, base.n_features)
+            if (different := np.flatnonzero(there != names[: len(there)])).size:
+                at = int(different[0])
+                raise ValueError(
+                    f"feature {at} is {names[at]!r}, in {self._storage.name} it is {there[at]!r}: "
+                    "put the features in the order of the store"
+                )
+            if len(there) == n_features:
+                return known
+        if not n_features:
+            return None
+        if self._named is None or self._named[0] != n_features:
+            id = uuid.uuid4().hex
+            self._journal.note("features", f"features/{id}")
+            self._named = n_features, write_names(self._storage, id, names)
+            self._storage.sync()
+        return self._named[1]
 
     def _write_page(self, lines: tuple[SegmentLine, ...]) -> PageEntry:
         key = f"versions/pages/{uuid.uuid4().hex}.json"
@@ -610,7 +661,7 @@ class Writer:
         if not kept:
             with contextlib.suppress(OSError):
                 self._journal.give_up()
-        for key in sorted(self._journal.state.segments | self._journal.state.pages):
+        for key in sorted(self._journal.state.made):
             if key.rpartition("/")[2] not in kept:
                 with contextlib.suppress(OSError):  # garbage at worst, which gc finds
                     self._storage.remove(key)
@@ -638,9 +689,9 @@ class Writer:
             return True  # nobody knows: what is kept in vain is garbage, what is removed in vain is lost
 
     def _end(self, *, keep: bool = False) -> None:
-        if self._announced is not None:  # pages of manifests that another writer's came before
-            for key in self._journal.state.pages:
-                if key.encode() not in self._announced[1]:
+        if self._announced is not None:  # what manifests name that another writer's came before
+            for key in self._journal.state.pages | self._journal.state.features:
+                if key.rpartition("/")[2].encode() not in self._announced[1]:
                     with contextlib.suppress(OSError):
                         self._storage.remove(key)
         with contextlib.suppress(OSError):

@@ -62,13 +62,14 @@ TABLE: dict[str, set[str]] = {
     "arrays": {"checksum", "documents", "errors", "forking", "format", "kernels", "layout", "parallel", "storage"}
     | {"zarr_format"},
     "manifest": {"checksum", "documents", "errors", "format", "storage"},
+    "features": {"arrays", "checksum", "documents", "errors", "format", "layout", "storage", "zarr_format"},
     "columns": {"format"},
     "segment_writer": {*DISK, "layout"},
     "journal": {"checksum", "documents", "errors", "storage"},
-    "writer": {*DISK, "columns", "journal", "layout", "segment_writer"},
+    "writer": {*DISK, "columns", "features", "journal", "layout", "segment_writer"},
     "segment": {*DISK, "buffers", "forking", "kernels"},
     "buffers": set(),
-    "reader": {*DISK, "buffers", "forking", "kernels", "parallel", "segment"},
+    "reader": {*DISK, "buffers", "features", "forking", "kernels", "parallel", "segment"},
     "read_ahead": {"buffers", "memory", "storage", "window"},
     "window": {"batch", "buffers", "csr", "reader", "storage"},
     "plan": {"errors", "forking", "kernels", "plan"},
@@ -86,12 +87,12 @@ TABLE: dict[str, set[str]] = {
     "buckets": {"errors", "storage"},
     "sort": {"buckets", "csr", "kernels", "plan", "errors", "sources.base"},
     "convert": {"progress", "sources.base", "sources.registry", "csr", "plan", "sort", "layout", "writer", "errors"}
-    | {"format", "journal", "manifest", "sources.fingerprint"}  # to go on where another was interrupted
+    | {"features", "format", "journal", "manifest", "sources.fingerprint"}  # to go on where another was interrupted
     | {"reader", "storage"},  # the hint at sorted rows; the folder of the buckets
     "audit": {"checksum", "format", "statistics", "zarr_format"},
     "row_starts": {"kernels", "statistics"},
     "inspection": {*DISK, "audit", "kernels", "row_starts"},
-    "integrity": {*DISK, "audit", "inspection", "memory", "parallel", "progress", "reader", "row_starts"},
+    "integrity": {*DISK, "audit", "features", "inspection", "memory", "parallel", "progress", "reader", "row_starts"},
     "maintain": {"journal", "reader", "writer", "format", "manifest", "storage", "errors"},
     "bench": {"batch", "bench", "errors", "manifest", "memory", "parallel", "progress", "reader", "storage", "store"},
     "bridges": {"loader", "batch", "buffers", "csr", "errors", "forking", "window"},

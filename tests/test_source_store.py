@@ -115,7 +115,7 @@ def test_a_view_is_a_source(path: Path, tmp_path: Path) -> None:
     [
         ({"rows": "10"}, "rows='10', expected start:stop"),
         ({"rows": "a:b"}, "rows='a:b', expected start:stop"),
-        ({"select": "3,x"}, "select='3,x': 'x' is no feature number, expected such as 3,7-9"),
+        ({"select": "3,x"}, "select='3,x': found 'x', expected a feature number, such as 3,7-9"),
         ({"select": "9-3"}, "'9-3', expected ascending numbers up to 39"),
         ({"select": "40"}, "'40', expected ascending numbers up to 39"),
         ({"select": [40]}, "select: index 40 is out of bounds"),
@@ -210,7 +210,7 @@ def test_an_interrupted_copy_goes_on_and_another_is_refused(
 def test_any_selection_is_read_as_the_view_reads_it(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, max_bytes: int
 ) -> None:
-    path = tmp_path_factory.getbasetemp() / "any.zarr"
+    path = tmp_path_factory.getbasetemp() / "selected.zarr"
     if not path.exists():
         ss.convert(matrix()[:300], path).append(matrix()[300:350])
     store = ss.open(path)

@@ -43,8 +43,9 @@ class StoreSource:
         A folder with a store, or a store or view that is open.
     rows : slice or str, optional
         Some of the rows, such as ``slice(1000)`` or ``"1000:2000"``.
-    select : sequence of int, or str, optional
-        Some of the features, renumbered in the order given, such as ``[3, 7, 8, 9]`` or ``"3,7-9"``.
+    select : sequence of int or str, or str, optional
+        Some of the features, renumbered in the order given: ``[3, 7, 8, 9]``, ``"3,7-9"``, ``["age", "height"]`` or
+        ``"age,height"``.
     store_version : int, optional
         Of the store at a path; the newest by default.
     n_features : int, optional
@@ -68,7 +69,7 @@ class StoreSource:
         data: Any,
         *,
         rows: slice | str | None = None,
-        select: Sequence[int] | str | None = None,
+        select: Sequence[int] | Sequence[str] | str | None = None,
         store_version: int | None = None,
         n_features: int | None = None,
         dtype: DTypeLike | None = None,
@@ -88,7 +89,7 @@ class StoreSource:
         if rows is not None or select is not None:
             view = view.select(
                 rows=None if rows is None else _slice(rows),
-                features=None if select is None else _features(select, view.shape[1]),
+                features=None if select is None else _features(select, view),
             )
         self._view = view
         self._reader, self._selection, self._features = view._reader, view._selection, view._features
@@ -101,10 +102,11 @@ class StoreSource:
             name: (schema.dtype, schema.shape) for name, schema in view.columns.items()
         }
         self.size: int | None = self.n_rows
+        self.feature_names = view.feature_names
         self.shuffled = self._reader.manifest.shuffled if self._selection.in_order else None
         self._options = {
             "rows": None if rows is None else str(rows),
-            "select": None if select is None else select if isinstance(select, str) else [int(n) for n in select],
+            "select": select if select is None or isinstance(select, str) else [_plain(each) for each in select],
             "n_features": n_features,
             "dtype": None if dtype is None else str(self.dtype),
         }
@@ -195,20 +197,31 @@ def _slice(rows: slice | str) -> slice:
         raise ValueError(f"rows={rows!r}, expected start:stop or start:stop:step, such as 1000:2000") from None
 
 
-def _features(select: Sequence[int] | str, n_features: int) -> Ints:
-    """Numbers of features, from a list or from text such as "3,7-9"."""
+def _plain(feature: Any) -> int | str:
+    return feature if isinstance(feature, str) else int(feature)
+
+
+def _features(select: Sequence[int] | Sequence[str] | str, view: View) -> Any:
+    """Numbers or names of features, from a list or from text such as "3,7-9" or "age,height"."""
+    n_features = view.shape[1]
     if not isinstance(select, str):
         try:
-            return row_numbers(np.asarray(select), n_features, axis=1)
-        except IndexError as error:
-            raise ValueError(f"select: {error}") from None
+            return row_numbers(view._numbered(np.asarray(select)), n_features, axis=1)
+        except (IndexError, KeyError) as error:
+            raise ValueError(f"select: {error.args[0]}") from None
+    parts = [part.strip() for part in select.split(",")]
+    names = {} if view.feature_names is None else {name: i for i, name in enumerate(view.feature_names.tolist())}
     found: list[Ints] = []
-    for part in select.split(","):
-        first, dash, last = part.strip().partition("-")
+    for part in parts:
+        if part in names:
+            found.append(np.array([names[part]]))
+            continue
+        first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise ValueError(f"select={select!r}: {part.strip()!r} is no feature number, expected such as 3,7-9")
+            known = "names or numbers of features" if names else "a feature number, such as 3,7-9"
+            raise ValueError(f"select={select!r}: found {part!r}, expected {known}")
         low, high = int(first), int(last or first)
         if not low <= high < n_features:
-            raise ValueError(f"select={select!r}: {part.strip()!r}, expected ascending numbers up to {n_features - 1}")
+            raise ValueError(f"select={select!r}: {part!r}, expected ascending numbers up to {n_features - 1}")
         found.append(np.arange(low, high + 1, dtype=np.int64))
     return np.concatenate(found)

@@ -93,7 +93,7 @@ def _manifest() -> dict[str, Any]:
 
 def _paged() -> dict[str, Any]:
     page = PageEntry(ObjectEntry("versions/pages/ab.json", 77, 1), 2)
-    document = {**_manifest(), "pages": [[*page.object.to_json(), page.segments]], "features": "ab"}
+    document = {**_manifest(), "pages": [[*page.object.to_json(), page.segments]], "features": ["ab", "01234567"]}
     return {**document, "shuffled": {"method": "exact", "seed": 0}}
 
 
