@@ -7,6 +7,7 @@ import time
 from _thread import LockType, allocate_lock, start_new_thread
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from queue import Empty, SimpleQueue
 from typing import TypeVar
@@ -130,19 +131,23 @@ def as_done(work: Callable[[T], R], tasks: Sequence[T], n_threads: int | None = 
     stopped: list[bool] = []
     done: SimpleQueue[tuple[R | None, BaseException | None]] = SimpleQueue()
 
-    # Locks of C and atomic calls alone: a Ctrl-C in the middle of those that are Python would leave them locked.
+    ended: SimpleQueue[None] = SimpleQueue()
+
+    # Locks of C and atomic calls alone: a Ctrl-C in the middle of those that are Python would leave them locked. The
+    # caller takes none that is waited for, not even for a moment: it may be interrupted while it has it.
     def run(busy: LockType) -> None:
         with busy:
             while not stopped:
                 try:
                     task = todo.popleft()
                 except IndexError:
-                    return
+                    break
                 try:
                     done.put((work(task), None))
                 except BaseException as error:
                     done.put((None, error))
-                    return
+                    break
+            ended.put(None)
 
     helpers: list[LockType] = []
     try:
@@ -158,16 +163,14 @@ def as_done(work: Callable[[T], R], tasks: Sequence[T], n_threads: int | None = 
             try:
                 result, error = done.get_nowait()
             except Empty:
-                busy = next((busy for busy in helpers if busy.locked()), None)
-                if busy is not None:
-                    if busy.acquire(timeout=_GLANCE_S):
-                        busy.release()
+                with suppress(Empty):
+                    if helpers:
+                        ended.get(timeout=_GLANCE_S)
+                        continue
+                late = not helpers or time.monotonic() - since > _PATIENCE_S
+                if not (late and todo and done.empty()) or any(busy.locked() for busy in helpers):
                     continue
-                if done.empty() and todo and time.monotonic() - since > _PATIENCE_S * bool(helpers):
-                    result, error = work(todo.popleft()), None  # the threads had not the memory to begin
-                else:  # they have not begun yet, or just ended
-                    time.sleep(0.0005)
-                    continue
+                result, error = work(todo.popleft()), None  # the threads had not the memory to begin
             if error is not None:
                 raise error
             left, since = left - 1, time.monotonic()

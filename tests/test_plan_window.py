@@ -54,6 +54,7 @@ def brute_force(plan: Plan, epoch: int) -> list[int]:
 
 
 @given(plan=plans(), epoch=st.integers(0, 5))
+@settings(deadline=None)
 def test_windows_are_the_permuted_blocks_laid_end_to_end(plan: Plan, epoch: int) -> None:
     assert epoch_rows(plan, epoch) == brute_force(plan, epoch)
 
