@@ -32,7 +32,7 @@ class JournalState:
     ----------
     base : int
         The newest version when its writer looked last: it will not make one of that number or a lower one.
-    segments, pages, features : set of str
+    segments, pages : set of str
         Keys of what it makes, or has made.
     job : dict or None
         What is being converted, for those who would go on with it.
@@ -40,15 +40,17 @@ class JournalState:
         Whole segments, durable, in order, as the writer describes them.
     length : int
         Bytes that were read: whole lines.
+    features : set of str
+        As segments and pages.
     """
 
     base: int = 0
     segments: set[str] = field(default_factory=set)
     pages: set[str] = field(default_factory=set)
-    features: set[str] = field(default_factory=set)
     job: dict[str, Any] | None = None
     parts: list[dict[str, Any]] = field(default_factory=list)
     length: int = 0
+    features: set[str] = field(default_factory=set)
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:

@@ -26,7 +26,7 @@ BAD: dict[str, tuple[str | None, str]] = {
     "gensim/test_mmcorpus_no_index.mm.bz2": (None, ":24: the file ends after 22 of 28 entries"),
     "gensim/test_mmcorpus_overflow.mm": (None, ":2: declares 22134988630 entries, but the file of 332 bytes"),
     "gensim/test_corpus_ok.mm": (None, ":12: more entries than the 9 that line 2 declares"),
-    "gensim/testcorpus.blei": (None, ": the suffix '.blei' tells no format"),
+    "gensim/testcorpus.txt": (None, ": the suffix '.txt' tells no format"),
     "sklearn_svmlight/svmlight_invalid.txt": ("svmlight", ":1: the label is not a finite number, found 'python'"),
     "sklearn_svmlight/svmlight_invalid_order.txt": ("svmlight", ":1: indices not ascending"),
     "sklearn_svmlight/svmlight_multilabel.txt": ("svmlight", ":2: the label is not a finite number, found '1,0'"),
