@@ -12,6 +12,7 @@ import platform
 import signal
 import struct
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -247,7 +248,7 @@ def _do(ptrace: _Ptrace, work: Callable[[], str], numbers: list[int], told: mmap
     content = text.encode("utf-8", "replace")[: _TOLD - 8]
     told[8 : 8 + len(content)] = content  # through shared memory, as a call might fail
     told[:8] = len(content).to_bytes(8, "little")
-    os.kill(os.getpid(), signal.SIGSTOP)
+    signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # sent to the process, any thread of it might take it
     os._exit(1)
 
 
