@@ -102,6 +102,20 @@ FeatureNames = Annotated[
     str | None,
     typer.Option("--feature-names", metavar="FILE", help="Names of the features: a text file, one a line."),
 ]
+Header = Annotated[
+    bool | None, typer.Option("--header/--no-header", help="Whether the first line of a table has names; it has.")
+]
+Delimiter = Annotated[
+    str | None, typer.Option("--delimiter", help="What stands between fields: a character, or tab, space, pipe, ...")
+]
+Label = Annotated[str | None, typer.Option("--label", help="Field of a table that becomes the column y.")]
+Weight = Annotated[str | None, typer.Option("--weight", help="Field that becomes the column sample_weight.")]
+Keep = Annotated[
+    str | None,
+    typer.Option("--keep", metavar="FIELDS", help="Fields that become columns: user,age:int64,price:float32."),
+]
+Drop = Annotated[str | None, typer.Option("--drop", metavar="FIELDS", help="Fields that are left out.")]
+Missing = Annotated[str | None, typer.Option("--missing", help="What an empty field is: error, zero or nan.")]
 DuplicateEntries = Annotated[
     Duplicates, typer.Option("--duplicates", help="What several entries at one place become, in formats of triples.")
 ]
@@ -129,6 +143,7 @@ Convert a file into a store.
 SRC is a file or folder of one of these formats:
   format         names that end in             options it knows
   svmlight       .svm .svmlight .libsvm  (+)   --n-features --zero-based --one-based --dtype --multilabel --qid --sort
+  csv            .csv .tsv  (+)  (wide)        --header --delimiter --label --weight --keep --drop --missing --dtype
   libffm         .ffm .libffm  (+)             --n-features --zero-based --one-based --dtype --sort
   matrix_market  .mtx .mm  (+)                 --n-features --dtype
   uci            .uci  (+)  (bag of words)     --n-features --dtype
@@ -137,8 +152,8 @@ SRC is a file or folder of one of these formats:
   npy            .npy (dense, 2-D)             --n-features --dtype
   sparsestore    .zarr (another store)         --rows --select --store-version --n-features --dtype
   (+) .gz .bz2 .xz or .zst may follow
-svmlight and libffm have labels, which become the column y, and a store has its columns; beside the other formats give
-them with --column y=labels.npy.
+svmlight and libffm have labels, which become the column y, a table has those that are named, and a store has its
+columns; beside the other formats give them with --column y=labels.npy.
 Other names need --format: nothing is guessed from the content. On any error nothing is left at DST.
 
 \b
@@ -148,6 +163,7 @@ once with --shuffle: training then reads large blocks and still sees a fully shu
 \b
 Examples
   sparsestore convert clicks.svm.gz clicks.zarr --n-features 1000000 --shuffle --seed 0
+  sparsestore convert visits.csv.gz visits.zarr --label bought --keep user,when:int64 --shuffle
   sparsestore convert counts.npz cells.zarr --column y=labels.npy --profile compact
   sparsestore convert clicks.zarr shuffled.zarr --shuffle --rows :1000000
 """
@@ -466,6 +482,13 @@ def convert(
     multilabel: Multilabel = None,
     qid: Qid = None,
     sort: Sort = None,
+    header: Header = None,
+    delimiter: Delimiter = None,
+    label: Label = None,
+    weight: Weight = None,
+    keep: Keep = None,
+    drop: Drop = None,
+    missing: Missing = None,
     rows: RowsOf = None,
     select: Select = None,
     store_version: SourceVersion = None,
@@ -483,6 +506,13 @@ def convert(
         multilabel=_number_of_labels(multilabel),
         qid=qid,
         sort=sort,
+        header=header,
+        delimiter=delimiter,
+        label=label,
+        weight=weight,
+        keep=keep,
+        drop=drop,
+        missing=missing,
         rows=rows,
         select=select,
         store_version=store_version,
@@ -527,6 +557,13 @@ def append(
     multilabel: Multilabel = None,
     qid: Qid = None,
     sort: Sort = None,
+    header: Header = None,
+    delimiter: Delimiter = None,
+    label: Label = None,
+    weight: Weight = None,
+    keep: Keep = None,
+    drop: Drop = None,
+    missing: Missing = None,
     rows: RowsOf = None,
     select: Select = None,
     store_version: SourceVersion = None,
@@ -547,6 +584,13 @@ def append(
         multilabel=_number_of_labels(multilabel),
         qid=qid,
         sort=sort,
+        header=header,
+        delimiter=delimiter,
+        label=label,
+        weight=weight,
+        keep=keep,
+        drop=drop,
+        missing=missing,
         rows=rows,
         select=select,
         store_version=store_version,

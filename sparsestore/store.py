@@ -77,7 +77,7 @@ def convert(
     dst : str or path-like
         Folder of the new store.
     format : str, optional
-        Where the name does not tell: "svmlight", "libffm", "matrix_market", "uci", "lda_c", "npz", "npy",
+        Where the name does not tell: "svmlight", "csv", "libffm", "matrix_market", "uci", "lda_c", "npz", "npy",
         "sparsestore".
     columns : mapping of str to (n,) or (n, k) array, optional
         What stands beside each row, beside what the source itself has: "y", "sample_weight", ...

@@ -37,6 +37,7 @@ class Format:
 FORMATS = {
     "svmlight": Format("svmlight", "SvmlightSource", (".svmlight", ".svm", ".libsvm"), text=True),
     "matrix_market": Format("matrix_market", "MatrixMarketSource", (".mtx", ".mm"), text=True),
+    "csv": Format("csv", "CsvSource", (".csv", ".tsv"), text=True),
     "libffm": Format("libffm", "LibffmSource", (".ffm", ".libffm"), text=True),
     "uci": Format("uci", "UciSource", (".uci",), text=True),
     "lda_c": Format("lda_c", "LdaCSource", (".ldac", ".blei"), text=True),

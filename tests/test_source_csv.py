@@ -1,0 +1,240 @@
+"""Wide tables: equal to pandas and numpy, every corner decided, every bad file refused with its line."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+from check_source import DATA, check_source, peak_of_reading, read
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+import sparsestore as ss
+from sparsestore.cli import app
+from sparsestore.errors import SourceError
+from sparsestore.kernels import table
+from sparsestore.sources.registry import open_source
+
+
+def opened(folder: Path, text: str, name: str = "x.csv", **options: Any) -> Any:
+    path = folder / name
+    path.write_bytes(text.encode())
+    return open_source(path, **options)
+
+
+def test_equals_numpy_on_a_real_file() -> None:
+    path = DATA / "lightgbm/binary_head.train"
+    whole = np.loadtxt(path)
+    source = open_source(path, format="csv", header=False, delimiter="tab", label=0, dtype="float64")
+    check_source(source, whole[:, 1:], {"y": whole[:, 0]})
+    assert source.feature_names is None
+    assert source.provenance()["format"] == "csv"
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), max_bytes=st.sampled_from([2_000, 20_000, 1 << 24]), crlf=st.booleans())
+def test_reads_what_pandas_writes(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, max_bytes: int, crlf: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    x = np.where(rng.random((int(rng.integers(1, 200)), 7)) < 0.2, rng.normal(size=1) * 10.0 ** rng.integers(-9, 9), 0)
+    frame = pandas.DataFrame(x, columns=[f"f {i}, «x»" for i in range(7)])
+    frame.insert(3, "y", rng.integers(0, 2, len(x)))
+    frame.insert(0, "user", [f'u"{i},' for i in range(len(x))])
+    frame["id"] = rng.integers(-(2**63), 2**63 - 1, len(x))
+    path = tmp_path_factory.getbasetemp() / "table.csv"
+    frame.to_csv(path, index=False, lineterminator="\r\n" if crlf else "\n")
+    source = open_source(path, label="y", keep=["user", "id:int64"], dtype="float64")
+    found, columns = read(source, max_bytes)
+    wanted = pandas.read_csv(path, float_precision="round_trip")
+    np.testing.assert_array_equal(found.toarray(), wanted[source.feature_names].to_numpy(float))
+    for name, column in (("y", "y"), ("user", "user"), ("id", "id")):
+        np.testing.assert_array_equal(columns[name], wanted[column])
+
+
+def test_columns_are_named_and_of_their_dtype(tmp_path: Path) -> None:
+    text = "a,y,w,b,when,skip,price\n0,1,0.5,2,9007199254740993,x,1.5\n3,0,1,0,-1,y,\n"
+    source = opened(tmp_path, text, label="y", weight="w", keep="when:int64,price:float64", drop="skip", missing="zero")
+    assert source.feature_names == ["a", "b"]
+    assert source.columns == {
+        "y": ("float32", ()),
+        "sample_weight": ("float32", ()),
+        "price": ("float64", ()),
+        "when": ("int64", ()),
+    }
+    columns = {
+        "y": np.array([1, 0], np.float32),
+        "sample_weight": np.array([0.5, 1], np.float32),
+        "price": np.array([1.5, np.nan]),
+        "when": np.array([9007199254740993, -1]),
+    }
+    check_source(source, np.array([[0, 2], [3, 0]], np.float32), columns)
+
+
+CORNERS: dict[str, tuple[str, dict[str, Any], Any]] = {
+    "zeros": ("a,b\n0,0\n0,0\n", {}, [[0, 0], [0, 0]]),
+    "odd_zeros": ("a,b\n0.0,-0\n00, 0 \n", {}, [[0, 0], [0, 0]]),
+    "long_zero": ("a,b\n0.00000000000000000000000,1\n", {}, [[0, 1]]),
+    "no_newline_at_the_end": ("a,b\n1,2", {}, [[1, 2]]),
+    "crlf": ("a,b\r\n1,0\r\n\r\n0,2\r\n", {}, [[1, 0], [0, 2]]),
+    "blank_lines": ("a,b\n\n1,2\n\n\n3,4\n\n", {}, [[1, 2], [3, 4]]),
+    "quotes": ('a,b\n"1","0"\n" 2 ",3\n', {}, [[1, 0], [2, 3]]),
+    "blanks": ("a,b\n 1,2 \n\t3 ,  4\n", {}, [[1, 2], [3, 4]]),
+    "signs_and_exponents": ("a,b\n-2.5e1,+.5\n", {}, [[-25, 0.5]]),
+    "nan_and_inf": ("a,b\nnan,-inf\n", {}, [[np.nan, -np.inf]]),
+    "one_field": ("a\n5\n0\n", {}, [[5], [0]]),
+    "semicolon": ("a;b\n1;2\n", {"delimiter": ";"}, [[1, 2]]),
+    "space": ("a b\n1 2\n", {"delimiter": "space"}, [[1, 2]]),
+    "no_header": ("1,2\n0,3\n", {"header": False}, [[1, 2], [0, 3]]),
+    "missing_zero": ("a,b\n,1\n2,\n,\n", {"missing": "zero"}, [[0, 1], [2, 0], [0, 0]]),
+    "missing_nan": ("a,b\n,1\n2,\n", {"missing": "nan"}, [[np.nan, 1], [2, np.nan]]),
+    "header_alone": ("a,b\n", {}, np.empty((0, 2))),
+    "quoted_names": ('"a, b","c ""d"""\n1,2\n', {}, [[1, 2]]),
+}
+
+
+@pytest.mark.parametrize("corner", CORNERS)
+def test_reads(tmp_path: Path, corner: str) -> None:
+    text, options, wanted = CORNERS[corner]
+    check_source(opened(tmp_path, text, **options), np.array(wanted, np.float32))
+
+
+def test_a_tsv_has_tabs(tmp_path: Path) -> None:
+    source = opened(tmp_path, "a\tb\n1\t2\n", "x.tsv")
+    check_source(source, np.array([[1, 2]], np.float32))
+    (tmp_path / "y.tsv.gz").write_bytes(gzip.compress(b"a\tb\n1\t2\n"))
+    check_source(open_source(tmp_path / "y.tsv.gz"), np.array([[1, 2]], np.float32))
+
+
+BAD: dict[str, tuple[str, dict[str, Any], str]] = {
+    "empty": ("", {}, "1: the file is empty"),
+    "empty_line": ("\n1,2\n", {}, "1: an empty line, expected names of fields"),
+    "twice": ("a,b,a\n1,2,3\n", {}, "1: the name of field 2 is 'a' as field 0 is: rename it, or give header=False"),
+    "nameless": ("a,,b\n1,2,3\n", {}, "1: the name of field 1 is empty: rename it"),
+    "few": ("a,b,c\n1,2,3\n1,2\n", {}, "3: 2 fields, expected 3"),
+    "few_zeros": ("a,b,c\n1,2,3\n0\n", {}, "3: 1 fields, expected 3"),
+    "many": ("a,b\n1,2\n0,0,0\n", {}, "3: more than 2 fields, expected 2: is the delimiter ','?"),
+    "word": ("a,b\n1,x\n", {}, "2: field 'b' is not a number that float64 can hold, found 'x'"),
+    "header": (
+        "a,b\n1,2\n",
+        {"header": False},
+        "1: field '0' is not a number that float64 can hold, found 'a': is thi",
+    ),
+    "missing": ("a,b\n1,\n", {}, "2: field 'b' is empty: give missing='zero' or missing='nan' if that is meant"),
+    "beyond": ("a,b\n1,1e39\n", {}, "2: value 1e+39 is beyond float32: give dtype='float64'"),
+    "far_beyond": ("a,b\n1,1e400\n", {}, "2: field 'b' is not a number that float64 can hold, found '1e400'"),
+    "comma": ("a;b\n1,5;2\n", {"delimiter": ";"}, "2: field 'a' is not a number that float64 can hold, found '1,5'"),
+    "label": ("a,y\n1,\n", {"label": "y"}, "2: the label 'y' is empty or no finite number"),
+    "nan_weight": ("a,w\n1,nan\n", {"weight": "w"}, "2: the weight 'w' is empty or no finite number"),
+    "large_label": (
+        "a,y\n1,16777217\n",
+        {"label": "y"},
+        "2: field 'y' 16777217.0 is a whole number that float32 lacks",
+    ),
+    "whole": ("a,k\n1,1.5\n", {"keep": "k:int64"}, "2: field 'k' is no number of int64, found '1.5'"),
+    "too_large": ("a,k\n1,300\n", {"keep": "k:uint8"}, "2: field 'k' is no number of uint8, found '300'"),
+    "quote": ('a,b\n"1,2\n', {}, "2: field 'a' goes on behind its closing quote or over the end of the line"),
+    "behind_quote": ('a,b\n"1"5,2\n', {}, "2: field 'a' goes on behind its closing quote"),
+    "mark": ("\ufeffa,b\n1,2\n", {}, "1: starts with a byte order mark"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_refused_with_its_line(tmp_path: Path, name: str) -> None:
+    text, options, message = BAD[name]
+    with pytest.raises(SourceError) as caught:
+        read(opened(tmp_path, text, **options))
+    assert str(caught.value).startswith(f"{tmp_path / 'x.csv'}:{message}")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"label": "z"}, "label='z': there is no such field, expected one of 'a', 'b', 'y'"),
+        ({"label": "y", "weight": "y"}, "weight='y': the field 'y' is taken already"),
+        ({"keep": "a:complex64"}, "keep='a:complex64': expected name:dtype with one of string, int8"),
+        ({"drop": ["a", "b", "y"]}, "no field is left for a feature"),
+        ({"missing": "mean"}, "missing='mean', expected one of error, zero, nan"),
+        ({"delimiter": "ab"}, "delimiter='ab', expected one character that no number has"),
+        ({"delimiter": "."}, "delimiter='.', expected one character"),
+        ({"header": False, "label": 3}, "label=3: there is no such field, expected a number from 0 to 2"),
+        ({"dtype": "int8"}, "dtype=int8 for text, expected float32 or float64"),
+    ],
+)
+def test_bad_options_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        opened(tmp_path, "a,b,y\n1,2,3\n", **options)
+    assert message in str(caught.value)
+
+
+FIELDS = st.sampled_from(
+    ["0", "", "1", "-2.5", " 3 ", '"4"', '"', "x", "1e3", "nan", "0.0", "00", '"a""b"', "é", "1e400"]
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    lines=st.lists(st.lists(FIELDS, max_size=5), max_size=6),
+    kinds=st.lists(st.integers(0, 3), min_size=1, max_size=4),
+    missing=st.integers(0, 2),
+    end=st.sampled_from(["\n", "\r\n"]),
+)
+def test_the_tokenizer_agrees_with_its_twin(lines: list[list[str]], kinds: list[int], missing: int, end: str) -> None:
+    text = np.frombuffer(("".join(",".join(line) + end for line in lines) + "\n").encode(), np.uint8)
+    of = np.array(kinds, np.uint8)
+    places = np.array([kinds[:i].count(kind) for i, kind in enumerate(kinds)], np.int64)
+    found = table.table(text, of, places, delimiter=44, missing=missing)
+    expected = table.table_numpy(text, of, places, delimiter=44, missing=missing)
+    assert found[:3] == expected[:3]
+    if found.status == table.OK:
+        for a, b in zip(found[3:], expected[3:], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@given(rows=st.lists(st.lists(st.text(max_size=5), min_size=2, max_size=2), min_size=1, max_size=10))
+@settings(deadline=None)
+def test_text_is_kept_as_the_csv_module_reads_it(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]]
+) -> None:
+    plain = [[cell.replace("\r", "").replace("\n", "") for cell in row] for row in rows]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["a", "s", "t"])
+    writer.writerows([1, *row] for row in plain)
+    path = tmp_path_factory.getbasetemp() / "kept.csv"
+    path.write_text(out.getvalue(), encoding="utf-8", newline="")
+    _, columns = read(open_source(path, keep=["s", "t"]))
+    assert columns["s"].tolist() == [row[0] for row in plain]
+    assert columns["t"].tolist() == [row[1] for row in plain]
+
+
+def test_the_command_converts_a_table(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("user,a,b,y\nu1,0,2,1\nu2,3,0,0\n")
+    out = str(tmp_path / "s.zarr")
+    found = CliRunner().invoke(app, ["convert", str(tmp_path / "x.csv"), out, "--label", "y", "--keep", "user"])
+    assert found.exit_code == 0, found.output
+    store = ss.open(out)
+    assert store.feature_names.tolist() == ["a", "b"]  # type: ignore[union-attr]
+    assert store.column("user")[:].tolist() == ["u1", "u2"]
+    np.testing.assert_array_equal(store[:].toarray(), [[0, 2], [3, 0]])
+    assert "u1  b:2.0" in CliRunner().invoke(app, ["head", out]).output.replace("y=1.0 user=", "")
+
+
+def test_memory_is_bounded(tmp_path: Path) -> None:
+    line = ("0," * 99 + "1\n") * 1000
+    (tmp_path / "large.csv").write_text(",".join(f"f{i}" for i in range(100)) + "\n" + line * 100)
+    (tmp_path / "warm.csv").write_text("a,b\n1,2\n")
+    code = """
+    import sys
+    from sparsestore.sources.registry import open_source
+    max_bytes = 4 << 20
+    source, warm = open_source(sys.argv[1]), open_source(sys.argv[2])
+    """
+    assert peak_of_reading(code, tmp_path / "large.csv", tmp_path / "warm.csv") <= (4 << 20) + (16 << 20)
