@@ -6,7 +6,7 @@ import os
 import time
 from _thread import LockType, allocate_lock, start_new_thread
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from queue import Empty, SimpleQueue
@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["as_done", "n_cores", "over_ranges", "over_rows"]
+__all__ = ["as_done", "mapped", "n_cores", "over_ranges", "over_rows"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -182,6 +182,93 @@ def as_done(work: Callable[[T], R], tasks: Sequence[T], n_threads: int | None = 
         except BaseException:  # interrupted once more
             _wait(helpers)
             raise
+
+
+def mapped(work: Callable[[T], R], items: Iterable[T], n_threads: int | None = None) -> Generator[R, None, None]:
+    """Results of ``work(item)`` for each item, in the order of the items, made in threads while the next items come.
+
+    Parameters
+    ----------
+    work : callable
+        Releases the GIL for most of its time, and may run on several items at once.
+    items : iterable
+        Iterated by the caller alone. With n threads at most ``n + 1`` are ahead of the result that is used.
+    n_threads : int, optional
+        One a core by default. With one it is the caller's.
+
+    Raises
+    ------
+    BaseException
+        Whatever `work` raised of the first such item, after the results before it, or `items`.
+
+    Notes
+    -----
+    The threads end by themselves once the iterator is exhausted, closed or left, after what they are at: nobody waits
+    for them, as a generator may be closed by the collection of garbage, in any thread.
+
+    Examples
+    --------
+    >>> list(mapped(str.upper, ["a", "b", "c"]))
+    ['A', 'B', 'C']
+    """
+    wanted = n_threads or n_cores()
+    if wanted <= 1:
+        yield from map(work, items)
+        return
+    jobs: SimpleQueue[tuple[T, SimpleQueue[tuple[R | None, BaseException | None]]] | None] = SimpleQueue()
+    pending: deque[SimpleQueue[tuple[R | None, BaseException | None]]] = deque()
+    helpers: list[LockType] = []
+    stopped: list[bool] = []
+
+    def do(job: tuple[T, SimpleQueue[tuple[R | None, BaseException | None]]]) -> None:
+        item, slot = job
+        try:
+            slot.put((work(item), None))
+        except BaseException as error:
+            slot.put((None, error))
+
+    def run(busy: LockType) -> None:
+        with busy:
+            while (job := jobs.get()) is not None and not stopped:
+                do(job)
+                del job
+
+    def first() -> R:
+        slot = pending.popleft()
+        while True:
+            try:
+                result, error = slot.get(timeout=_PATIENCE_S if helpers else 0)
+                break
+            except Empty:  # a thread may have ended before it began: it had not the memory to
+                if not any(busy.locked() for busy in helpers):
+                    with suppress(Empty):
+                        job = jobs.get_nowait()
+                        if job is not None:
+                            do(job)
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
+
+    try:
+        for item in items:
+            slot: SimpleQueue[tuple[R | None, BaseException | None]] = SimpleQueue()
+            jobs.put((item, slot))
+            pending.append(slot)
+            del item, slot
+            if len(helpers) < min(wanted, len(pending)):
+                helpers.append(allocate_lock())
+                try:
+                    start_new_thread(run, (helpers[-1],))
+                except RuntimeError:  # no memory for a stack, or too many threads: fewer do it, or this one
+                    helpers.pop()
+            if len(pending) > wanted:
+                yield first()
+        while pending:
+            yield first()
+    finally:
+        stopped.append(True)
+        for _ in helpers:
+            jobs.put(None)
 
 
 _PATIENCE_S = 1.0

@@ -34,6 +34,7 @@ SHARED = {
     "csr",
     "errors",
     "kernels",
+    "parallel",
     "sources.base",
     "sources.layouts",
     "sources.file",

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsestore import parallel
-from sparsestore.parallel import as_done, over_ranges, over_rows
+from sparsestore.parallel import as_done, mapped, over_ranges, over_rows
 
 
 @given(lengths=st.lists(st.integers(0, 9), max_size=60), n_threads=st.integers(1, 9))
@@ -132,3 +133,65 @@ def test_tasks_are_done_by_the_threads_that_could_be_started(n_started: int, mon
 
     monkeypatch.setattr(parallel, "start_new_thread", start)
     assert sorted(as_done(lambda task: -task, range(50), 4)) == list(range(-49, 1))
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+def test_results_come_in_the_order_of_the_items(n_threads: int) -> None:
+    def work(item: int) -> int:
+        time.sleep(0.001 * (item % 3))
+        return -item
+
+    assert list(mapped(work, range(60), n_threads)) == [-item for item in range(60)]
+    assert list(mapped(work, [], n_threads)) == []
+
+
+def test_items_are_taken_as_results_are_used() -> None:
+    taken = []
+
+    def items() -> Iterator[int]:
+        for item in range(1000):
+            taken.append(item)
+            yield item
+
+    results = mapped(lambda item: item, items(), 3)
+    assert [next(results) for _ in range(10)] == list(range(10))
+    assert len(taken) <= 10 + 3 + 1
+    results.close()
+
+
+def test_the_first_error_comes_behind_the_results_before_it() -> None:
+    def work(item: int) -> int:
+        if item in (7, 8):
+            raise KeyError(item)
+        time.sleep(0.002 * (item == 7))
+        return item
+
+    results = mapped(work, range(20), 4)
+    assert [next(results) for _ in range(7)] == list(range(7))
+    with pytest.raises(KeyError, match="7"):
+        next(results)
+
+
+def test_what_the_items_raise_comes_through() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        list(mapped(lambda item: item, items(), 2))
+
+
+@pytest.mark.parametrize("n_started", [0, 1])
+def test_items_are_worked_on_by_the_threads_that_could_be_started(
+    n_started: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, started = parallel.start_new_thread, []
+
+    def start(*given: Any) -> int:
+        if len(started) == n_started:
+            raise RuntimeError("can't start new thread")
+        started.append(given)
+        return plain(*given)
+
+    monkeypatch.setattr(parallel, "start_new_thread", start)
+    assert list(mapped(lambda item: -item, range(50), 4)) == [-item for item in range(50)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from sparsestore.csr import Rows, index_dtype
 from sparsestore.errors import SourceError
+from sparsestore.parallel import mapped, n_cores
 from sparsestore.sources import options
 from sparsestore.sources.base import Block
 from sparsestore.sources.file import shown
@@ -208,26 +210,32 @@ class CsvSource:
         """Yield the rows in order."""
         from sparsestore.kernels import table
 
-        # 40: a field of 2 bytes becomes an entry of 12 to 16, and its value twice; and what stands beside the rows
-        piece_bytes = min(_PIECE, max(max_bytes // 40, 4096))
+        n_threads = n_cores()
+        # 24: a field of 2 bytes becomes an entry of 12 to 16, and its value twice; and what stands beside the rows
+        piece_bytes = min(_PIECE, max(max_bytes // (24 * (n_threads + 1)), 4096))
         pieces = self._file.pieces(piece_bytes, _LONGEST_LINE, skip=self._skip, line=1 + self._header)
-        for piece in pieces:
-            found = table.table(
+
+        def parsed(piece: Piece) -> tuple[Piece, Table]:
+            return piece, table.table(
                 piece.text, self._kinds, self._places, delimiter=ord(self._delimiter), missing=self._missing
             )
-            if found.status != table.OK:
-                raise self._error(piece, found)
-            n = len(found.starts)
-            if not n:
-                continue
-            values = self._rounded(piece, found, found.values, None)
-            indices = found.indices.astype(index_dtype(self.n_features or 0), copy=False)
-            columns = {}
-            for place, column in enumerate(self._numbers):
-                columns[column.name] = self._column(piece, found, place, column)
-            for place, column in enumerate(self._texts):
-                columns[column.name] = self._text(piece, found, place, column)
-            yield Block(Rows(found.indptr, indices, values, self.n_features or 0), columns, piece.position)
+
+        with closing(mapped(parsed, pieces, n_threads)) as tables:
+            for piece, found in tables:
+                if found.status != table.OK:
+                    raise self._error(piece, found)
+                if len(found.starts):
+                    yield self._block(piece, found)
+
+    def _block(self, piece: Piece, found: Table) -> Block:
+        values = self._rounded(piece, found, found.values, None)
+        indices = found.indices.astype(index_dtype(self.n_features or 0), copy=False)
+        columns = {}
+        for place, column in enumerate(self._numbers):
+            columns[column.name] = self._column(piece, found, place, column)
+        for place, column in enumerate(self._texts):
+            columns[column.name] = self._text(piece, found, place, column)
+        return Block(Rows(found.indptr, indices, values, self.n_features or 0), columns, piece.position)
 
     def _rounded(self, piece: Piece, found: Table, exact: Array, column: _Kept | None) -> Array:
         """Numbers in their dtype; `column` is None for values."""

@@ -6,6 +6,7 @@ Format: R. Boisvert, R. Pozo, K. Remington, "The Matrix Market exchange formats:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from sparsestore.errors import SourceError
+from sparsestore.parallel import mapped, n_cores
 from sparsestore.sources import options
 from sparsestore.sources.base import Triples
 from sparsestore.sources.file import shown
@@ -95,23 +97,24 @@ class MatrixMarketSource:
 
         header = self._header
         done, line = 0, header.size_line
-        # 40: an entry of 4 bytes becomes two triples of 24
-        pieces = self._file.pieces(
-            min(_PIECE, max(max_bytes // 40, 4096)), _LONG_LINE, skip=header.nbytes, line=header.size_line + 1
-        )
-        for piece in pieces:
-            found = tokenise.entries(
-                piece.text,
-                *header.shape,
-                most=header.n_entries - done,
-                indexed=not header.dense,
-                valued=header.field != "pattern",
+        n_threads = n_cores()
+        # 24: an entry of 4 bytes becomes two triples of 24
+        piece_bytes = min(_PIECE, max(max_bytes // (24 * (n_threads + 1)), 4096))
+        pieces = self._file.pieces(piece_bytes, _LONG_LINE, skip=header.nbytes, line=header.size_line + 1)
+
+        def entries(piece: Piece, most: int) -> Entries:
+            return tokenise.entries(
+                piece.text, *header.shape, most=most, indexed=not header.dense, valued=header.field != "pattern"
             )
-            if found.status != tokenise.OK:
-                raise self._error(piece, found)
-            yield self._triples(piece, found, done)
-            done += found.n
-            line = piece.line_at(len(piece.text)) - 1
+
+        with closing(mapped(lambda piece: (piece, entries(piece, header.n_entries)), pieces, n_threads)) as parsed:
+            for piece, found in parsed:
+                if found.status != tokenise.OK or done + found.n > header.n_entries:
+                    found = entries(piece, header.n_entries - done)  # which is first: one too many, or a bad one?
+                    raise self._error(piece, found)
+                yield self._triples(piece, found, done)
+                done += found.n
+                line = piece.line_at(len(piece.text)) - 1
         if done < header.n_entries:
             raise SourceError(
                 f"{self.name}:{line}: the file ends after {done} of {header.n_entries} entries that line "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from sparsestore.csr import Rows
 from sparsestore.errors import SourceError
+from sparsestore.parallel import mapped, n_cores
 from sparsestore.sources import options
 from sparsestore.sources.base import Block
 from sparsestore.sources.file import shown
@@ -137,28 +139,35 @@ class SvmlightSource:
             )
 
     def _lines(self, max_bytes: int, longest: int, hint: str) -> Iterator[tuple[Piece, Lines]]:
-        """Parsed pieces, of such a size that all arrays together stay below `max_bytes`, even for rows of 2 bytes."""
+        """Parsed pieces, of such a size that all in flight stay below `max_bytes`, even for rows of 2 bytes."""
+        import sparsestore.kernels.tokenise  # noqa: F401 - before threads need it
+
+        n_threads = n_cores()
+        piece_bytes = min(_PIECE, max(max_bytes // (24 * (n_threads + 1)), 4096))
+        pieces = self._file.pieces(piece_bytes, longest, hint=hint)
+        with closing(mapped(lambda piece: (piece, self._parsed(piece)), pieces, n_threads)) as parsed:
+            yield from parsed
+
+    def _parsed(self, piece: Piece) -> Lines:
+        """The rows of a piece, in order."""
         from sparsestore.kernels import tokenise
 
-        piece_bytes = min(_PIECE, max(max_bytes // 40, 4096))
-        limit = _INT32_LIMIT if self.n_features is None else self.n_features - 1
-        for piece in self._file.pieces(piece_bytes, longest, hint=hint):
-            while True:
-                lines = tokenise.svmlight(
-                    piece.text,
-                    base=self._base,
-                    limit=limit,
-                    ascending=not self._sort,
-                    multilabel=self._multilabel,
-                    qid=self._qid,
-                    fields=self._fields,
-                )
-                if lines.status != tokenise.OUT_OF_RANGE or limit != _INT32_LIMIT or self.n_features is not None:
-                    break
-                limit = _HIGHEST  # int32 is too narrow: from here on int64
-            if lines.status != tokenise.OK:
-                raise self._error(piece, lines)
-            yield piece, lines if lines.ascending else self._in_order(piece, lines)
+        narrow = _INT32_LIMIT if self.n_features is None else self.n_features - 1
+        for limit in (narrow, _HIGHEST):  # where int32 is too narrow: int64
+            lines = tokenise.svmlight(
+                piece.text,
+                base=self._base,
+                limit=limit,
+                ascending=not self._sort,
+                multilabel=self._multilabel,
+                qid=self._qid,
+                fields=self._fields,
+            )
+            if lines.status != tokenise.OUT_OF_RANGE or self.n_features is not None:
+                break
+        if lines.status != tokenise.OK:
+            raise self._error(piece, lines)
+        return lines if lines.ascending else self._in_order(piece, lines)
 
     def _in_order(self, piece: Piece, lines: Lines) -> Lines:
         """Sort the entries of each row; duplicates are an error."""
