@@ -78,6 +78,12 @@ def test_convert_measures_sources_in_both_orders(tmp_path: Path) -> None:
     assert all(row["CSR MB/s"]["median"] > 0 for row in rows)
 
 
+def test_parse_holds_text_against_other_readers(tmp_path: Path) -> None:
+    (rows,) = tables("parse.py", tmp_path, "--scale", "0.001", "--mb", "0.5", "--what", "clicks", "csv")
+    assert [(row["file"], row["rival"]) for row in rows] == [("clicks", "scikit-learn"), ("csv", "pandas")]
+    assert all(row["one core / rival"] > 0 for row in rows)
+
+
 def test_scale_compares_the_cost_of_a_row_over_the_sizes(tmp_path: Path) -> None:
     rows, ratios = tables("scale.py", tmp_path, "--rows", "20000", "200000")
     assert [row["rows"] for row in rows] == [20_000, 200_000]
