@@ -3,8 +3,8 @@
 Data: a part of clicks (39 entries a row, all ones) and of text (83 a row, nine digits each), written as svmlight, and
 a wide CSV of 100 columns, of which 1 in 100 cells is set. *Parsed* is all that a source gives, read and dropped;
 *converted* is a store, by all cores. Beside svmlight scikit-learn's `load_svmlight_file` reads a tenth of the file,
-with one core, and pandas the CSV. Everything is a process of its own, in turns, files in the page cache, what is compiled
-once an installation compiled before. Peak memory is anonymous memory beyond what was there before.
+with one core, and pandas the CSV. Everything is a process of its own, in turns, with files in the page cache, and what
+is compiled once an installation compiled before. Peak memory is anonymous memory beyond what was there before.
 
     python bench/parse.py [--what clicks text csv] [--mb 300] [--rounds 3] [--json]
 """
