@@ -350,6 +350,13 @@ def _scan_svmlight(
             before = index + _ONE
             i += _ONE
             token = i
+            digit = np.uint64(text[i]) - np.uint64(48)
+            if digit < _TEN and _ends(text[i + _ONE]):  # mostly 1: it needs no more than this
+                indices[entry] = index
+                values[entry] = np.float64(digit)
+                entry += _ONE
+                i += _ONE
+                continue
             i, value, sound = _number(text, i)
             if not (sound and _ends(text[i])):
                 i = token

@@ -217,7 +217,12 @@ class CsvSource:
 
         def parsed(piece: Piece) -> tuple[Piece, Table]:
             return piece, table.table(
-                piece.text, self._kinds, self._places, delimiter=ord(self._delimiter), missing=self._missing
+                piece.text,
+                self._kinds,
+                self._places,
+                delimiter=ord(self._delimiter),
+                missing=self._missing,
+                n_lines=piece.n_lines,
             )
 
         with closing(mapped(parsed, pieces, n_threads)) as tables:

