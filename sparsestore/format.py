@@ -127,14 +127,8 @@ class FeaturesDocument:
         _check_format(document, problems)
         found = cls(
             n=problems.integer(document.get("n"), "n"),
-            objects=tuple(
-                ObjectEntry.from_json(entry, f"objects[{i}]", problems)
-                for i, entry in enumerate(problems.items(document.get("objects"), "objects"))
-            ),
+            objects=_objects(document, problems, "features.json"),
         )
-        keys = {entry.key for entry in found.objects}
-        if len(keys) != len(found.objects) or "features.json" in keys:
-            problems.add("objects", f"{len(found.objects)} objects", "each once, and not features.json itself")
         problems.raise_if_any()
         return found
 
@@ -385,6 +379,18 @@ def _check_format(document: Mapping[str, Any], problems: Problems) -> None:
         problems.add("format", found, str(FORMAT))
 
 
+def _objects(document: Mapping[str, Any], problems: Problems, own: str) -> tuple[ObjectEntry, ...]:
+    """What a document with the name `own` says of the other objects of its folder."""
+    objects = tuple(
+        ObjectEntry.from_json(entry, f"objects[{i}]", problems)
+        for i, entry in enumerate(problems.items(document.get("objects"), "objects"))
+    )
+    keys = {entry.key for entry in objects}
+    if len(keys) != len(objects) or own in keys:
+        problems.add("objects", f"{len(objects)} objects", f"each once, and not {own} itself")
+    return objects
+
+
 def manifest_key(version: int) -> str:
     """Key of a manifest."""
     return f"versions/{version:08d}.json"
@@ -448,13 +454,7 @@ class SegmentDocument:
             constant=problems.flag(document.get("constant"), "constant"),
             longest_row=problems.integer(document.get("longest_row"), "longest_row"),
             profile=problems.choice(document.get("profile"), "profile", PROFILES),
-            objects=tuple(
-                ObjectEntry.from_json(entry, f"objects[{i}]", problems)
-                for i, entry in enumerate(problems.items(document.get("objects"), "objects"))
-            ),
+            objects=_objects(document, problems, "segment.json"),
         )
-        keys = {entry.key for entry in segment.objects}
-        if len(keys) != len(segment.objects) or "segment.json" in keys:
-            problems.add("objects", f"{len(segment.objects)} objects", "each once, and not segment.json itself")
         problems.raise_if_any()
         return segment

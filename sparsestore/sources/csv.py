@@ -245,11 +245,11 @@ class CsvSource:
     def _rounded(self, piece: Piece, found: Table, exact: Array, column: _Kept | None) -> Array:
         """Numbers in their dtype; `column` is None for values."""
         dtype = self._dtype if column is None else np.dtype(column.dtype)
-        values, at = options.rounded(exact, dtype)
-        wrong = f"is beyond {dtype}"
-        if at is None and column is not None and column.name == "y":
-            changed = (values != exact) & (np.rint(exact) == exact)  # a class or an id would become another one
-            at, wrong = int(np.argmax(changed)) if changed.any() else None, f"is a whole number that {dtype} lacks"
+        if column is not None and column.name == "y":
+            values, at, wrong = options.rounded_labels(exact, dtype)
+        else:
+            values, at = options.rounded(exact, dtype)
+            wrong = f"is beyond {dtype}"
         if at is None:
             return values
         row = at if column is not None else int(np.searchsorted(found.indptr, at, side="right")) - 1

@@ -12,7 +12,17 @@ from numpy.typing import DTypeLike, NDArray
 from sparsestore.csr import number_dtype
 from sparsestore.errors import SourceError
 
-__all__ = ["check_n_features", "check_rows", "numeric", "provenance", "rounded", "text_dtype", "value_dtype", "width"]
+__all__ = [
+    "check_n_features",
+    "check_rows",
+    "numeric",
+    "provenance",
+    "rounded",
+    "rounded_labels",
+    "text_dtype",
+    "value_dtype",
+    "width",
+]
 
 _HIGHEST = 2**63 - 2  # one more than the highest feature number must fit int64 too
 _FREE_ROWS = 1 << 24
@@ -91,6 +101,18 @@ def rounded(exact: NDArray[np.float64], dtype: np.dtype[Any]) -> tuple[NDArray[A
     if infinite.any() and (infinite & np.isfinite(exact)).any():
         return values, int(np.argmax(infinite & np.isfinite(exact)))
     return values, None
+
+
+def rounded_labels(exact: NDArray[np.float64], dtype: np.dtype[Any]) -> tuple[NDArray[Any], int | None, str]:
+    """As `rounded`, for labels; and what is wrong with the one that is.
+
+    A measured label may be rounded; a class, an id or a time in seconds would become another one.
+    """
+    values, at = rounded(exact, dtype)
+    if at is not None:
+        return values, at, f"is beyond {dtype}"
+    changed = (values != exact) & (np.rint(exact) == exact)
+    return values, int(np.argmax(changed)) if changed.any() else None, f"is a whole number that {dtype} lacks"
 
 
 def provenance(path: Path, format_name: str, options: Mapping[str, Any]) -> dict[str, Any]:

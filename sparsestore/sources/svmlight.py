@@ -211,12 +211,11 @@ class SvmlightSource:
 
     def _rounded(self, piece: Piece, lines: Lines, exact: NDArray[np.float64], noun: str) -> NDArray[Any]:
         """Values, or a label a row, in the dtype."""
-        values, at = options.rounded(exact, self._value_dtype)
-        wrong = "is beyond float32"
-        if at is None and noun == "label":
-            # a measured label may be rounded; a class, an id or a time in seconds would become another one
-            changed = (values != exact) & (np.rint(exact) == exact)
-            at, wrong = int(np.argmax(changed)) if changed.any() else None, "is a whole number that float32 lacks"
+        if noun == "label":
+            values, at, wrong = options.rounded_labels(exact, self._value_dtype)
+        else:
+            values, at = options.rounded(exact, self._value_dtype)
+            wrong = f"is beyond {self._value_dtype}"
         if at is None:
             return values
         row = at if noun == "label" else int(np.searchsorted(lines.indptr, at, side="right")) - 1
