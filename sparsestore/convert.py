@@ -64,11 +64,11 @@ def convert(
     """Convert a file or a matrix in memory into a store, and give the number of the version published.
 
     Row i of the store is row i of the source, unless `shuffle` is asked for. What the conversion holds in memory at
-    any time is at most `max_bytes` and 2 MiB, beside the source itself where that is in memory, up to 16 MiB that
-    sources of text read ahead, the imported libraries, and a row that alone exceeds the limit. Of it the writer takes
-    a quarter, at most 128 MiB; the rest is for blocks read and, where the source isn't in row order or is to be
-    shuffled, for the bucket sort: see `sparsestore.sort`. Then bucket files as large as the data are kept in a folder
-    below ``writers/`` of the store, removed at the end.
+    any time is at most `max_bytes` and 2 MiB, beside the source itself where that is in memory, names of features,
+    up to 16 MiB that sources of text read ahead, the imported libraries, and a row that alone exceeds the limit. Of
+    it the writer takes a quarter, at most 128 MiB; the rest is for blocks read and, where the source isn't in row
+    order or is to be shuffled, for the bucket sort: see `sparsestore.sort`. Then bucket files as large as the data
+    are kept in a folder below ``writers/`` of the store, removed at the end.
 
     A conversion that was interrupted, or for which the disk or memory did not suffice, goes on from its last whole part
     (some 2 GiB of the store) when it is called again: the rows before are read from the source once more, not written.
@@ -247,6 +247,11 @@ class _Conversion:
             file = fingerprint.of_file(opened)
         if duplicates != "sum" and opened.sorted_rows:
             raise ValueError(f"duplicates={duplicates!r} is for sources of triples; {opened.name} gives whole rows")
+        if ROW_ID in opened.columns and not getattr(opened, "numbered", False):
+            raise ValueError(
+                f"{opened.name}: a column can not be called {ROW_ID!r}, which has the numbers of rows: rename it, or "
+                "leave it out"
+            )
         if columns is not None and not isinstance(columns, Mapping):
             raise ValueError(f"columns is a {type(columns).__name__}, expected a mapping of names: {{'y': y}}")
         given = {name: _column(name, values) for name, values in (columns or {}).items()}
@@ -364,7 +369,7 @@ class _Conversion:
                     max_bytes=share,
                     scratch=scratch,
                     size=size,
-                    numbered=ROW_ID in self.source.columns,
+                    numbered=getattr(self.source, "numbered", False),
                 )
             # closed before the scratch folder goes, also when a traceback holds on to the generator
             stack.enter_context(closing(blocks))  # type: ignore[type-var]

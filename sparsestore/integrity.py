@@ -134,7 +134,7 @@ def examine(
             if not deep:
                 report(i + 1, len(places), "segments")
         if deep:
-            total = check.n_bytes + sum(sizes)
+            total = check.n_bytes + check.names_bytes + sum(sizes)
             check.told = lambda n: report(n, total, "bytes")
             free = memory.free_bytes()
             check.direct = free is not None and sum(sizes) > free * 3 // 4
@@ -153,6 +153,7 @@ class _Check:
         self._found: list[str] = []  # of versions
         self._problems: dict[int, list[Problem]] = {}  # of segments
         self.objects = self.n_bytes = 0
+        self.names_bytes = 0  # of names of features, still to be read
         self.direct = False  # around the page cache
         self.told: Callable[[int], None] = lambda _: None
         self._n_threads = n_threads
@@ -229,6 +230,8 @@ class _Check:
             reason = f"it has {document.n} names, expected {manifest.n_features}, one a feature"
             self._note(manifest.version, f"{features.prefix}/features.json", 0, 0, None, reason)
             self._named.pop(features, None)
+        if features in self._named:
+            self.names_bytes += sum(entry.length for entry in document.objects)
 
     def names(self) -> None:
         """Check every byte of the names of features whose objects are there, and that they are names."""

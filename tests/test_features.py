@@ -234,3 +234,9 @@ def test_the_command_takes_shows_and_selects_names(tmp_path: Path) -> None:
     found = run.invoke(app, ["convert", str(tmp_path / "x.npy"), str(tmp_path / "d.zarr"), *options])
     assert found.exit_code == 1
     assert "is no UTF-8 text" in found.output
+
+
+def test_progress_of_verify_ends_at_its_total(path: Path) -> None:
+    told: list[tuple[int, int | None]] = []
+    assert ss.open(path).verify(progress=lambda position, total, _: told.append((position, total))) == []
+    assert told[-1][0] == told[-1][1]

@@ -128,6 +128,11 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
         "1: field '0' is not a number that float64 can hold, found 'a': is thi",
     ),
     "missing": ("a,b\n1,\n", {}, "2: field 'b' is empty: give missing='zero' or missing='nan' if that is meant"),
+    "kept_beyond": (
+        "a,k\n1,1e39\n",
+        {"keep": "k:float32"},
+        "2: field 'k' 1e+39 is beyond float32: keep it as 'k:float64'",
+    ),
     "beyond": ("a,b\n1,1e39\n", {}, "2: value 1e+39 is beyond float32: give dtype='float64'"),
     "far_beyond": ("a,b\n1,1e400\n", {}, "2: field 'b' is not a number that float64 can hold, found '1e400'"),
     "comma": ("a;b\n1,5;2\n", {"delimiter": ";"}, "2: field 'a' is not a number that float64 can hold, found '1,5'"),
@@ -161,6 +166,7 @@ def test_a_bad_file_is_refused_with_its_line(tmp_path: Path, name: str) -> None:
         ({"label": "y", "weight": "y"}, "weight='y': the field 'y' is taken already"),
         ({"keep": "a:complex64"}, "keep='a:complex64': expected name:dtype with one of string, int8"),
         ({"drop": ["a", "b", "y"]}, "no field is left for a feature"),
+        ({"label": "a", "keep": "y"}, "two fields become the column 'y': keep one of them"),
         ({"missing": "mean"}, "missing='mean', expected one of error, zero, nan"),
         ({"delimiter": "ab"}, "delimiter='ab', expected one character that no number has"),
         ({"delimiter": "."}, "delimiter='.', expected one character"),
@@ -238,3 +244,11 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     source, warm = open_source(sys.argv[1]), open_source(sys.argv[2])
     """
     assert peak_of_reading(code, tmp_path / "large.csv", tmp_path / "warm.csv") <= (4 << 20) + (16 << 20)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_field_is_not_taken_for_numbers_of_rows(tmp_path: Path, shuffle: bool) -> None:
+    (tmp_path / "x.csv").write_text("row_id,a\n7,1\n7,2\n")
+    with pytest.raises(ValueError, match="a column can not be called 'row_id', which has the numbers of rows"):
+        ss.convert(tmp_path / "x.csv", tmp_path / "s.zarr", keep="row_id:int64", shuffle=shuffle)
+    assert not (tmp_path / "s.zarr").exists()

@@ -156,9 +156,11 @@ class CsvSource:
             raise ValueError(f"{self.name}: no field is left for a feature")
         self.n_features: int | None = len(features)
         self.feature_names = [names[field] for field in features.tolist()] if self._header else None
-        self.columns: dict[str, tuple[str, tuple[int, ...]]] = {
-            column.name: (column.dtype, ()) for column in (*self._numbers, *self._texts)
-        }
+        self.columns: dict[str, tuple[str, tuple[int, ...]]] = {}
+        for column in (*self._numbers, *self._texts):
+            if column.name in self.columns:
+                raise ValueError(f"{self.name}: two fields become the column {column.name!r}: keep one of them")
+            self.columns[column.name] = column.dtype, ()
 
     def _field(self, given: str | int, option: str) -> int:
         """Number of a field that is called by its name, or by its number where there is no header."""
@@ -254,9 +256,10 @@ class CsvSource:
             return values
         row = at if column is not None else int(np.searchsorted(found.indptr, at, side="right")) - 1
         noun = "value" if column is None else f"field {shown(self._names[column.field])}"
+        own = column is not None and column.name not in ("y", "sample_weight")
+        wider = f"keep it as '{self._names[column.field]}:float64'" if own and column else "give dtype='float64'"
         raise SourceError(
-            f"{self.name}:{piece.line_at(int(found.starts[row]))}: {noun} {float(exact[at])!r} {wrong}: "
-            "give dtype='float64'"
+            f"{self.name}:{piece.line_at(int(found.starts[row]))}: {noun} {float(exact[at])!r} {wrong}: {wider}"
         )
 
     def _column(self, piece: Piece, found: Table, place: int, column: _Kept) -> Array:

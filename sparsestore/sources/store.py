@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from sparsestore.checksum import crc32c
 from sparsestore.csr import Rows, index_dtype
-from sparsestore.format import manifest_key
+from sparsestore.format import ROW_ID, manifest_key
 from sparsestore.indexing import row_numbers
 from sparsestore.manifest import read_manifest
 from sparsestore.plan.selection import Selection
@@ -101,6 +101,7 @@ class StoreSource:
         self.columns: dict[str, tuple[str, tuple[int, ...]]] = {
             name: (schema.dtype, schema.shape) for name, schema in view.columns.items()
         }
+        self.numbered = ROW_ID in self.columns
         self.size: int | None = self.n_rows
         self.feature_names = view.feature_names
         self.shuffled = self._reader.manifest.shuffled if self._selection.in_order else None
