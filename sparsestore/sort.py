@@ -58,8 +58,8 @@ ENTRIES = ("indices", "data")  # arrays with an element an entry, not a row
 
 def sorted_rows(
     triples: Iterable[Triples],
-    n_rows: int,
-    n_features: int,
+    n_rows: int | None,
+    n_features: int | None,
     *,
     dtype: DTypeLike | None,
     max_bytes: int,
@@ -78,8 +78,10 @@ def sorted_rows(
     ----------
     triples : iterable of Triples
         Entries in any order.
-    n_rows, n_features : int
-        Shape of the matrix; rows without entries are rows.
+    n_rows, n_features : int, optional
+        Shape of the matrix; rows without entries are rows. None: as the last entries tell. Then bands are made for the
+        rows that the first quarter of `max_bytes` has; entries of higher ones go to a band of their own, which is dealt
+        out again.
     dtype : numpy dtype or None
         Logical dtype of the values. None: the dtype of the first triples, which the others must fit.
     max_bytes : int
@@ -111,35 +113,51 @@ def sorted_rows(
     stream = sorter.checked(triples, dtype)
     held, n_bytes, position = filled(stream, sorter.hold_bytes)
     if n_bytes <= sorter.hold_bytes:
-        yield from sorter.emit(joined(held) if held else sorter.nothing(dtype), 0, n_rows)
+        yield from sorter.emit(joined(held) if held else sorter.nothing(dtype), 0, sorter.rows_known)
         return
     estimate = n_bytes * size // position if size and position else None
+    stop = sorter.rows_known
+    if n_rows is None and size and position and _ascends(held):
+        stop = stop * size // position
     with scratch_folder(scratch, estimate) as folder:
         rest = (arrays for arrays, _ in stream)
-        yield from sorter.spilled(chained(held, rest), folder, 0, n_rows, estimate)
+        yield from sorter.spilled(chained(held, rest), folder, 0, max(1, stop), estimate, open_end=n_rows is None)
 
 
-@dataclass(frozen=True)
+def _ascends(held: deque[Arrays]) -> bool:
+    """Whether rows come more or less in order, so that higher ones are to come."""
+    return len(held) > 1 and int(held[-1]["row"].min()) >= int(held[0]["row"].max())
+
+
+@dataclass
 class _TripleSort:
-    """The parameters of one sort. Entries travel as dicts of three arrays: "row" (unsigned), "feature", "value"."""
+    """One sort. Entries travel as dicts of three arrays: "row" (unsigned), "feature", "value"."""
 
-    n_rows: int
-    n_features: int
+    n_rows: int | None
+    n_features: int | None
     duplicates: Duplicates
     block_rows: int
     hold_bytes: int
     band_bytes: int
+    rows_seen: int = 0
+    features_seen: int = 0
+
+    @property
+    def rows_known(self) -> int:
+        """How many rows there are; once all entries were seen where the shape was not given."""
+        return self.rows_seen if self.n_rows is None else self.n_rows
+
+    @property
+    def width(self) -> int:
+        """How many features there are, as `rows_known`."""
+        return self.features_seen if self.n_features is None else self.n_features
 
     def nothing(self, dtype: DTypeLike | None) -> Arrays:
         return {
-            "row": np.zeros(0, self.row_dtype),
-            "feature": np.zeros(0, index_dtype(self.n_features)),
+            "row": np.zeros(0, np.uint32),
+            "feature": np.zeros(0, index_dtype(self.width)),
             "value": np.zeros(0, dtype if dtype is not None else np.float32),
         }
-
-    @property
-    def row_dtype(self) -> np.dtype[Any]:
-        return np.dtype(np.uint32 if self.n_rows <= 2**32 else np.uint64)
 
     def checked(self, triples: Iterable[Triples], dtype: DTypeLike | None) -> Iterator[tuple[Arrays, int]]:
         """Entries in the dtypes of this sort; compiled loops write where they say, so they are checked here again."""
@@ -147,27 +165,40 @@ class _TripleSort:
         for block in triples:
             if len(block.rows) == 0:
                 continue
+            highest = []
             for name, numbers, limit in (
                 ("row", block.rows, self.n_rows),
                 ("feature", block.features, self.n_features),
             ):
                 low, high = int(numbers.min()), int(numbers.max())
-                if low < 0 or high >= limit:
-                    raise ValueError(f"{name} number {low if low < 0 else high} found, expected 0 to {limit - 1}")
+                if low < 0 or (limit is not None and high >= limit):
+                    expected = "at least 0" if limit is None else f"0 to {limit - 1}"
+                    raise ValueError(f"{name} number {low if low < 0 else high} found, expected {expected}")
+                highest.append(high)
+            self.rows_seen = max(self.rows_seen, highest[0] + 1)
+            self.features_seen = max(self.features_seen, highest[1] + 1)
             to = to or block.values.dtype
+            row_dtype = np.uint32 if self.rows_known <= 2**32 else np.uint64
             yield (
                 {
-                    "row": block.rows.astype(self.row_dtype),
-                    "feature": block.features.astype(index_dtype(self.n_features)),
+                    "row": block.rows.astype(row_dtype),
+                    "feature": block.features.astype(index_dtype(self.width)),
                     "value": _cast(block.values, to, block.rows, block.features),
                 },
                 block.position,
             )
 
     def spilled(
-        self, stream: Iterable[Arrays], folder: Path, start: int, stop: int, estimate: int | None
+        self,
+        stream: Iterable[Arrays],
+        folder: Path,
+        start: int,
+        stop: int,
+        estimate: int | None,
+        *,
+        open_end: bool = False,
     ) -> Iterator[Rows]:
-        """Rows start to stop, by way of a file for each band of rows."""
+        """Rows start to stop, by way of a file for each band of rows; with an open end the last one's go on behind."""
         n_files = number_of_files(estimate, self.band_bytes // 3)  # in memory a band takes up to 3 times its bytes
         shift = max(0, (stop - start - 1).bit_length() - (n_files.bit_length() - 1))
         n_bands = ((stop - start - 1) >> shift) + 1
@@ -179,6 +210,8 @@ class _TripleSort:
                     del arrays
         for band in range(n_bands):
             first, last = start + (band << shift), min(stop, start + ((band + 1) << shift))
+            if band == n_bands - 1 and open_end:
+                last = max(last, self.rows_known)
             if last - first == 1:
                 self.check_row(first, files.n_entries(band), self.entry_bytes(files))
             if last - first == 1 or files.n_entries(band) * self.entry_bytes(files) <= self.band_bytes:
@@ -200,7 +233,7 @@ class _TripleSort:
     def entry_bytes(self, files: BucketFiles) -> int:
         """Most bytes that an entry of a band takes in pass 2."""
         feature, value = files.dtypes["feature"].itemsize, files.dtypes["value"].itemsize
-        record = self.row_dtype.itemsize + feature + value
+        record = files.dtypes["row"].itemsize + feature + value
         # read and placed; read and cut into blocks; placed, merged, with a mask, starts and sums of 8 bytes
         return max(record + feature + value, 2 * record, 2 * (feature + value) + 17)
 
@@ -226,6 +259,7 @@ class _TripleSort:
         from sparsestore.kernels import bucket
 
         row, feature, value = arrays["row"], arrays["feature"], arrays["value"]
+        feature = feature.astype(index_dtype(self.width), copy=False)  # a wider one may have come with another band
         arrays.clear()
         indptr = np.zeros(stop - start + 1, np.int64)
         bucket.count(row, np.uint64(start), np.uint64(0), indptr[1:])
@@ -235,7 +269,7 @@ class _TripleSort:
         bucket.place(row, feature, bucket.as_bits(value), np.uint64(start), cursors, indices, bucket.as_bits(data))
         del row, feature, value, cursors
         bucket.sort_in_rows(indptr, indices, bucket.as_bits(data))
-        return self.merged(Rows(indptr, indices, data, self.n_features), start)
+        return self.merged(Rows(indptr, indices, data, self.width), start)
 
     def merged(self, rows: Rows, start: int) -> Rows:
         """The rows with entries at the same place made one."""
@@ -262,7 +296,7 @@ class _TripleSort:
             data = rows.data[np.append(starts[1:], rows.nnz) - 1]
         else:
             data = _sums(rows, starts, start)
-        return Rows(indptr.astype(np.int64, copy=False), indices, data, self.n_features)
+        return Rows(indptr.astype(np.int64, copy=False), indices, data, self.width)
 
 
 def _scattered(
@@ -276,7 +310,8 @@ def _scattered(
         bucket.count(piece["row"], np.uint64(start), np.uint64(shift), counts)
     bounds = np.concatenate([[0], np.cumsum(counts)])
     cursors = bounds[:-1].astype(np.uint64)
-    out = {name: np.empty(int(bounds[-1]), array.dtype) for name, array in pieces[0].items()}
+    dtypes = {name: np.result_type(*{piece[name].dtype for piece in pieces}) for name in pieces[0]}
+    out = {name: np.empty(int(bounds[-1]), dtype) for name, dtype in dtypes.items()}
     for piece in drained(pieces):
         bucket.scatter(
             piece["row"],

@@ -99,6 +99,8 @@ def test_placing_and_sorting_equal_their_numpy_twins(n_rows: int) -> None:
     step=st.integers(1, 400),
     seed=st.integers(0, 2**32),
     dtype=st.sampled_from(["float32", "float64", "int32", "uint16", "float16"]),
+    known=st.booleans(),
+    ordered=st.booleans(),
 )
 def test_rows_equal_scipy_for_every_budget(
     tmp_path_factory: pytest.TempPathFactory,
@@ -109,14 +111,20 @@ def test_rows_equal_scipy_for_every_budget(
     step: int,
     seed: int,
     dtype: str,
+    known: bool,
+    ordered: bool,
 ) -> None:
     rng = np.random.default_rng(seed)
     rows = rng.integers(0, n_rows, n) // rng.integers(1, 4)  # some rows stay empty at the end
+    if ordered:
+        rows.sort()
     features, values = rng.integers(0, n_features, n), rng.integers(1, 3, n).astype(dtype)
     scratch = tmp_path_factory.mktemp("scratch")
-    parts = sort.sorted_rows(
-        triples(rows, features, values, step), n_rows, n_features, dtype=dtype, max_bytes=max_bytes, scratch=scratch
-    )
+    limits: dict[str, Any] = {"dtype": dtype, "max_bytes": max_bytes, "scratch": scratch, "size": n}
+    shape = (n_rows, n_features) if known else (None, None)
+    parts = sort.sorted_rows(triples(rows, features, values, step), *shape, **limits)
+    if not known:
+        n_rows, n_features = (int(numbers.max(initial=-1)) + 1 for numbers in (rows, features))
     found = as_scipy(parts, n_features)
     expected = sp.coo_array((values.astype("float64"), (rows, features)), shape=(n_rows, n_features)).tocsr()
     assert found.shape == expected.shape
@@ -125,6 +133,24 @@ def test_rows_equal_scipy_for_every_budget(
     np.testing.assert_array_equal(found.indices, expected.indices)
     np.testing.assert_array_equal(found.data, expected.data.astype(dtype))
     assert list(scratch.iterdir()) == []
+
+
+def test_rows_far_behind_the_first_ones_need_no_shape(tmp_path: Path) -> None:
+    rows = np.concatenate([np.arange(3000) % 50, 2**33 + np.arange(3000) % 7])
+    features = np.where(np.arange(6000) == 5999, 2**40, np.arange(6000))
+    values = np.arange(1.0, 6001.0)
+    limits: dict[str, Any] = {"dtype": None, "max_bytes": 2000, "scratch": tmp_path}
+    parts = sort.sorted_rows(triples(rows, features, values, 100), None, None, **limits)
+    seen, last = 0, None
+    for part in parts:
+        if seen >= 50:
+            break
+        assert part.indices.dtype == np.int64
+        assert part.n_features == 2**40 + 1
+        seen, last = seen + len(part), part
+    assert last is not None
+    parts.close()  # type: ignore[attr-defined]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_fits_in_memory_touches_no_file(tmp_path: Path) -> None:

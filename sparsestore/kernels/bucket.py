@@ -38,14 +38,18 @@ def as_bits(values: Array) -> Array:
 
 @njit(nogil=True, cache=True)
 def count(rows: Array, first: np.uint64, shift: np.uint64, counts: Array) -> None:
-    """Add to ``counts[(row - first) >> shift]`` one for each row number; rows are unsigned and at least `first`."""
+    """Add to ``counts[(row - first) >> shift]`` one for each row number; rows are unsigned and at least `first`.
+
+    What lies behind the last band counts as of it.
+    """
+    last = np.uint64(len(counts) - 1)
     for i in range(np.uint64(len(rows))):
-        counts[(np.uint64(rows[i]) - first) >> shift] += 1
+        counts[min((np.uint64(rows[i]) - first) >> shift, last)] += 1
 
 
 def count_numpy(rows: Array, first: int, shift: int, counts: Array) -> None:
     """Numpy twin of `count`."""
-    bands = (rows.astype(np.uint64) - np.uint64(first)) >> np.uint64(shift)
+    bands = np.minimum((rows.astype(np.uint64) - np.uint64(first)) >> np.uint64(shift), np.uint64(len(counts) - 1))
     counts += np.bincount(bands.astype(np.int64), minlength=len(counts)).astype(counts.dtype)
 
 
@@ -61,9 +65,10 @@ def scatter(
     features_out: Array,
     values_out: Array,
 ) -> None:
-    """Move each triple to the cursor (uint64, advanced) of its band, ``(row - first) >> shift``."""
+    """Move each triple to the cursor (uint64, advanced) of its band, ``(row - first) >> shift``, the last at most."""
+    last = np.uint64(len(cursors) - 1)
     for i in range(np.uint64(len(rows))):
-        band = (np.uint64(rows[i]) - first) >> shift
+        band = min((np.uint64(rows[i]) - first) >> shift, last)
         at = cursors[band]
         cursors[band] = at + np.uint64(1)
         rows_out[at] = rows[i]
@@ -83,7 +88,8 @@ def scatter_numpy(
     values_out: Array,
 ) -> None:
     """Numpy twin of `scatter`."""
-    bands = ((rows.astype(np.uint64) - np.uint64(first)) >> np.uint64(shift)).astype(np.int64)
+    bands = (rows.astype(np.uint64) - np.uint64(first)) >> np.uint64(shift)
+    bands = np.minimum(bands, np.uint64(len(cursors) - 1)).astype(np.int64)
     order, at = _destinations(bands, cursors)
     rows_out[at] = rows[order]
     features_out[at] = features[order]
