@@ -119,6 +119,10 @@ Missing = Annotated[str | None, typer.Option("--missing", help="What an empty fi
 DuplicateEntries = Annotated[
     Duplicates, typer.Option("--duplicates", help="What several entries at one place become, in formats of triples.")
 ]
+Scratch = Annotated[
+    str | None,
+    typer.Option("--scratch", metavar="FOLDER", help="Where to put what is sorted, as large as the data; in DST."),
+]
 Shuffle = Annotated[
     bool, typer.Option("--shuffle", help="Put the rows in random order once, exactly, in bounded memory.")
 ]
@@ -494,6 +498,7 @@ def convert(
     store_version: SourceVersion = None,
     duplicates: DuplicateEntries = Duplicates.sum,
     feature_names: FeatureNames = None,
+    scratch: Scratch = None,
     as_json: Json = False,
 ) -> None:
     """Convert a file into a store."""
@@ -532,6 +537,7 @@ def convert(
             resume=resume,
             duplicates=duplicates.value,
             feature_names=_lines_of(feature_names),
+            scratch=scratch,
             progress=progress,
             **options,
         )
@@ -569,6 +575,7 @@ def append(
     store_version: SourceVersion = None,
     duplicates: DuplicateEntries = Duplicates.sum,
     feature_names: FeatureNames = None,
+    scratch: Scratch = None,
     as_json: Json = False,
 ) -> None:
     """Append the rows of a file to a store, as a new version of it.
@@ -609,6 +616,7 @@ def append(
             resume=resume,
             duplicates=duplicates.value,
             feature_names=_lines_of(feature_names),
+            scratch=scratch,
             progress=progress,
             **options,
         )

@@ -6,7 +6,7 @@ import importlib.metadata
 import logging
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from sparsestore.layout import parse_bytes
 from sparsestore.manifest import read_manifest, segment_lines, versions
 from sparsestore.plan.shuffle import check_seed
 from sparsestore.progress import Progress, shown
-from sparsestore.sort import Duplicates, shuffled_blocks, sorted_rows
+from sparsestore.sort import ORDER_BYTES, Duplicates, random_order, shuffled_blocks, sorted_rows
 from sparsestore.sources import fingerprint
 from sparsestore.sources.base import Block, Source
 from sparsestore.storage import LocalStorage, naming, open_storage, scratch_folder
@@ -58,6 +58,7 @@ def convert(
     resume: bool = True,
     duplicates: Duplicates = "sum",
     feature_names: Iterable[str] | None = None,
+    scratch: str | os.PathLike[str] | None = None,
     progress: Progress | bool | None = None,
     **options: Any,
 ) -> int:
@@ -102,6 +103,9 @@ def convert(
         For sources of triples: what several entries at one place become.
     feature_names : sequence of str, optional
         A name for each feature, no two alike; otherwise those of the source, where it has names.
+    scratch : path, optional
+        Folder that is there, for the bucket files: another disk, say. A kill leaves them there; in the store `gc`
+        would find them.
     progress : callable, bool or None
         Called as ``progress(position, total, unit)`` from time to time; a shuffle or sort starts from 0 a second time.
         None shows a bar on a terminal and logs lines elsewhere, False shows nothing: see `sparsestore.progress`.
@@ -117,7 +121,9 @@ def convert(
     ResourceError
         Where `max_bytes` is too little to work with, or the disk is full.
     """
-    plan = _Conversion.prepare(source, format, columns, shuffle, seed, max_bytes, duplicates, feature_names, options)
+    plan = _Conversion.prepare(
+        source, format, columns, shuffle, seed, max_bytes, duplicates, feature_names, scratch, options
+    )
     storage = open_storage(dst)
     chosen = {"into": "overwrite" if overwrite else "create", "profile": profile}
     journal = None
@@ -160,6 +166,7 @@ def append_source(
     resume: bool = True,
     duplicates: Duplicates = "sum",
     feature_names: Iterable[str] | None = None,
+    scratch: str | os.PathLike[str] | None = None,
     progress: Progress | bool | None = None,
     **options: Any,
 ) -> int:
@@ -169,7 +176,7 @@ def append_source(
 
     Parameters
     ----------
-    source, format, columns, max_bytes, resume, duplicates, feature_names, progress, **options
+    source, format, columns, max_bytes, resume, duplicates, feature_names, scratch, progress, **options
         As in `convert`.
     dst : str or path-like
         The store.
@@ -185,7 +192,9 @@ def append_source(
     ValueError, ResourceError
         As in `convert`.
     """
-    plan = _Conversion.prepare(source, format, columns, shuffle, seed, max_bytes, duplicates, feature_names, options)
+    plan = _Conversion.prepare(
+        source, format, columns, shuffle, seed, max_bytes, duplicates, feature_names, scratch, options
+    )
     chosen = {"into": "append", "grow_features": grow_features}
     plan, journal = plan.unfinished(open_storage(dst), chosen, resume)
     with _released(journal):
@@ -216,6 +225,7 @@ class _Conversion:
     max_bytes: int
     file: dict[str, Any] | None  # what the source's file was when it was opened
     feature_names: Array | None  # those given
+    scratch: Path | None  # where bucket files go, if not into the store
 
     @classmethod
     def prepare(
@@ -228,6 +238,7 @@ class _Conversion:
         max_bytes: int | str,
         duplicates: Duplicates,
         feature_names: Iterable[str] | None,
+        scratch: str | os.PathLike[str] | None,
         options: dict[str, Any],
     ) -> _Conversion:
         from sparsestore.sources.registry import open_source
@@ -264,7 +275,7 @@ class _Conversion:
                 f"feature_names has {len(names)} names, expected one for each of the {opened.n_features} features of "
                 f"{opened.name}"
             )
-        plan = cls(opened, given, seed, seed_given, duplicates, limit, file, names)
+        plan = cls(opened, given, seed, seed_given, duplicates, limit, file, names, _scratch(scratch))
         if opened.n_rows is not None:
             plan.check_length(opened.n_rows)
         return plan
@@ -351,17 +362,24 @@ class _Conversion:
         """Read everything, put it in order, and write what the writer does not have yet."""
         done = writer.n_rows
         left = self.max_bytes - self.writer_bytes
-        n_passes = int(not self.source.sorted_rows) + int(self.seed is not None)
+        if hasattr(self.source, "hold"):
+            self.source.hold(left // 4)
+            left -= left // 4
+        order = None
+        if self.in_one_pass(left // 4):
+            order = random_order(self.source.n_rows or 0, self.seed or 0)
+            left -= left // 4
+        n_passes = int(not self.source.sorted_rows) + int(self.seed is not None and order is None)
         with ExitStack() as stack:
             if n_passes == 0:
                 blocks = self.read(min(BLOCK_BYTES, left // 4), report)
             else:
-                scratch = stack.enter_context(scratch_folder(writer.scratch))
+                scratch = stack.enter_context(scratch_folder(self.scratch_of(writer)))
                 share = left // n_passes
                 rows = self.source.sorted_rows
-                blocks = self.read(share // 8, report) if rows else self.sorted(share, scratch, report)
-            blocks = self.joined(blocks)
-            if self.seed is not None:
+                blocks = self.read(share // 8, report) if rows else self.sorted(share, scratch, report, order)
+            blocks = self.joined(blocks, order)
+            if self.seed is not None and order is None:
                 size = self.source.size if self.source.sorted_rows else self.source.n_rows
                 blocks = shuffled_blocks(
                     blocks,
@@ -385,27 +403,43 @@ class _Conversion:
                 yield block
                 report(block.position, self.source.size, self.source.unit)
 
-    def sorted(self, max_bytes: int, scratch: Path, report: Progress) -> Iterator[Block]:
+    def in_one_pass(self, max_bytes: int) -> bool:
+        """Whether the sort of triples can shuffle their rows too: it then needs to have the whole order in memory."""
+        if self.seed is None or self.source.sorted_rows or self.source.n_rows is None:
+            return False
+        return ORDER_BYTES * self.source.n_rows <= max_bytes
+
+    def scratch_of(self, writer: Writer) -> Path:
+        """Folder for bucket files: in the store, or where it was asked for."""
+        return writer.scratch if self.scratch is None else self.scratch / f"sparsestore-{writer.scratch.name}"
+
+    def sorted(
+        self, max_bytes: int, scratch: Path, report: Progress, order: NDArray[np.int64] | None
+    ) -> Iterator[Block]:
         """The rows of a source of triples."""
-        n_rows, n_features = self.source.n_rows, self.source.n_features
-        if n_rows is None or n_features is None:
-            raise ValueError(f"{self.source.name}: triples need a shape, found {n_rows} rows and {n_features} features")
         rows = sorted_rows(
             self.read(max_bytes // 8, report),
-            n_rows,
-            n_features,
+            self.source.n_rows,
+            self.source.n_features,
             dtype=self.source.dtype,
             max_bytes=max_bytes,
             scratch=scratch,
             duplicates=self.duplicates,
             size=self.source.size,
+            order=order,
         )
         stop = 0
         for part in rows:
-            stop += len(part)
-            yield Block(part, {}, stop)
+            start, stop = stop, stop + len(part)
+            columns: dict[str, Array] = {}
+            if self.source.columns:
+                beside: Callable[[NDArray[np.int64]], dict[str, Array]] = self.source.beside  # type: ignore[attr-defined]
+                columns = beside(np.arange(start, stop) if order is None else order[start:stop])
+            if order is not None:
+                columns[ROW_ID] = order[start:stop]
+            yield Block(part, columns, stop)
 
-    def joined(self, blocks: Iterator[Block]) -> Iterator[Block]:
+    def joined(self, blocks: Iterator[Block], order: NDArray[np.int64] | None) -> Iterator[Block]:
         """Blocks with the given columns beside the source's own."""
         stop = 0
         for block in blocks:
@@ -415,7 +449,8 @@ class _Conversion:
                     raise ValueError(
                         f"column {name!r} has {len(array)} values, and {self.source.name} more rows than that"
                     )
-            given = {name: array[start:stop] for name, array in self.columns.items()}
+            rows = slice(start, stop) if order is None else order[start:stop]
+            given = {name: array[rows] for name, array in self.columns.items()}
             yield replace(block, columns={**block.columns, **given})
         self.check_length(stop)
 
@@ -455,6 +490,13 @@ def _refusal(storage: LocalStorage, journal: Journal, wanted: Mapping[str, Any])
         f"and it is not this one: its {name} was {found.get(name)}, now {wanted.get(name)}. Run that one again to "
         "finish it, or give resume=False (--no-resume) to throw it away"
     )
+
+
+def _scratch(given: str | os.PathLike[str] | None) -> Path | None:
+    """The folder for bucket files that was asked for."""
+    if given is not None and not Path(given).is_dir():
+        raise ValueError(f"scratch is {os.fspath(given)!r}, expected a folder that is there")
+    return None if given is None else Path(given)
 
 
 def _column(name: str, values: Any) -> Array:

@@ -34,7 +34,7 @@ from sparsestore.errors import ResourceError
 from sparsestore.plan import shuffle
 from sparsestore.sources.base import Block, Triples
 
-__all__ = ["KEY_ROWS", "KEY_STREAM", "Duplicates", "shuffled_blocks", "sorted_rows"]
+__all__ = ["KEY_ROWS", "KEY_STREAM", "ORDER_BYTES", "Duplicates", "random_order", "shuffled_blocks", "sorted_rows"]
 
 Array = NDArray[Any]
 Duplicates = Literal["sum", "last", "error"]
@@ -43,6 +43,9 @@ KEY_STREAM = shuffle.CONVERSION
 """Stream of `plan.shuffle.words` that conversion draws its keys from."""
 KEY_ROWS = 65_536
 """Rows that share one draw of keys. Part of the order that a seed stands for: it can not change."""
+
+ORDER_BYTES = 24
+"""Bytes of memory a row that `random_order`, or `sorted_rows` with an order, takes at most."""
 
 MAX_BLOCK_ROWS = 1 << 20
 BLOCK_ENTRIES = 1 << 19
@@ -66,6 +69,7 @@ def sorted_rows(
     scratch: Path,
     duplicates: Duplicates = "sum",
     size: int | None = None,
+    order: NDArray[np.int64] | None = None,
 ) -> Iterator[Rows]:
     """Sort triples into canonical rows: a two-pass bucket sort over bands of rows.
 
@@ -93,6 +97,9 @@ def sorted_rows(
         order, or an error.
     size : int, optional
         Total of `Triples.position`, from which the number of bands and the disk space needed are estimated.
+    order : (n_rows,) int64 array, optional
+        Another order of the rows, such as `random_order`: row i given is row ``order[i]`` of the triples. It takes
+        `ORDER_BYTES` a row beside `max_bytes`, and saves the pass that shuffling the rows afterwards would need.
 
     Yields
     ------
@@ -109,7 +116,10 @@ def sorted_rows(
     if duplicates not in ("sum", "last", "error"):
         raise ValueError(f"duplicates must be 'sum', 'last' or 'error', found {duplicates!r}")
     block_rows = power_below(max(1, min(MAX_BLOCK_ROWS, max_bytes // 64)))
-    sorter = _TripleSort(n_rows, n_features, duplicates, block_rows, max_bytes // 4, max_bytes // 2)
+    sorter = _TripleSort(n_rows, n_features, duplicates, block_rows, max_bytes // 4, max_bytes // 2, order)
+    if order is not None:
+        sorter.ranks = np.empty(len(order), np.int64)
+        sorter.ranks[order] = np.arange(len(order))
     stream = sorter.checked(triples, dtype)
     held, n_bytes, position = filled(stream, sorter.hold_bytes)
     if n_bytes <= sorter.hold_bytes:
@@ -139,6 +149,8 @@ class _TripleSort:
     block_rows: int
     hold_bytes: int
     band_bytes: int
+    order: NDArray[np.int64] | None = None
+    ranks: NDArray[np.int64] | None = None
     rows_seen: int = 0
     features_seen: int = 0
 
@@ -151,6 +163,10 @@ class _TripleSort:
     def width(self) -> int:
         """How many features there are, as `rows_known`."""
         return self.features_seen if self.n_features is None else self.n_features
+
+    def original(self, row: int) -> int:
+        """Number of a row among the triples."""
+        return row if self.order is None else int(self.order[row])
 
     def nothing(self, dtype: DTypeLike | None) -> Arrays:
         return {
@@ -179,9 +195,10 @@ class _TripleSort:
             self.features_seen = max(self.features_seen, highest[1] + 1)
             to = to or block.values.dtype
             row_dtype = np.uint32 if self.rows_known <= 2**32 else np.uint64
+            rows = block.rows if self.ranks is None else self.ranks[block.rows]
             yield (
                 {
-                    "row": block.rows.astype(row_dtype),
+                    "row": rows.astype(row_dtype),
                     "feature": block.features.astype(index_dtype(self.width)),
                     "value": _cast(block.values, to, block.rows, block.features),
                 },
@@ -226,8 +243,8 @@ class _TripleSort:
         n_bytes, most = n_entries * entry_bytes, max(2 * self.band_bytes, ROW_BYTES)
         if n_bytes > most:
             raise ResourceError(
-                f"row {row} has {n_entries} entries, which take {n_bytes} bytes to sort, expected at most {most}: "
-                "give a larger max_bytes"
+                f"row {self.original(row)} has {n_entries} entries, which take {n_bytes} bytes to sort, expected at "
+                f"most {most}: give a larger max_bytes"
             )
 
     def entry_bytes(self, files: BucketFiles) -> int:
@@ -284,7 +301,7 @@ class _TripleSort:
             return rows
         if self.duplicates == "error":
             at = int(np.argmin(fresh))
-            row = start + int(np.searchsorted(rows.indptr, at, side="right")) - 1
+            row = self.original(start + int(np.searchsorted(rows.indptr, at, side="right")) - 1)
             raise ValueError(
                 f"row {row} has feature {int(rows.indices[at])} more than once: "
                 "give duplicates='sum' or duplicates='last' to accept that"
@@ -295,8 +312,39 @@ class _TripleSort:
         if self.duplicates == "last":
             data = rows.data[np.append(starts[1:], rows.nnz) - 1]
         else:
-            data = _sums(rows, starts, start)
+            data = self.sums(rows, starts, start)
         return Rows(indptr.astype(np.int64, copy=False), indices, data, self.width)
+
+    def sums(self, rows: Rows, starts: NDArray[np.int64], first_row: int) -> Array:
+        """Sums of runs of entries that begin at `starts`, in the dtype of the values; any is the sum of booleans."""
+        values = rows.data
+        if values.dtype.kind == "b":
+            return np.logical_or.reduceat(values, starts)
+        if values.dtype.kind == "f":
+            sums = np.add.reduceat(values, starts, dtype=np.float64)
+            with np.errstate(over="ignore"):
+                cast = sums.astype(values.dtype)
+            bad = np.isinf(cast) & np.isfinite(sums)
+        else:
+            wide = np.uint64 if values.dtype == np.uint64 else np.int64
+            sums = np.add.reduceat(values, starts, dtype=wide)
+            limits = np.iinfo(values.dtype)
+            bad = (sums < limits.min) | (sums > limits.max)
+            if values.dtype.itemsize == 8:
+                # int64 sums can wrap: where the rounded sum comes near the limits, Python's integers decide
+                near = np.flatnonzero(np.abs(np.add.reduceat(values, starts, dtype=np.float64)) >= 2.0**62)
+                stops = np.append(starts[1:], len(values))
+                for at in near.tolist():
+                    bad[at] |= not limits.min <= sum(values[starts[at] : stops[at]].tolist()) <= limits.max
+            cast = sums.astype(values.dtype)
+        if bad.any():
+            at = int(np.argmax(bad))
+            row = self.original(first_row + int(np.searchsorted(rows.indptr, starts[at], side="right")) - 1)
+            raise ValueError(
+                f"row {row}, feature {int(rows.indices[starts[at]])}: the sum of its duplicates does not fit "
+                f"{values.dtype}: give a wider dtype="
+            )
+        return cast
 
 
 def _scattered(
@@ -346,39 +394,22 @@ def _cast(values: Array, dtype: np.dtype[Any], rows: Array, features: Array) -> 
     return cast
 
 
-def _sums(rows: Rows, starts: NDArray[np.int64], first_row: int) -> Array:
-    """Sums of the runs of entries that begin at `starts`, in the dtype of the values; any is the sum of booleans."""
-    values = rows.data
-    if values.dtype.kind == "b":
-        return np.logical_or.reduceat(values, starts)
-    if values.dtype.kind == "f":
-        sums = np.add.reduceat(values, starts, dtype=np.float64)
-        with np.errstate(over="ignore"):
-            cast = sums.astype(values.dtype)
-        bad = np.isinf(cast) & np.isfinite(sums)
-    else:
-        wide = np.uint64 if values.dtype == np.uint64 else np.int64
-        sums = np.add.reduceat(values, starts, dtype=wide)
-        limits = np.iinfo(values.dtype)
-        bad = (sums < limits.min) | (sums > limits.max)
-        if values.dtype.itemsize == 8:
-            # int64 sums can wrap: where the rounded sum comes near the limits, Python's integers decide
-            near = np.flatnonzero(np.abs(np.add.reduceat(values, starts, dtype=np.float64)) >= 2.0**62)
-            stops = np.append(starts[1:], len(values))
-            for at in near.tolist():
-                bad[at] |= not limits.min <= sum(values[starts[at] : stops[at]].tolist()) <= limits.max
-        cast = sums.astype(values.dtype)
-    if bad.any():
-        at = int(np.argmax(bad))
-        row = first_row + int(np.searchsorted(rows.indptr, starts[at], side="right")) - 1
-        raise ValueError(
-            f"row {row}, feature {int(rows.indices[starts[at]])}: the sum of its duplicates does not fit "
-            f"{values.dtype}: give a wider dtype="
-        )
-    return cast
-
-
 # --------------------------------------------------------------------------------------------- rows in a random order
+
+
+def random_order(n_rows: int, seed: int) -> NDArray[np.int64]:
+    """The order in which `shuffled_blocks` gives so many rows: row i of it is row ``order[i]`` of the input.
+
+    Examples
+    --------
+    >>> random_order(5, seed=0)
+    array([4, 0, 3, 2, 1])
+    """
+    keys = np.empty(n_rows, np.uint64)
+    for window, start in enumerate(range(0, n_rows, KEY_ROWS)):
+        part = keys[start : start + KEY_ROWS]
+        part[:] = shuffle.words(seed, KEY_STREAM, 0, window, KEY_ROWS)[: len(part)]
+    return np.argsort(keys, kind="stable")
 
 
 def shuffled_blocks(

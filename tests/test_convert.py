@@ -139,18 +139,58 @@ def test_row_i_of_the_store_is_row_i_of_the_source(tmp_path: Path, make: Callabl
 
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("max_bytes", [SMALL, "1GiB"], ids=["files", "memory"])
+@pytest.mark.parametrize("knows_length", [True, False])
 def test_a_shuffle_is_the_same_for_every_budget(
-    tmp_path: Path, make: Callable[..., FakeRows], max_bytes: int | str
+    tmp_path: Path, make: Callable[..., FakeRows], max_bytes: int | str, knows_length: bool
 ) -> None:
     x = matrix(60_000)  # 600,000 entries: more than a sort holds of 24 MiB
     dst = tmp_path / "a.zarr"
     y = np.arange(60_000)
-    convert(make(x, block_rows=3000), dst, columns={"y": y}, shuffle=True, seed=5, max_bytes=max_bytes)
+    source = make(x, block_rows=3000, knows_length=knows_length)  # triples that know it need no second pass
+    convert(source, dst, columns={"y": y}, shuffle=True, seed=5, max_bytes=max_bytes)
     found, order = Opened(dst), order_of(60_000, 5)
     np.testing.assert_array_equal(found.columns["row_id"], order)
     np.testing.assert_array_equal(found.columns["y"], order)
     assert (found.x != x[order]).nnz == 0
     assert found.manifest.shuffled == {"method": "exact", "seed": 5}
+
+
+@pytest.mark.parametrize("shuffle", [False, True], ids=["in_order", "shuffled"])
+def test_triples_may_bring_columns_of_their_rows(tmp_path: Path, shuffle: bool) -> None:
+    x = matrix(500)
+    source = triples_of(x, columns_given={"y": np.arange(500.0)})
+    source.beside = lambda rows: {"y": rows.astype(np.float64)}  # type: ignore[attr-defined]
+    convert(source, tmp_path / "a.zarr", columns={"z": np.arange(500)}, shuffle=shuffle)
+    found = Opened(tmp_path / "a.zarr")
+    order = found.columns["row_id"] if shuffle else np.arange(500)
+    np.testing.assert_array_equal(found.columns["y"], order)
+    np.testing.assert_array_equal(found.columns["z"], order)
+    assert (found.x != x[order]).nnz == 0
+
+
+def test_an_error_of_a_shuffled_sort_names_the_row_of_the_source(tmp_path: Path) -> None:
+    class Twice(FakeTriples):
+        def blocks(self, max_bytes: int) -> Iterator[Any]:  # noqa: ARG002
+            yield Triples(np.array([3, 77, 77]), np.array([1, 2, 2]), np.ones(3, np.float32), 100)
+
+    source = Twice(matrix(100), sorted_rows=False)
+    with pytest.raises(ValueError, match="row 77 has feature 2 more than once"):
+        convert(source, tmp_path / "a.zarr", shuffle=True, duplicates="error")
+
+
+def test_bucket_files_may_lie_in_another_folder(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def look(*_: object) -> None:
+        seen.extend(left_in(tmp_path / "scratch"))
+
+    (tmp_path / "scratch").mkdir()
+    source = FakeRows(matrix(60_000), block_rows=3000)
+    convert(source, tmp_path / "a", shuffle=True, max_bytes=SMALL, scratch=tmp_path / "scratch", progress=look)
+    assert any(name.endswith(".bin") for name in seen)
+    assert left_in(tmp_path / "scratch") == []
+    with pytest.raises(ValueError, match=r"scratch is '.*nowhere', expected a folder that is there"):
+        convert(matrix(10), tmp_path / "b", scratch=tmp_path / "nowhere")
 
 
 def test_a_seed_that_is_left_out_is_drawn_and_recorded(tmp_path: Path) -> None:

@@ -71,8 +71,17 @@ class Source(Protocol):
     unit : str
         "bytes" or "rows", the unit of `size`.
     sorted_rows : bool
-        True: `blocks` yields `Block`s in row order. False: it yields `Triples` in any order and `n_rows` and
-        `n_features` are known; the caller sorts them.
+        True: `blocks` yields `Block`s in row order. False: it yields `Triples` in any order; the caller sorts them.
+
+    Notes
+    -----
+    What only some have, for those who look for it:
+
+    - ``feature_names``: names of the features, once all blocks were read, or None;
+    - ``numbered``: whether the column "row_id" has the numbers that rows had where they came from;
+    - ``shuffled``: how the rows were shuffled, as a manifest has it, or None;
+    - ``hold(max_bytes)``: called before `blocks`, limits what a source keeps until its end, such as dictionaries;
+    - ``beside(rows)``: of triples with columns: their values of some rows, (k,) int64, once all triples were read.
     """
 
     name: str
