@@ -74,7 +74,7 @@ NFeatures = Annotated[
 ]
 ZeroBased = Annotated[
     bool | None,
-    typer.Option("--zero-based/--one-based", help="Number of the first feature; 1 by default, 0 in libffm."),
+    typer.Option("--zero-based/--one-based", help="Number of the first feature; 1 by default, 0 in libffm and tables."),
 ]
 Columns = Annotated[
     list[str] | None,
@@ -116,6 +116,32 @@ Keep = Annotated[
 ]
 Drop = Annotated[str | None, typer.Option("--drop", metavar="FIELDS", help="Fields that are left out.")]
 Missing = Annotated[str | None, typer.Option("--missing", help="What an empty field is: error, zero or nan.")]
+RowField = Annotated[
+    str | None,
+    typer.Option("--row", metavar="FIELD", help="Of a table of triples: field of the row, as user or user:string."),
+]
+FeatureField = Annotated[
+    str | None, typer.Option("--feature", metavar="FIELD", help="Field of the feature, as item or item:string.")
+]
+ValueField = Annotated[
+    str | None, typer.Option("--value", metavar="FIELD", help="Field of the value; without one each entry is 1.")
+]
+NRows = Annotated[int | None, typer.Option("--n-rows", help="Number of rows, where the last ones may have no triple.")]
+Categorical = Annotated[
+    str | None,
+    typer.Option("--categorical", metavar="FIELDS", help="Fields of text, each text of which is a feature: color,C*"),
+]
+Encode = Annotated[
+    str | None,
+    typer.Option("--encode", help="How texts become features: dictionary, or hash to --n-features, with signs."),
+]
+Unknown = Annotated[
+    str | None, typer.Option("--unknown", help="What a text becomes that is no known feature: add, ignore or error.")
+]
+Bucket = Annotated[
+    str | None,
+    typer.Option("--bucket", metavar="FIELDS", help="Numbers of which the range is a feature: age:18|30|50,I*:log2"),
+]
 DuplicateEntries = Annotated[
     Duplicates, typer.Option("--duplicates", help="What several entries at one place become, in formats of triples.")
 ]
@@ -148,6 +174,9 @@ SRC is a file or folder of one of these formats:
   format         names that end in             options it knows
   svmlight       .svm .svmlight .libsvm  (+)   --n-features --zero-based --one-based --dtype --multilabel --qid --sort
   csv            .csv .tsv  (+)  (wide)        --header --delimiter --label --weight --keep --drop --missing --dtype
+                                               --categorical --encode --n-features --unknown --bucket
+                 with --row, --feature         --value --label --weight --header --delimiter --dtype --n-rows
+                 (triples)                     --n-features --zero-based --one-based --encode --unknown
   libffm         .ffm .libffm  (+)             --n-features --zero-based --one-based --dtype --sort
   matrix_market  .mtx .mm  (+)                 --n-features --dtype
   uci            .uci  (+)  (bag of words)     --n-features --dtype
@@ -168,6 +197,8 @@ once with --shuffle: training then reads large blocks and still sees a fully shu
 Examples
   sparsestore convert clicks.svm.gz clicks.zarr --n-features 1000000 --shuffle --seed 0
   sparsestore convert visits.csv.gz visits.zarr --label bought --keep user,when:int64 --shuffle
+  sparsestore convert day0.csv day0.zarr --label click --categorical 'C*' --bucket 'I*:log2' --missing nan
+  sparsestore convert ratings.csv ratings.zarr --row user:string --feature item:string --value stars
   sparsestore convert counts.npz cells.zarr --column y=labels.npy --profile compact
   sparsestore convert clicks.zarr shuffled.zarr --shuffle --rows :1000000
 """
@@ -493,6 +524,14 @@ def convert(
     keep: Keep = None,
     drop: Drop = None,
     missing: Missing = None,
+    categorical: Categorical = None,
+    encode: Encode = None,
+    unknown: Unknown = None,
+    bucket: Bucket = None,
+    row: RowField = None,
+    feature: FeatureField = None,
+    value: ValueField = None,
+    n_rows: NRows = None,
     rows: RowsOf = None,
     select: Select = None,
     store_version: SourceVersion = None,
@@ -518,6 +557,14 @@ def convert(
         keep=keep,
         drop=drop,
         missing=missing,
+        categorical=categorical,
+        encode=encode,
+        unknown=unknown,
+        bucket=bucket,
+        row=row,
+        feature=feature,
+        value=value,
+        n_rows=n_rows,
         rows=rows,
         select=select,
         store_version=store_version,
@@ -570,6 +617,14 @@ def append(
     keep: Keep = None,
     drop: Drop = None,
     missing: Missing = None,
+    categorical: Categorical = None,
+    encode: Encode = None,
+    unknown: Unknown = None,
+    bucket: Bucket = None,
+    row: RowField = None,
+    feature: FeatureField = None,
+    value: ValueField = None,
+    n_rows: NRows = None,
     rows: RowsOf = None,
     select: Select = None,
     store_version: SourceVersion = None,
@@ -598,6 +653,14 @@ def append(
         keep=keep,
         drop=drop,
         missing=missing,
+        categorical=categorical,
+        encode=encode,
+        unknown=unknown,
+        bucket=bucket,
+        row=row,
+        feature=feature,
+        value=value,
+        n_rows=n_rows,
         rows=rows,
         select=select,
         store_version=store_version,

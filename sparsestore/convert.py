@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsestore.csr import index_dtype
 from sparsestore.errors import ResourceError, StoreExistsError
-from sparsestore.features import as_names
+from sparsestore.features import as_names, read_names
 from sparsestore.format import ROW_ID
 from sparsestore.journal import Journal, all_journals
 from sparsestore.layout import parse_bytes
@@ -196,6 +197,7 @@ def append_source(
         source, format, columns, shuffle, seed, max_bytes, duplicates, feature_names, scratch, options
     )
     chosen = {"into": "append", "grow_features": grow_features}
+    plan.go_on_with_names(open_storage(dst))
     plan, journal = plan.unfinished(open_storage(dst), chosen, resume)
     with _released(journal):
         writer = append_to(
@@ -270,7 +272,9 @@ class _Conversion:
         if twice:
             raise ValueError(f"columns {twice} are given and are in {opened.name} too: leave them out or rename them")
         names = None if feature_names is None else as_names(feature_names)
-        if names is not None and opened.n_features not in (None, len(names)):
+        if names is not None and hasattr(opened, "adopt"):
+            opened.adopt(names.tolist())
+        elif names is not None and opened.n_features not in (None, len(names)):
             raise ValueError(
                 f"feature_names has {len(names)} names, expected one for each of the {opened.n_features} features of "
                 f"{opened.name}"
@@ -291,7 +295,17 @@ class _Conversion:
 
     def names(self) -> Iterable[str] | None:
         """Names of the features, once all was read."""
-        return getattr(self.source, "feature_names", None) if self.feature_names is None else self.feature_names
+        own: Iterable[str] | None = getattr(self.source, "feature_names", None)
+        # a source that adopted those given has them too, and what came to them
+        return own if self.feature_names is None or hasattr(self.source, "adopt") else self.feature_names
+
+    def go_on_with_names(self, storage: LocalStorage) -> None:
+        """Features of texts that a store has already keep their numbers."""
+        if not hasattr(self.source, "adopt") or self.feature_names is not None or not versions(storage):
+            return
+        manifest = read_manifest(storage, None)
+        if manifest.features is not None and manifest.n_features is not None:
+            self.source.adopt(read_names(storage, manifest.features, manifest.n_features).tolist())
 
     def shuffled(self) -> dict[str, Any] | None:
         if self.seed is None:
@@ -435,6 +449,8 @@ class _Conversion:
             if self.source.columns:
                 beside: Callable[[NDArray[np.int64]], dict[str, Array]] = self.source.beside  # type: ignore[attr-defined]
                 columns = beside(np.arange(start, stop) if order is None else order[start:stop])
+            width = max(part.n_features, getattr(self.source, "width", 0))  # some features may have no entry
+            part = replace(part, n_features=width, indices=part.indices.astype(index_dtype(width), copy=False))
             if order is not None:
                 columns[ROW_ID] = order[start:stop]
             yield Block(part, columns, stop)

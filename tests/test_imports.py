@@ -41,6 +41,10 @@ SHARED = {
     "sources.options",
     "sources.text",
 }
+TABLES = {
+    *SHARED,
+    *(f"sources.{name}" for name in ("categories", "dictionary", "fields", "ranges", "row_values")),
+}
 TABLE: dict[str, set[str]] = {
     "__init__": {"errors", "store"},
     "__main__": {"cli"},
@@ -82,6 +86,9 @@ TABLE: dict[str, set[str]] = {
     "sources.libffm": {*SHARED, "sources.svmlight"},
     "sources.lda_c": {*SHARED, "sources.svmlight"},
     "sources.uci": {*SHARED, "sources.matrix_market"},
+    "sources.categories": {*SHARED, "sources.dictionary"},
+    "sources.csv": TABLES,
+    "sources.triples": TABLES,
     "sources.iterable": {*SHARED, "sources.memory"},
     "sources.store": {*SHARED, "checksum", "format", "indexing", "manifest", "plan", "reader", "storage", "view"},
     "sources.fingerprint": {"checksum", "sources"},

@@ -252,3 +252,121 @@ def test_a_field_is_not_taken_for_numbers_of_rows(tmp_path: Path, shuffle: bool)
     with pytest.raises(ValueError, match="a column can not be called 'row_id', which has the numbers of rows"):
         ss.convert(tmp_path / "x.csv", tmp_path / "s.zarr", keep="row_id:int64", shuffle=shuffle)
     assert not (tmp_path / "s.zarr").exists()
+
+
+# ------------------------------------------------------------------------------------------------ categories and ranges
+
+
+def tables() -> tuple[pandas.DataFrame, str]:
+    rng = np.random.default_rng(3)
+    n = 400
+    frame = pandas.DataFrame(
+        {
+            "age": rng.integers(10, 70, n),
+            "y": rng.integers(0, 2, n),
+            "color": [f"c{k}" for k in rng.integers(0, 9, n).tolist()],
+            "clicks": np.where(rng.random(n) < 0.7, 0, rng.integers(1, 100, n)),
+            "city": [f"Ort {k}, «x»" for k in rng.integers(0, 30, n).tolist()],
+        }
+    )
+    return frame, frame.to_csv(index=False)
+
+
+def test_categories_are_those_of_pandas_in_the_order_they_come(tmp_path: Path) -> None:
+    frame, text = tables()
+    source = opened(tmp_path, text, label="y", categorical="c*y,color", keep="age:float32")
+    store = ss.convert(source, tmp_path / "a.zarr")
+    assert store.feature_names is not None
+    names = store.feature_names.tolist()
+    dummies = pandas.get_dummies(frame[["city", "color"]], prefix_sep="=", dtype=float)
+    assert names[0] == "clicks"
+    assert sorted(names[1:]) == sorted(dummies.columns)
+    seen = [name for row in frame.index for name in (f"city={frame.city[row]}", f"color={frame.color[row]}")]
+    assert [name for name in names if name.startswith("city")] == list(dict.fromkeys(seen[::2]))
+    wanted = pandas.concat([frame[["clicks"]], dummies], axis=1)[names]
+    np.testing.assert_array_equal(store[:].toarray(), wanted.to_numpy(np.float32))
+    assert set(store.columns) == {"y", "age"}
+    assert read(source)[0].shape == store.shape  # once more from the beginning
+
+
+def test_ranges_are_those_of_numpy(tmp_path: Path) -> None:
+    frame, text = tables()
+    source = opened(tmp_path, text, label="y", drop="color,city", bucket="age:18|30|50.5,cl*:log2")
+    assert source.feature_names is not None
+    assert source.feature_names[:4] == ["age<18", "age=18..30", "age=30..50.5", "age>=50.5"]
+    assert source.feature_names[4:8] == ["clicks<0", "clicks=0..1", "clicks=1..2", "clicks=2..4"]
+    wanted = np.zeros((len(frame), source.n_features))
+    wanted[np.arange(len(frame)), np.digitize(frame.age, [18, 30, 50.5])] = 1
+    wanted[np.arange(len(frame)), 4 + np.digitize(frame.clicks, [0, *(2.0 ** np.arange(63))])] = 1
+    check_source(source, wanted, {"y": frame.y.to_numpy(np.float32)})
+
+
+def test_hashed_categories_are_those_of_scikit_learn(tmp_path: Path) -> None:
+    extraction = pytest.importorskip("sklearn.feature_extraction")
+    frame, text = tables()
+    source = opened(
+        tmp_path, text, label="y", drop="age", categorical=["color", "city"], encode="hash", n_features=1 + 16
+    )
+    check_source(source, read(source)[0])
+    bags = [[f"color={color}", f"city={city}"] for color, city in zip(frame.color, frame.city, strict=True)]
+    hashed = extraction.FeatureHasher(16, input_type="string").transform(bags).toarray()
+    found = read(source)[0].toarray()
+    np.testing.assert_array_equal(found[:, 1:], hashed)  # several of one row at one place add up
+    np.testing.assert_array_equal(found[:, 0], frame.clicks)
+    assert source.feature_names is None
+    assert source.provenance()["options"]["encode"] == "hash"
+
+
+def test_empty_categories_and_ranges_are_what_is_said(tmp_path: Path) -> None:
+    text = 'a,c,b\n1,x,2\n2,,\n0,"",nan\n'
+    options: dict[str, Any] = {"categorical": "c", "bucket": {"b": [0, 5]}}
+    zero = ss.convert(opened(tmp_path, text, missing="zero", **options), tmp_path / "zero.zarr")
+    assert zero[:].toarray().tolist() == [[1, 0, 1, 0, 1], [2, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
+    nan = ss.convert(opened(tmp_path, text, missing="nan", **options), tmp_path / "nan.zarr")
+    assert nan.feature_names is not None
+    assert nan.feature_names.tolist() == ["a", "b<0", "b=0..5", "b>=5", "c=x", "c="]
+    assert nan[:].toarray().tolist() == [[1, 0, 1, 0, 1, 0], [2, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 1]]
+    for line, field in ((text, "b"), ("a,c,b\n1,x,2\n1,,2\n", "c")):
+        with pytest.raises(SourceError, match=rf"x\.csv:3: field '{field}' is empty: give missing='zero'"):
+            list(opened(tmp_path, line, **options).blocks(1 << 20))
+
+
+def test_a_second_day_keeps_the_categories_of_the_first(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"categorical": "c", "label": "y"}
+    ss.convert(opened(tmp_path, "n,c,y\n1,b,0\n2,a,1\n", **options), tmp_path / "a.zarr")
+    (tmp_path / "2.csv").write_text("n,c,y\n0,c,1\n4,a,0\n")
+    command = ["append", str(tmp_path / "2.csv"), str(tmp_path / "a.zarr"), "--categorical", "c", "--label", "y"]
+    assert CliRunner().invoke(app, [*command, "--grow-features"]).exit_code == 0
+    with ss.open(tmp_path / "a.zarr") as store:
+        assert store.feature_names is not None
+        assert store.feature_names.tolist() == ["n", "c=b", "c=a", "c=c"]
+        assert store[:].toarray().tolist() == [[1, 1, 0, 0], [2, 0, 1, 0], [0, 0, 0, 1], [4, 0, 1, 0]]
+
+
+CATEGORIES = {
+    "alike": ({"categorical": "a,a=b"}, "a text of field 'a' and 'a=b' could have one name: rename a field"),
+    "like_a_number": ({"categorical": "a"}, "a text of field 'a' and 'a=b' could have one name"),
+    "twice": ({"categorical": "a,a"}, "categorical='a': the field 'a' is taken already"),
+    "no_match": ({"categorical": "x*"}, "categorical='x*': no field that is left is called so"),
+    "width": ({"categorical": "a", "drop": "a=b", "n_features": 7}, "n_features=7 is for encode='hash'"),
+    "narrow": ({"categorical": "a", "drop": "a=b", "encode": "hash", "n_features": 1}, "0 are left to hash to"),
+    "alone": ({"encode": "hash"}, "encode, n_features and unknown are for categories"),
+    "edges": ({"bucket": {"n": [2, 1]}}, "the edges of 'n' are [2.0, 1.0], expected ascending numbers"),
+    "no_edges": ({"bucket": "n"}, "bucket='n': found 'n', expected field:18|30|50 or field:log2"),
+    "text_edges": ({"bucket": "n:a|b"}, "the edges of 'n' are ['a', 'b'], expected ascending numbers"),
+    "log3": ({"bucket": {"n": "log3"}}, "the edges of 'n' are 'log3', expected numbers or 'log2'"),
+}
+
+
+@pytest.mark.parametrize("name", CATEGORIES)
+def test_categories_and_ranges_that_make_no_sense_are_refused(tmp_path: Path, name: str) -> None:
+    options, message = CATEGORIES[name]
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        opened(tmp_path, "a,a=b,n\n1,2,3\n", **options)
+    assert message in str(caught.value)
+
+
+def test_a_category_that_is_no_text_is_refused_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(b"n,c\n1,a\n2,\xff\n")
+    with pytest.raises(SourceError, match=r"x\.csv:3: field 'c' is no UTF-8 text"):
+        list(open_source(tmp_path / "x.csv", categorical="c").blocks(1 << 20))

@@ -80,6 +80,9 @@ class Source(Protocol):
     - ``feature_names``: names of the features, once all blocks were read, or None;
     - ``numbered``: whether the column "row_id" has the numbers that rows had where they came from;
     - ``shuffled``: how the rows were shuffled, as a manifest has it, or None;
+    - ``adopt(names)``: features that have their numbers already, of a source that numbers texts; it has those that come
+      behind them in ``feature_names``;
+    - ``width``: of triples whose features are texts: how many there are so far, those adopted included;
     - ``hold(max_bytes)``: called before `blocks`, limits what a source keeps until its end, such as dictionaries;
     - ``beside(rows)``: of triples with columns: their values of some rows, (k,) int64, once all triples were read.
     """

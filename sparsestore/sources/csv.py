@@ -1,9 +1,8 @@
-"""Wide tables: CSV or TSV with a field a feature, most of them 0."""
+"""Wide tables of text: CSV or TSV with a field a feature, most of them 0, or texts that become features."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,8 +15,12 @@ from sparsestore.errors import SourceError
 from sparsestore.parallel import mapped, n_cores
 from sparsestore.sources import options
 from sparsestore.sources.base import Block
+from sparsestore.sources.categories import Categories, with_codes
+from sparsestore.sources.dictionary import BadNameError
+from sparsestore.sources.fields import Fields, parts, unquoted
 from sparsestore.sources.file import shown
-from sparsestore.sources.text import COMPRESSIONS, Piece, TextFile
+from sparsestore.sources.ranges import Ranges
+from sparsestore.sources.text import Piece
 
 if TYPE_CHECKING:
     from sparsestore.kernels.table import Table
@@ -26,12 +29,7 @@ __all__ = ["CsvSource"]
 
 Array = NDArray[Any]
 
-_PIECE = 8 << 20
-_LONGEST_LINE = 8 << 20
-_MAX_FIELDS = 1 << 20
 _MISSING = ("error", "zero", "nan")
-_DTYPES = ("string", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)), "float32", "float64")
-_DELIMITERS = {"tab": "\t", "comma": ",", "semicolon": ";", "space": " ", "pipe": "|"}
 
 
 class _Kept(NamedTuple):
@@ -46,7 +44,8 @@ class CsvSource:
     """Rows of a table with a field a feature, compressed or not. Fields that are 0 are no entries.
 
     The file is read once, in pieces; all that `blocks` holds at a time takes at most `max_bytes` + 16 MiB (and a
-    decompressor's window: `text.TextFile`). A line may have 8 MiB, and 1,048,576 fields.
+    decompressor's window: `text.TextFile`), beside a dictionary of categories. A line may have 8 MiB, and 1,048,576
+    fields.
 
     Fields are numbers as Python reads them; blanks and quotes around one, blank lines and CRLF are fine. Quoted fields
     end on their line. A number beyond the dtype is an error, never inf; a line with more or fewer fields than the first
@@ -70,8 +69,23 @@ class CsvSource:
     drop : sequence of str, or str, optional
         Fields that are left out.
     missing : {"error", "zero", "nan"}
-        What an empty field of a feature is: an error, no entry, or an entry that is nan. An empty label or weight, or
-        whole number, always is an error; an empty one of a column of floats is nan, of text "".
+        What an empty field of a feature is: an error, no entry, or an entry that is nan; of a category the category of
+        those that are empty. An empty label or weight, or whole number, always is an error; an empty one of a column of
+        floats is nan, of text "".
+    categorical : sequence of str, or str, optional
+        Fields of text, or patterns such as ``"C*"``: each text of a field is a feature of value 1, ``field=text``.
+    encode : {"dictionary", "hash"}
+        How categories get their numbers, behind those of the other features: in the order in which they come first, or
+        by a signed hash, which needs `n_features`. See `categories.Categories`.
+    n_features : int, optional
+        All features, where categories are hashed.
+    unknown : {"add", "ignore", "error"}
+        What a category becomes that is none of the features given: those of the store that is appended to, or
+        `feature_names` of `convert`.
+    bucket : mapping or str, optional
+        Fields of numbers, or patterns, of which not the value is kept but in which range it lies, as a feature of value
+        1: ``{"age": [18, 30, 50]}`` or ``"age:18|30|50"`` has four, up to 18, from 18 to below 30, and so on;
+        ``"I*:log2"`` has one up to 0, one below 1, and one from each power of two to the next. nan is in none.
     dtype : float32 or float64
         Of values, labels and weights, which are read in float64 and rounded once.
     """
@@ -91,16 +105,20 @@ class CsvSource:
         keep: Sequence[str] | str | None = None,
         drop: Sequence[str | int] | str | None = None,
         missing: str = "error",
+        categorical: Sequence[str] | str | None = None,
+        encode: str = "dictionary",
+        n_features: int | None = None,
+        unknown: str = "add",
+        bucket: Mapping[str, Sequence[float]] | str | None = None,
         dtype: DTypeLike = "float32",
     ) -> None:
         if missing not in _MISSING:
             raise ValueError(f"missing={missing!r}, expected one of {', '.join(_MISSING)}")
         self.name = str(path)
-        self._file = TextFile(path)
-        self.size: int | None = self._file.size
+        self._fields = Fields(path, header, delimiter)
+        self.size: int | None = self._fields.file.size
         self._dtype = options.text_dtype(dtype)
         self.dtype: np.dtype[Any] | None = self._dtype
-        self._delimiter = _delimiter(delimiter, path)
         self._missing = _MISSING.index(missing)
         self._options = {
             "header": header,
@@ -110,139 +128,202 @@ class CsvSource:
             "keep": keep if keep is None or isinstance(keep, str) else list(keep),
             "drop": drop if drop is None or isinstance(drop, str) else list(drop),
             "missing": missing,
+            "categorical": categorical if categorical is None or isinstance(categorical, str) else list(categorical),
+            "encode": encode if categorical is not None else None,
+            "n_features": n_features,
+            "unknown": unknown if categorical is not None else None,
+            "bucket": bucket if bucket is None or isinstance(bucket, str) else {k: list(v) for k, v in bucket.items()},
             "dtype": str(self._dtype),
         }
-        fields, self._skip = self._first_line(header)
-        self._names = fields
-        self._header = header
-        self._set_fields(label, weight, _parts(keep), _parts(drop))
+        self._set_fields(label, weight, parts(keep), parts(drop), parts(categorical), Ranges.parsed(bucket))
+        self._set_features(encode, n_features, unknown)
 
-    def _set_fields(self, label: Any, weight: Any, keep: list[str], drop: list[str]) -> None:
+    def _set_fields(
+        self, label: Any, weight: Any, keep: list[str], drop: list[str], categorical: list[str], bucket: Any
+    ) -> None:
         """Decide what each field is."""
         from sparsestore.kernels import table
 
-        names = self._names
+        names = self._fields.names
         kinds = np.full(len(names), table.FEATURE, np.uint8)
         self._numbers: list[_Kept] = []
         self._texts: list[_Kept] = []
 
-        def take(given: str | int, option: str, kind: int) -> int:
-            field = self._field(given, option)
+        def take(field: int, option: str, given: Any, kind: int) -> int:
             if kinds[field] != table.FEATURE:
                 raise ValueError(f"{self.name}: {option}={given!r}: the field {names[field]!r} is taken already")
             kinds[field] = kind
             return field
 
+        def named(pattern: Any, option: str) -> list[int]:
+            return self._fields.matching(pattern, option, [k for k in range(len(names)) if kinds[k] == table.FEATURE])
+
         for given, option, name in ((label, "label", "y"), (weight, "weight", "sample_weight")):
             if given is not None:
-                self._numbers.append(_Kept(take(given, option, table.NUMBER), name, self._dtype.name))
+                field = take(self._fields.number(given, option), option, given, table.NUMBER)
+                self._numbers.append(_Kept(field, name, self._dtype.name))
         for each in keep:
-            given, _, dtype = each.rpartition(":") if ":" in each else (each, "", "string")
-            if dtype not in _DTYPES:
-                raise ValueError(f"{self.name}: keep={each!r}: expected name:dtype with one of {', '.join(_DTYPES)}")
+            field, dtype = self._fields.typed(each, "keep", "string")
             number = dtype != "string" and np.dtype(dtype).kind == "f"
-            field = take(given, "keep", table.NUMBER if number else table.TEXT)
+            take(field, "keep", each, table.NUMBER if number else table.TEXT)
             (self._numbers if number else self._texts).append(_Kept(field, names[field], dtype))
         for each in drop:
-            take(each, "drop", table.LEFT_OUT)
+            take(self._fields.number(each, "drop"), "drop", each, table.LEFT_OUT)
+        self._ranges: list[tuple[int, Ranges]] = []
+        for pattern, edges in bucket:
+            for field in named(pattern, "bucket"):
+                self._ranges.append((take(field, "bucket", pattern, table.NUMBER), Ranges(names[field], edges)))
+        self._categorical: list[int] = []
+        for pattern in categorical:
+            self._categorical += [
+                take(field, "categorical", pattern, table.TEXT) for field in named(pattern, "categorical")
+            ]
         self._kinds = kinds
         self._places = np.zeros(len(names), np.int64)
-        features = np.flatnonzero(kinds == table.FEATURE)
-        self._places[features] = np.arange(len(features))
-        for kept in (self._numbers, self._texts):
-            for place, column in enumerate(kept):
-                self._places[column.field] = place
-        if not len(features):
-            raise ValueError(f"{self.name}: no field is left for a feature")
-        self.n_features: int | None = len(features)
-        self.feature_names = [names[field] for field in features.tolist()] if self._header else None
+        self._numeric = np.flatnonzero(kinds == table.FEATURE)
+        self._places[self._numeric] = np.arange(len(self._numeric))
+        ranged = [field for field, _ in self._ranges]
+        for fields in (
+            [each.field for each in self._numbers] + ranged,
+            [e.field for e in self._texts] + self._categorical,
+        ):
+            self._places[fields] = np.arange(len(fields))
         self.columns: dict[str, tuple[str, tuple[int, ...]]] = {}
         for column in (*self._numbers, *self._texts):
             if column.name in self.columns:
                 raise ValueError(f"{self.name}: two fields become the column {column.name!r}: keep one of them")
             self.columns[column.name] = column.dtype, ()
 
-    def _field(self, given: str | int, option: str) -> int:
-        """Number of a field that is called by its name, or by its number where there is no header."""
-        names = self._names
-        if isinstance(given, str) and given in names:
-            return names.index(given)
-        if not self._header and str(given).isdecimal() and int(given) < len(names):
-            return int(given)
-        known = ", ".join(shown(name) for name in names[:8]) + (", ..." if len(names) > 8 else "")
-        expected = f"one of {known}" if self._header else f"a number from 0 to {len(names) - 1}"
-        raise ValueError(f"{self.name}: {option}={given!r}: there is no such field, expected {expected}")
-
-    def _first_line(self, header: bool) -> tuple[list[str], int]:
-        """Names of the fields, and how many bytes of text stand before the rows."""
-        for piece in self._file.pieces(65536, _LONGEST_LINE):
-            line = piece.text.tobytes().split(b"\n")[0]
-            try:
-                text = line.removesuffix(b"\r").decode()
-            except UnicodeDecodeError as error:
-                raise SourceError(
-                    f"{self.name}:1: the line is no UTF-8 text: {error.reason} at byte {error.start}: save it as UTF-8"
-                ) from None
-            fields = next(csv.reader([text], delimiter=self._delimiter), [])
-            if len(fields) > _MAX_FIELDS:
-                raise SourceError(f"{self.name}:1: {len(fields)} fields, expected at most {_MAX_FIELDS}")
-            if not any(fields):
-                raise SourceError(
-                    f"{self.name}:1: an empty line, expected {'names of fields' if header else 'numbers'}"
-                )
-            if not header:
-                return [str(number) for number in range(len(fields))], 0
-            seen: dict[str, int] = {}
-            for number, field in enumerate(fields):
-                if not field or field in seen:
-                    what = f"is {shown(field)} as field {seen[field]} is" if field else "is empty"
-                    raise SourceError(
-                        f"{self.name}:1: the name of field {number} {what}: rename it, or give header=False "
-                        "(--no-header)"
+    def _set_features(self, encode: str, n_features: int | None, unknown: str) -> None:
+        """Decide which number each feature has: those of numbers, of ranges, of texts."""
+        names = self._fields.names
+        self._before = [names[field] for field in self._numeric.tolist()]
+        self._first_of_range = []
+        for _, ranges in self._ranges:
+            self._first_of_range.append(len(self._before))
+            self._before += ranges.names
+        self._categories: Categories | None = None
+        if self._categorical:
+            prefixes = [f"{names[field]}=" for field in self._categorical]
+            self._categories = Categories(
+                self.name, prefixes, encode=encode, n_features=n_features, first=self._before, unknown=unknown
+            )
+            self.n_features: int | None = n_features if encode == "hash" else None
+            self.hold = self._categories.hold
+            if encode != "hash":
+                if n_features is not None:
+                    raise ValueError(
+                        f"{self.name}: n_features={n_features} is for encode='hash': a dictionary finds out"
                     )
-                seen[field] = number
-            return fields, len(line) + 1
-        raise SourceError(f"{self.name}:1: the file is empty")
+                self.adopt = self._categories.adopt
+            return
+        if n_features is not None or encode != "dictionary" or unknown != "add":
+            raise ValueError(f"{self.name}: encode, n_features and unknown are for categories: give categorical= too")
+        if not self._before:
+            raise ValueError(f"{self.name}: no field is left for a feature")
+        self.n_features = len(self._before)
+
+    @property
+    def feature_names(self) -> list[str] | None:
+        """Names of the features, of texts those that were read."""
+        if self._categories is None:
+            return self._before if self._fields.header else None
+        more = self._categories.names()
+        return None if more is None else [*self._before, *more]
 
     def provenance(self) -> dict[str, Any]:
         """Path, size, time of change, and the options that say how the file was read."""
-        return options.provenance(self._file.path, "csv", self._options)
+        return options.provenance(self._fields.file.path, "csv", self._options)
 
     def blocks(self, max_bytes: int) -> Iterator[Block]:
         """Yield the rows in order."""
         from sparsestore.kernels import table
 
         n_threads = n_cores()
-        # 24: a field of 2 bytes becomes an entry of 12 to 16, and its value twice; and what stands beside the rows
-        piece_bytes = min(_PIECE, max(max_bytes // (24 * (n_threads + 1)), 4096))
-        pieces = self._file.pieces(piece_bytes, _LONGEST_LINE, skip=self._skip, line=1 + self._header)
+        if self._categories is not None:
+            self._categories.start()
 
         def parsed(piece: Piece) -> tuple[Piece, Table]:
             return piece, table.table(
                 piece.text,
                 self._kinds,
                 self._places,
-                delimiter=ord(self._delimiter),
+                delimiter=ord(self._fields.delimiter),
                 missing=self._missing,
                 n_lines=piece.n_lines,
             )
 
-        with closing(mapped(parsed, pieces, n_threads)) as tables:
+        with closing(mapped(parsed, self._fields.pieces(max_bytes, n_threads), n_threads)) as tables:
             for piece, found in tables:
                 if found.status != table.OK:
-                    raise self._error(piece, found)
+                    raise self._fields.error(piece, found.status, found.offset, found.field)
                 if len(found.starts):
                     yield self._block(piece, found)
 
     def _block(self, piece: Piece, found: Table) -> Block:
         values = self._rounded(piece, found, found.values, None)
-        indices = found.indices.astype(index_dtype(self.n_features or 0), copy=False)
         columns = {}
         for place, column in enumerate(self._numbers):
             columns[column.name] = self._column(piece, found, place, column)
         for place, column in enumerate(self._texts):
             columns[column.name] = self._text(piece, found, place, column)
-        return Block(Rows(found.indptr, indices, values, self.n_features or 0), columns, piece.position)
+        codes, signs = self._codes(piece, found)
+        width = self.n_features or (self._categories.width if self._categories is not None else 0)
+        rows = Rows(found.indptr, found.indices.astype(index_dtype(width), copy=False), values, width)
+        if codes is not None:
+            rows = with_codes(rows, codes, signs, width)
+        return Block(rows, columns, piece.position)
+
+    def _codes(self, piece: Piece, found: Table) -> tuple[NDArray[np.int64] | None, Array | None]:
+        """Features of ranges and texts, (n, fields), and their signs."""
+        n_ranges, n = len(self._ranges), len(self._ranges) + len(self._categorical)
+        if not n:
+            return None, None
+        codes = np.empty((len(found.starts), n), np.int64)
+        signs = np.ones(codes.shape, np.int8) if self._categories is not None and self._categories.n_hashed else None
+        for place, ((field, ranges), first) in enumerate(zip(self._ranges, self._first_of_range, strict=True)):
+            numbers = found.numbers[:, len(self._numbers) + place]
+            codes[:, place] = ranges.codes(numbers, first)
+            if self._missing == 0 and np.isnan(numbers).any():
+                self._refuse_empty(piece, found, np.flatnonzero(np.isnan(numbers)), field)
+        for place, field in enumerate(self._categorical):
+            text, starts, stops = unquoted(piece.text, found.spans[:, len(self._texts) + place])
+            empty = starts == stops
+            if self._missing == 0 and empty.any():
+                self._refuse_empty(piece, found, np.flatnonzero(empty), field)
+            there = np.flatnonzero(~empty) if self._missing == 1 else np.arange(len(starts))
+            codes[:, n_ranges + place] = -1
+            found_codes, found_signs = self._coded(piece, found, place, text, starts, stops, there)
+            codes[there, n_ranges + place] = found_codes
+            if signs is not None and found_signs is not None:
+                signs[there, n_ranges + place] = found_signs
+        return codes, signs
+
+    def _coded(
+        self, piece: Piece, found: Table, place: int, text: Array, starts: Array, stops: Array, rows: Array
+    ) -> tuple[Array, Array | None]:
+        """Codes of the texts of a field, of some rows."""
+        categories = self._categories
+        if categories is None:  # never: there is a field
+            raise RuntimeError("no categories")
+        starts, stops = starts[rows], stops[rows]
+        try:
+            return categories.codes(place, text, starts, stops)
+        except BadNameError as error:
+            line = piece.line_at(int(found.starts[rows[error.at]]))
+            field = shown(self._fields.names[self._categorical[place]])
+            token = text[starts[error.at] : stops[error.at]].tobytes()
+            raise SourceError(f"{self.name}:{line}: field {field} {error.reason}, found {shown(token)}") from None
+
+    def _refuse_empty(self, piece: Piece, found: Table, rows: Array, field: int) -> None:
+        """Raise where a row's field is empty, not nan."""
+        for row in rows.tolist():
+            stop = int(found.starts[row + 1]) if row + 1 < len(found.starts) else len(piece.text)
+            line = piece.text[int(found.starts[row]) : stop].tobytes().split(b"\n")[0].removesuffix(b"\r")
+            if not self._fields.split(line)[field]:
+                from sparsestore.kernels import table
+
+                raise self._fields.error(piece, table.MISSING, int(found.starts[row]), field)
 
     def _rounded(self, piece: Piece, found: Table, exact: Array, column: _Kept | None) -> Array:
         """Numbers in their dtype; `column` is None for values."""
@@ -255,9 +336,9 @@ class CsvSource:
         if at is None:
             return values
         row = at if column is not None else int(np.searchsorted(found.indptr, at, side="right")) - 1
-        noun = "value" if column is None else f"field {shown(self._names[column.field])}"
+        noun = "value" if column is None else f"field {shown(self._fields.names[column.field])}"
         own = column is not None and column.name not in ("y", "sample_weight")
-        wider = f"keep it as '{self._names[column.field]}:float64'" if own and column else "give dtype='float64'"
+        wider = f"keep it as '{self._fields.names[column.field]}:float64'" if own and column else "give dtype='float64'"
         raise SourceError(
             f"{self.name}:{piece.line_at(int(found.starts[row]))}: {noun} {float(exact[at])!r} {wrong}: {wider}"
         )
@@ -272,7 +353,7 @@ class CsvSource:
                 noun = "label" if column.name == "y" else "weight"
                 raise SourceError(
                     f"{self.name}:{piece.line_at(int(found.starts[row]))}: the {noun} "
-                    f"{shown(self._names[column.field])} is empty or no finite number"
+                    f"{shown(self._fields.names[column.field])} is empty or no finite number"
                 )
         return self._rounded(piece, found, exact, column)
 
@@ -294,49 +375,10 @@ class CsvSource:
         except (ValueError, OverflowError) as error:
             kind = "UTF-8 text" if column.dtype == "string" else f"number of {column.dtype}"
             raise SourceError(
-                f"{self.name}:{piece.line_at(int(found.starts[row]))}: field {shown(self._names[column.field])} is no "
-                f"{kind}, found {shown(texts[row])}"
+                f"{self.name}:{piece.line_at(int(found.starts[row]))}: field {shown(self._fields.names[column.field])} "
+                f"is no {kind}, found {shown(texts[row])}"
             ) from error
         return out
-
-    def _error(self, piece: Piece, found: Table) -> SourceError:
-        from sparsestore.kernels import table as t
-
-        line = piece.line_at(found.offset)
-        n = len(self._names)
-        token = piece.text[found.offset : found.offset + 200].tobytes().split(b"\n")[0]
-        field = shown(self._names[found.field]) if found.field < n else ""
-        token = token.split(self._delimiter.encode())[0].rstrip(b"\r")
-        if found.status == t.FEW:
-            reason = f"{found.field} fields, expected {n}"
-        elif found.status == t.MANY:
-            reason = f"more than {n} fields, expected {n}: is the delimiter {self._delimiter!r}?"
-        elif found.status == t.MISSING:
-            reason = f"field {field} is empty: give missing='zero' or missing='nan' if that is meant"
-        elif found.status == t.OPEN_QUOTE:
-            reason = f"field {field} goes on behind its closing quote or over the end of the line, which is not read"
-        else:
-            reason = f"field {field} is not a number that float64 can hold, found {shown(token)}"
-            if not found.offset and piece.line == 1 and not self._header:
-                reason += ": is this a header?"
-        return SourceError(f"{self.name}:{line}: {reason}")
-
-
-def _delimiter(given: str | None, path: Path) -> str:
-    if given is None:
-        plain = path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
-        return "\t" if plain.suffix.lower() == ".tsv" else ","
-    found = _DELIMITERS.get(given, given)
-    if len(found.encode()) != 1 or found in '\r\n"' or found.isalnum() or found in "+-.":
-        raise ValueError(f"delimiter={given!r}, expected one character that no number has, or {', '.join(_DELIMITERS)}")
-    return found
-
-
-def _parts(given: Sequence[Any] | str | None) -> list[Any]:
-    """A list, or one that is written with commas."""
-    if given is None:
-        return []
-    return [part.strip() for part in given.split(",")] if isinstance(given, str) else list(given)
 
 
 def _whole(text: bytes) -> int:

@@ -34,11 +34,14 @@ class Dictionary:
         What messages call it: ``"train.csv: field 'user'"``.
     max_bytes : int, optional
         Most that it may take.
+    letters : (int, int)
+        Bytes that a text may have.
     """
 
-    def __init__(self, name: str, max_bytes: int | None = None) -> None:
+    def __init__(self, name: str, max_bytes: int | None = None, letters: tuple[int, int] = (1, MOST_LETTERS)) -> None:
         self.name = name
         self.max_bytes = max_bytes
+        self._sizes = letters
         self._key = np.uint64(secrets.randbelow(2**61 - 3) + 1)
         self._n = 0
         self._slots = np.full(2 * _NAMES, naming.EMPTY, np.uint32)
@@ -116,6 +119,14 @@ class Dictionary:
         letters = self._letters[first : ends[-1]].tobytes()
         return [letters[a - first : b - first].decode() for a, b in pairwise(ends)]
 
+    def of(self, codes: NDArray[np.int64]) -> list[str]:
+        """Texts of some names, in any order."""
+        low = int(codes.min(initial=0))
+        if not len(codes) or int(codes.max()) - low > 4 * len(codes):
+            return [self.names(code, code + 1)[0] for code in codes.tolist()]
+        names = self.names(low, int(codes.max()) + 1)
+        return [names[code] for code in (codes - low).tolist()]
+
     def fields(self) -> NDArray[np.int32]:
         """Field of each name."""
         return self._fields[: self._n]
@@ -131,16 +142,18 @@ class Dictionary:
         """The first name from `start` on that can be none, and why."""
         ends = self._ends[start : self._n + 1]
         sizes = np.diff(ends)
-        bad = np.flatnonzero((sizes == 0) | (sizes > MOST_LETTERS))
+        least, most = self._sizes
+        bad = np.flatnonzero((sizes < least) | (sizes > most))
         if len(bad):
             size = int(sizes[bad[0]])
-            return start + int(bad[0]), "is empty" if not size else f"has {size} bytes, expected at most {MOST_LETTERS}"
+            return start + int(bad[0]), "is empty" if not size else f"has {size} bytes, expected at most {most}"
         letters = self._letters[ends[0] : ends[-1]]
         text = letters.tobytes()
         try:
             text.decode()
-            whole = (letters[ends[:-1] - ends[0]] & 0xC0) != 0x80  # none begins in the middle of a letter
-            at = -1 if whole.all() else int(np.argmin(whole))
+            begins = (ends[:-1] - ends[0])[sizes > 0]
+            whole = (letters[begins] & 0xC0) != 0x80  # none begins in the middle of a letter
+            at = -1 if whole.all() else int(np.flatnonzero(sizes)[np.argmin(whole)])
         except UnicodeDecodeError as error:
             at = int(np.searchsorted(ends, ends[0] + error.start, side="right")) - 1
         return None if at < 0 else (start + at, "is no UTF-8 text")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,17 +28,22 @@ class Format:
     """Whether a suffix of `COMPRESSIONS` may follow."""
     folder: bool = False
     """Whether it is a folder, and not a file."""
+    triples: tuple[str, str] | None = None
+    """Module and name of the source of its tables of triples, where there is another."""
 
-    def load(self) -> type[Any]:
-        """Import the class."""
-        loaded: type[Any] = getattr(importlib.import_module(f"sparsestore.sources.{self.module}"), self.name)
+    def load(self, options: Mapping[str, Any]) -> type[Any]:
+        """Import the class; a table is one of triples where an option calls its row or its feature."""
+        module, name = self.module, self.name
+        if self.triples is not None and ("row" in options or "feature" in options):
+            module, name = self.triples
+        loaded: type[Any] = getattr(importlib.import_module(f"sparsestore.sources.{module}"), name)
         return loaded
 
 
 FORMATS = {
     "svmlight": Format("svmlight", "SvmlightSource", (".svmlight", ".svm", ".libsvm"), text=True),
     "matrix_market": Format("matrix_market", "MatrixMarketSource", (".mtx", ".mm"), text=True),
-    "csv": Format("csv", "CsvSource", (".csv", ".tsv"), text=True),
+    "csv": Format("csv", "CsvSource", (".csv", ".tsv"), text=True, triples=("triples", "CsvTriplesSource")),
     "libffm": Format("libffm", "LibffmSource", (".ffm", ".libffm"), text=True),
     "uci": Format("uci", "UciSource", (".uci",), text=True),
     "lda_c": Format("lda_c", "LdaCSource", (".ldac", ".blei"), text=True),
@@ -73,11 +79,11 @@ def open_source(data: Any, *, format: str | None = None, **options: Any) -> Sour
     elif format not in FORMATS:
         raise ValueError(f"format={format!r} is not known, expected one of {', '.join(FORMATS)}")
     if FORMATS[format].folder:
-        return _made(FORMATS[format].load(), format, path, options)
+        return _made(FORMATS[format].load(options), format, path, options)
     check_file(path)
     if path.suffix.lower() in COMPRESSIONS and not FORMATS[format].text:
         raise ValueError(f"{path}: a {format} file can not be read through {path.suffix}: unpack it first")
-    return _made(FORMATS[format].load(), format, path, options)
+    return _made(FORMATS[format].load(options), format, path, options)
 
 
 def _by_suffix(path: Path) -> str:
@@ -119,5 +125,8 @@ def _made(source: type[Any], name: str, data: Any, options: dict[str, Any]) -> S
     names = [parameter.name for parameter in known]
     if unknown := [option for option in options if option not in names]:
         raise ValueError(f"{', '.join(unknown)}: no option of format {name}, expected only {', '.join(names)}")
+    missing = [p.name for p in known if p.default is p.empty and p.name not in options]
+    if missing:
+        raise ValueError(f"{data}: format {name} needs {', '.join(missing)} beside {', '.join(options)}")
     made: Source = source(data, **options)
     return made

@@ -1,0 +1,202 @@
+"""Texts that become features: each its own, by a dictionary, or one of a given number, by a signed hash."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsestore.csr import Rows, index_dtype
+from sparsestore.errors import SourceError
+from sparsestore.kernels import naming
+from sparsestore.sources.dictionary import MOST_LETTERS, Dictionary
+from sparsestore.sources.options import check_n_features
+
+__all__ = ["ENCODINGS", "Categories", "summed", "with_codes"]
+
+Array = NDArray[Any]
+Ints = NDArray[np.int64]
+
+ENCODINGS = ("dictionary", "hash")
+UNKNOWN = ("add", "ignore", "error")
+
+
+class Categories:
+    """Features of the texts of some fields.
+
+    Parameters
+    ----------
+    name : str
+        What messages call them.
+    prefixes : sequence of str
+        Of each field, before its texts: ``"color="`` makes the feature ``color=red``.
+    encode : {"dictionary", "hash"}
+        A dictionary numbers texts as they first come. The hash is MurmurHash3_x86_32 of prefix and text: its absolute
+        value modulo the number of features, and the sign of the value with it, as ``FeatureHasher`` of scikit-learn
+        does (K. Weinberger et al., "Feature Hashing for Large Scale Multitask Learning", ICML 2009).
+    n_features : int, optional
+        Of the hash; a dictionary finds out.
+    first : int
+        Features that come before: those of other fields. The hash shares its numbers with nobody.
+    unknown : {"add", "ignore", "error"}
+        What a text becomes that is none of the names given with `adopt`.
+
+    Raises
+    ------
+    ValueError
+        Where two fields could have features of the same name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        prefixes: Sequence[str],
+        *,
+        encode: str = "dictionary",
+        n_features: int | None = None,
+        first: Sequence[str] | int = 0,
+        unknown: str = "add",
+    ) -> None:
+        if encode not in ENCODINGS:
+            raise ValueError(f"encode={encode!r}, expected one of {', '.join(ENCODINGS)}")
+        if unknown not in UNKNOWN:
+            raise ValueError(f"unknown={unknown!r}, expected one of {', '.join(UNKNOWN)}")
+        self.name, self.prefixes, self.encode, self.unknown = name, list(prefixes), encode, unknown
+        self._before = [] if isinstance(first, int) else list(first)
+        self.first = first if isinstance(first, int) else len(first)
+        self._known: list[str] = []
+        self._max_bytes: int | None = None
+        for at, prefix in enumerate(self.prefixes):
+            for other in (*self.prefixes[:at], *self.prefixes[at + 1 :], *self._before):
+                if other.startswith(prefix):
+                    raise ValueError(
+                        f"{name}: a text of field {prefix.removesuffix('=')!r} and {other.removesuffix('=')!r} could "
+                        "have one name: rename a field"
+                    )
+        self.n_hashed = 0
+        if encode == "hash":
+            if n_features is None:
+                raise ValueError(f"{name}: encode='hash' needs n_features, the number of features to hash to")
+            check_n_features(n_features)
+            self.n_hashed = n_features - self.first
+            if not 0 < self.n_hashed < 2**31:
+                raise ValueError(
+                    f"{name}: n_features={n_features}: {self.n_hashed} are left to hash to, expected 1 to 2147483647"
+                )
+        self.start()
+
+    def start(self) -> None:
+        """Forget what was read, not what was adopted."""
+        longest = max((len(prefix.encode()) for prefix in self.prefixes), default=0)
+        least = 0 if all(self.prefixes) else 1  # a name that is a prefix alone is one
+        self._dictionary = Dictionary(self.name, self._max_bytes, (least, MOST_LETTERS - longest))
+        if self._known:
+            for field, texts in self._split(self._known):
+                self._dictionary.add(texts, field)
+
+    def hold(self, max_bytes: int) -> None:
+        """Limit the memory that the dictionary takes."""
+        self._max_bytes = self._dictionary.max_bytes = max_bytes
+
+    def adopt(self, names: Sequence[str]) -> None:
+        """Begin with the features of another store, which keep their numbers."""
+        if self.encode == "hash":
+            return
+        names = list(names)
+        if self._before and names[: self.first] != self._before:
+            raise ValueError(
+                f"{self.name}: the first {self.first} features are to be called {', '.join(names[: self.first][:5])}, "
+                f"expected {', '.join(self._before[:5])}, as its fields"
+            )
+        self._known = names[self.first :]
+        self.start()
+        if len(self._dictionary) != len(self._known):
+            raise ValueError(f"{self.name}: the names of features that are there already have one twice")
+
+    def codes(self, field: int, text: NDArray[np.uint8], starts: Ints, stops: Ints) -> tuple[Ints, Array | None]:
+        """Feature numbers of spans of a text, -1 for those to be left out, and signs where they are hashed.
+
+        Raises
+        ------
+        BadNameError
+            Where one can be no name: `at` tells which.
+        """
+        if self.encode == "hash":
+            hashed = np.empty(len(starts), np.int32)
+            naming.murmur(np.frombuffer(self.prefixes[field].encode(), np.uint8), text, starts, stops, hashed)
+            return np.abs(hashed.astype(np.int64)) % self.n_hashed + self.first, np.where(hashed < 0, -1, 1)
+        add = not self._known or self.unknown == "add"
+        codes = self._dictionary.codes(text, starts, stops, field, add=add)
+        if not add and self.unknown == "error" and (codes < 0).any():
+            at = int(np.argmin(codes))
+            found = text[starts[at] : stops[at]].tobytes().decode(errors="backslashreplace")
+            raise SourceError(f"{self.name}: {self.prefixes[field]}{found} is none of the features that are given")
+        return (codes + self.first if add or self.first == 0 else np.where(codes < 0, -1, codes + self.first)), None
+
+    @property
+    def width(self) -> int:
+        """Number of features so far, those of other fields included."""
+        return self.first + (self.n_hashed if self.encode == "hash" else len(self._dictionary))
+
+    def names(self) -> Iterator[str] | None:
+        """Names of all these features, without those before; None where they are hashed."""
+        return None if self.encode == "hash" else self._dictionary.prefixed(self.prefixes)
+
+    def _split(self, names: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+        """Runs of names of one field: its number, and their texts."""
+        run, field = list[str](), -1
+        for name in names:
+            found = next((k for k, prefix in enumerate(self.prefixes) if name.startswith(prefix)), -1)
+            text = name[len(self.prefixes[found]) :] if found >= 0 else ""
+            if not text:
+                raise ValueError(f"{self.name}: no field has a text for feature {name!r}, which is there already")
+            if found != field and run:
+                yield field, run
+                run = []
+            field = found
+            run.append(text)
+        if run:
+            yield field, run
+
+
+def with_codes(rows: Rows, codes: Ints, signs: Array | None, n_features: int) -> Rows:
+    """Rows with an entry more for each code of them that is not -1: 1, or its sign.
+
+    Parameters
+    ----------
+    rows : Rows
+    codes : (n, k) int64 array
+    signs : (n, k) array or None
+    n_features : int
+        Of the rows given.
+    """
+    from sparsestore.kernels import bucket
+
+    there = codes >= 0
+    more = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
+    indptr = rows.indptr + more
+    dtype = index_dtype(n_features)
+    indices, data = np.empty(int(indptr[-1]), dtype), np.empty(int(indptr[-1]), rows.data.dtype)
+    at = np.arange(rows.nnz) + np.repeat(more[:-1], np.diff(rows.indptr))
+    indices[at], data[at] = rows.indices, rows.data
+    at = np.arange(int(more[-1])) + np.repeat(rows.indptr[1:], np.diff(more))
+    indices[at] = codes[there]
+    data[at] = 1 if signs is None else signs[there]
+    bucket.sort_in_rows(indptr, indices, bucket.as_bits(data))
+    return summed(Rows(indptr, indices, data, n_features))
+
+
+def summed(rows: Rows) -> Rows:
+    """Rows, sorted inside, with entries of one feature in one row added up."""
+    if rows.nnz < 2:
+        return rows
+    fresh = np.ones(rows.nnz, bool)
+    np.not_equal(rows.indices[1:], rows.indices[:-1], out=fresh[1:])
+    fresh[rows.indptr[1:-1][rows.indptr[1:-1] < rows.nnz]] = True
+    if fresh.all():
+        return rows
+    starts = np.flatnonzero(fresh)
+    data = np.add.reduceat(rows.data, starts, dtype=np.float64).astype(rows.data.dtype)
+    return Rows(np.searchsorted(starts, rows.indptr), rows.indices[starts], data, rows.n_features)
