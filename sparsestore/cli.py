@@ -126,6 +126,19 @@ FeatureField = Annotated[
 ValueField = Annotated[
     str | None, typer.Option("--value", metavar="FIELD", help="Field of the value; without one each entry is 1.")
 ]
+Indices = Annotated[
+    str | None, typer.Option("--indices", metavar="FIELD", help="Of a typed table: column of lists of features.")
+]
+Values = Annotated[
+    str | None, typer.Option("--values", metavar="FIELD", help="Column of lists of values; without one each is 1.")
+]
+Vector = Annotated[
+    str | None, typer.Option("--vector", metavar="FIELD", help="Column of vectors of Spark ML, or of dense lists.")
+]
+Sql = Annotated[str | None, typer.Option("--sql", metavar="QUERY", help="Of a database: the query to read.")]
+Dsn = Annotated[
+    str | None, typer.Option("--dsn", help="Of PostgreSQL: how to connect; PGHOST, PGPASSWORD, ... are heeded.")
+]
 NRows = Annotated[int | None, typer.Option("--n-rows", help="Number of rows, where the last ones may have no triple.")]
 Categorical = Annotated[
     str | None,
@@ -183,8 +196,19 @@ SRC is a file or folder of one of these formats:
   lda_c          .ldac .blei  (+)              --n-features --dtype --sort
   npz            .npz (scipy.sparse.save_npz)  --n-features --dtype
   npy            .npy (dense, 2-D)             --n-features --dtype
+  parquet        .parquet .pq                  as typed tables, below
+  arrow          .arrow .feather .ipc          as typed tables, below
+  duckdb         .duckdb, or duckdb:           --sql; as typed tables, below
+  sqlite         .sqlite .sqlite3              --sql; as typed tables, below
+  postgresql     postgresql://host/name        --sql --dsn; as typed tables, below
   sparsestore    .zarr (another store)         --rows --select --store-version --n-features --dtype
   (+) .gz .bz2 .xz or .zst may follow
+  typed tables   wide                          --label --weight --keep --drop --missing --categorical --encode
+                                               --n-features --unknown --bucket --dtype
+                 with --row, --feature         --value --label --weight --n-rows --n-features --zero-based --one-based
+                 (triples)                     --encode --unknown --dtype
+                 with --indices or --vector    --values --label --weight --keep --drop --n-features --zero-based
+                 (lists)                       --one-based --dtype
 svmlight and libffm have labels, which become the column y, a table has those that are named, and a store has its
 columns; beside the other formats give them with --column y=labels.npy.
 Other names need --format: nothing is guessed from the content. On any error nothing is left at DST.
@@ -199,6 +223,7 @@ Examples
   sparsestore convert visits.csv.gz visits.zarr --label bought --keep user,when:int64 --shuffle
   sparsestore convert day0.csv day0.zarr --label click --categorical 'C*' --bucket 'I*:log2' --missing nan
   sparsestore convert ratings.csv ratings.zarr --row user:string --feature item:string --value stars
+  sparsestore convert postgresql://db.local/shop s.zarr --sql "select * from clicks" --row user --feature item
   sparsestore convert counts.npz cells.zarr --column y=labels.npy --profile compact
   sparsestore convert clicks.zarr shuffled.zarr --shuffle --rows :1000000
 """
@@ -531,6 +556,11 @@ def convert(
     row: RowField = None,
     feature: FeatureField = None,
     value: ValueField = None,
+    indices: Indices = None,
+    values: Values = None,
+    vector: Vector = None,
+    sql: Sql = None,
+    dsn: Dsn = None,
     n_rows: NRows = None,
     rows: RowsOf = None,
     select: Select = None,
@@ -564,6 +594,11 @@ def convert(
         row=row,
         feature=feature,
         value=value,
+        indices=indices,
+        values=values,
+        vector=vector,
+        sql=sql,
+        dsn=dsn,
         n_rows=n_rows,
         rows=rows,
         select=select,
@@ -624,6 +659,11 @@ def append(
     row: RowField = None,
     feature: FeatureField = None,
     value: ValueField = None,
+    indices: Indices = None,
+    values: Values = None,
+    vector: Vector = None,
+    sql: Sql = None,
+    dsn: Dsn = None,
     n_rows: NRows = None,
     rows: RowsOf = None,
     select: Select = None,
@@ -660,6 +700,11 @@ def append(
         row=row,
         feature=feature,
         value=value,
+        indices=indices,
+        values=values,
+        vector=vector,
+        sql=sql,
+        dsn=dsn,
         n_rows=n_rows,
         rows=rows,
         select=select,

@@ -255,7 +255,8 @@ class _Conversion:
             seed = secrets.randbits(32) if seed is None else seed
             check_seed(seed)
             seed = int(seed)
-        with naming(source if isinstance(source, (str, os.PathLike)) else "the source"):
+        is_path = isinstance(source, (str, os.PathLike)) and "://" not in str(source)  # an address may have a password
+        with naming(source if is_path else "the source"):
             opened = open_source(source, format=format, **options)
             file = fingerprint.of_file(opened)
         if duplicates != "sum" and opened.sorted_rows:

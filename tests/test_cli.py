@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-import inspect
+import itertools
 import json
 import os
 import re
@@ -18,7 +18,7 @@ import pytest
 import scipy.sparse
 
 import sparsestore as ss
-from sparsestore.sources.registry import FORMATS
+from sparsestore.sources.registry import FORMATS, keywords
 from sparsestore.sources.text import COMPRESSIONS
 
 INSTALLED = bool(list(importlib.metadata.Distribution.discover(name="sparsestore")))
@@ -125,19 +125,22 @@ class TestConvert:
 
     def test_help_lists_every_format_its_suffixes_and_options(self) -> None:
         out = sparsestore("convert", "--help").stdout
-        table = out[out.index("options it knows") : out.index("(+) .gz")].splitlines()[1:]
-        starts = {
-            line.split()[0]: at for at, line in enumerate(table) if line.split()[:1] and line.split()[0] in FORMATS
-        }
+        table = out[out.index("options it knows") : out.index("svmlight and libffm have")].splitlines()[1:]
+        starts = [at for at, line in enumerate(table) if line[4:5].strip()] + [len(table)]
+        parts = {table[a].split()[0]: " ".join(table[a:b]) for a, b in itertools.pairwise(starts)}
         for name, known in FORMATS.items():
-            stop = min([at for at in starts.values() if at > starts[name]], default=len(table))
-            line = " ".join(table[starts[name] : stop])
-            assert [suffix for suffix in known.suffixes if suffix not in line] == []
+            part = parts[name]
+            assert [
+                text for text in (*known.suffixes, *known.schemes) if text not in part and text != "postgres:"
+            ] == []
+            if known.table:
+                assert part.endswith("as typed tables, below")
+                part += parts["typed"]
             options = set()
-            for given in ({}, {"row": 0} if known.triples else {}):
-                parameters = inspect.signature(known.load(given)).parameters.values()
-                options |= {f"--{p.name.replace('_', '-')}" for p in parameters if p.kind is p.KEYWORD_ONLY}
-            assert set(re.findall(r"--[a-z-]+", line)) - {"--one-based"} == options, name
+            for shape in known.shapes:
+                for loaded in known.load({shape: 0}):
+                    options |= {f"--{option.replace('_', '-')}" for option in (keywords(loaded) if loaded else ())}
+            assert set(re.findall(r"--[a-z-]+", part)) - {"--one-based"} == options, name
         assert [suffix for suffix in COMPRESSIONS if suffix not in out] == []
 
     def test_help_has_two_worked_examples(self) -> None:

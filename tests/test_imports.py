@@ -45,6 +45,7 @@ TABLES = {
     *SHARED,
     *(f"sources.{name}" for name in ("categories", "dictionary", "fields", "ranges", "row_values")),
 }
+TYPED = {*TABLES, "sources.arrow", "sources.table"}
 TABLE: dict[str, set[str]] = {
     "__init__": {"errors", "store"},
     "__main__": {"cli"},
@@ -89,6 +90,15 @@ TABLE: dict[str, set[str]] = {
     "sources.categories": {*SHARED, "sources.dictionary"},
     "sources.csv": TABLES,
     "sources.triples": TABLES,
+    "sources.arrow": {"errors"},
+    "sources.table": TYPED,
+    "sources.wide_table": TYPED,
+    "sources.list_table": TYPED,
+    "sources.triple_table": TYPED,
+    "sources.parquet": TYPED,
+    "sources.arrow_file": TYPED,
+    "sources.frame": TYPED,
+    "sources.queries": TYPED,
     "sources.iterable": {*SHARED, "sources.memory"},
     "sources.store": {*SHARED, "checksum", "format", "indexing", "manifest", "plan", "reader", "storage", "view"},
     "sources.fingerprint": {"checksum", "sources"},

@@ -274,15 +274,15 @@ def tables() -> tuple[pandas.DataFrame, str]:
 
 def test_categories_are_those_of_pandas_in_the_order_they_come(tmp_path: Path) -> None:
     frame, text = tables()
-    source = opened(tmp_path, text, label="y", categorical="c*y,color", keep="age:float32")
+    source = opened(tmp_path, text, label="y", categorical="city,color", keep="age:float32")
     store = ss.convert(source, tmp_path / "a.zarr")
     assert store.feature_names is not None
     names = store.feature_names.tolist()
     dummies = pandas.get_dummies(frame[["city", "color"]], prefix_sep="=", dtype=float)
     assert names[0] == "clicks"
     assert sorted(names[1:]) == sorted(dummies.columns)
-    seen = [name for row in frame.index for name in (f"city={frame.city[row]}", f"color={frame.color[row]}")]
-    assert [name for name in names if name.startswith("city")] == list(dict.fromkeys(seen[::2]))
+    order = [name for row in frame.index for name in (f"city={frame.city[row]}", f"color={frame.color[row]}")]
+    assert names[1:] == list(dict.fromkeys(order))  # row by row, whatever the blocks
     wanted = pandas.concat([frame[["clicks"]], dummies], axis=1)[names]
     np.testing.assert_array_equal(store[:].toarray(), wanted.to_numpy(np.float32))
     assert set(store.columns) == {"y", "age"}

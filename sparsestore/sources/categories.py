@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sparsestore.csr import Rows, index_dtype
 from sparsestore.errors import SourceError
 from sparsestore.kernels import naming
-from sparsestore.sources.dictionary import MOST_LETTERS, Dictionary
+from sparsestore.sources.dictionary import MOST_LETTERS, BadNameError, Dictionary
 from sparsestore.sources.options import check_n_features
 
 __all__ = ["ENCODINGS", "Categories", "summed", "with_codes"]
@@ -127,13 +127,54 @@ class Categories:
             hashed = np.empty(len(starts), np.int32)
             naming.murmur(np.frombuffer(self.prefixes[field].encode(), np.uint8), text, starts, stops, hashed)
             return np.abs(hashed.astype(np.int64)) % self.n_hashed + self.first, np.where(hashed < 0, -1, 1)
+        return self._numbers(text, starts, stops, np.full(len(starts), field, np.int32)), None
+
+    def _numbers(self, text: NDArray[np.uint8], starts: Ints, stops: Ints, fields: Array) -> Ints:
+        """Numbers of spans by the dictionary."""
         add = not self._known or self.unknown == "add"
-        codes = self._dictionary.codes(text, starts, stops, field, add=add)
+        codes = self._dictionary.codes(text, starts, stops, fields, add=add)
         if not add and self.unknown == "error" and (codes < 0).any():
             at = int(np.argmin(codes))
             found = text[starts[at] : stops[at]].tobytes().decode(errors="backslashreplace")
-            raise SourceError(f"{self.name}: {self.prefixes[field]}{found} is none of the features that are given")
-        return (codes + self.first if add or self.first == 0 else np.where(codes < 0, -1, codes + self.first)), None
+            raise SourceError(f"{self.name}: {self.prefixes[fields[at]]}{found} is none of the features that are given")
+        return codes + self.first if add or self.first == 0 else np.where(codes < 0, -1, codes + self.first)
+
+    def of_rows(
+        self, texts: Sequence[tuple[NDArray[np.uint8], Ints, Ints]], there: NDArray[np.bool_]
+    ) -> tuple[Ints, Array | None]:
+        """Feature numbers of the texts of all fields, and signs where they are hashed.
+
+        New names are counted row by row, so that their numbers do not depend on how the rows were cut into blocks.
+
+        Parameters
+        ----------
+        texts : sequence of (text, starts, stops)
+            Spans of each field, one a row.
+        there : (n, fields) bool array
+            The others are -1.
+
+        Raises
+        ------
+        BadNameError
+            Where one can be no name: `at` is row * fields + field.
+        """
+        codes = np.full(there.shape, -1, np.int64)
+        if self.encode == "hash":
+            signs = np.ones(there.shape, np.int8)
+            for field, (text, starts, stops) in enumerate(texts):
+                rows = there[:, field]
+                codes[rows, field], found = self.codes(field, text, starts[rows], stops[rows])
+                signs[rows, field] = 1 if found is None else found
+            return codes, signs
+        text, starts, stops = _joined(texts)
+        at = np.flatnonzero(there)
+        fields = np.broadcast_to(np.arange(there.shape[1], dtype=np.int32), there.shape)
+        try:
+            codes[there] = self._numbers(text, starts.reshape(-1)[at], stops.reshape(-1)[at], fields[there])
+        except BadNameError as error:
+            error.at = int(at[error.at])
+            raise
+        return codes, None
 
     @property
     def width(self) -> int:
@@ -159,6 +200,21 @@ class Categories:
             run.append(text)
         if run:
             yield field, run
+
+
+def _joined(texts: Sequence[tuple[NDArray[np.uint8], Ints, Ints]]) -> tuple[NDArray[np.uint8], Ints, Ints]:
+    """One text, and (n, fields) starts and stops in it."""
+    first = texts[0][0]
+    if all(text is first for text, _, _ in texts):
+        return first, np.stack([t[1] for t in texts], axis=1), np.stack([t[2] for t in texts], axis=1)
+    parts, all_starts, all_stops, end = list[Array](), list[Ints](), list[Ints](), 0
+    for text, starts, stops in texts:
+        low, high = (int(starts.min()), int(stops.max())) if len(starts) else (0, 0)
+        parts.append(text[low:high])
+        all_starts.append(starts - low + end)
+        all_stops.append(stops - low + end)
+        end += high - low
+    return np.concatenate([*parts, np.zeros(1, np.uint8)]), np.stack(all_starts, axis=1), np.stack(all_stops, axis=1)
 
 
 def with_codes(rows: Rows, codes: Ints, signs: Array | None, n_features: int) -> Rows:

@@ -276,44 +276,37 @@ class CsvSource:
 
     def _codes(self, piece: Piece, found: Table) -> tuple[NDArray[np.int64] | None, Array | None]:
         """Features of ranges and texts, (n, fields), and their signs."""
-        n_ranges, n = len(self._ranges), len(self._ranges) + len(self._categorical)
-        if not n:
-            return None, None
-        codes = np.empty((len(found.starts), n), np.int64)
-        signs = np.ones(codes.shape, np.int8) if self._categories is not None and self._categories.n_hashed else None
+        n = len(found.starts)
+        codes = list[Array]()
         for place, ((field, ranges), first) in enumerate(zip(self._ranges, self._first_of_range, strict=True)):
             numbers = found.numbers[:, len(self._numbers) + place]
-            codes[:, place] = ranges.codes(numbers, first)
+            codes.append(ranges.codes(numbers, first)[:, np.newaxis])
             if self._missing == 0 and np.isnan(numbers).any():
                 self._refuse_empty(piece, found, np.flatnonzero(np.isnan(numbers)), field)
-        for place, field in enumerate(self._categorical):
-            text, starts, stops = unquoted(piece.text, found.spans[:, len(self._texts) + place])
+        signs = None
+        if self._categories is not None:
+            spans = found.spans[:, len(self._texts) :]
+            text, starts, stops = unquoted(piece.text, spans.reshape(-1, 2))
+            k = len(self._categorical)
+            starts, stops = starts.reshape(n, k), stops.reshape(n, k)
             empty = starts == stops
             if self._missing == 0 and empty.any():
-                self._refuse_empty(piece, found, np.flatnonzero(empty), field)
-            there = np.flatnonzero(~empty) if self._missing == 1 else np.arange(len(starts))
-            codes[:, n_ranges + place] = -1
-            found_codes, found_signs = self._coded(piece, found, place, text, starts, stops, there)
-            codes[there, n_ranges + place] = found_codes
-            if signs is not None and found_signs is not None:
-                signs[there, n_ranges + place] = found_signs
-        return codes, signs
-
-    def _coded(
-        self, piece: Piece, found: Table, place: int, text: Array, starts: Array, stops: Array, rows: Array
-    ) -> tuple[Array, Array | None]:
-        """Codes of the texts of a field, of some rows."""
-        categories = self._categories
-        if categories is None:  # never: there is a field
-            raise RuntimeError("no categories")
-        starts, stops = starts[rows], stops[rows]
-        try:
-            return categories.codes(place, text, starts, stops)
-        except BadNameError as error:
-            line = piece.line_at(int(found.starts[rows[error.at]]))
-            field = shown(self._fields.names[self._categorical[place]])
-            token = text[starts[error.at] : stops[error.at]].tobytes()
-            raise SourceError(f"{self.name}:{line}: field {field} {error.reason}, found {shown(token)}") from None
+                place = int(np.argmax(empty.any(axis=0)))
+                self._refuse_empty(piece, found, np.flatnonzero(empty[:, place]), self._categorical[place])
+            there = ~empty if self._missing == 1 else np.ones(empty.shape, bool)
+            texts = [(text, starts[:, place], stops[:, place]) for place in range(k)]
+            try:
+                found_codes, signs = self._categories.of_rows(texts, there)
+            except BadNameError as error:
+                row, place = divmod(error.at, k)
+                line = piece.line_at(int(found.starts[row]))
+                name = shown(self._fields.names[self._categorical[place]])
+                token = text[starts[row, place] : stops[row, place]].tobytes()
+                raise SourceError(f"{self.name}:{line}: field {name} {error.reason}, found {shown(token)}") from None
+            codes.append(found_codes)
+            if signs is not None:
+                signs = np.concatenate([np.ones((n, len(self._ranges)), np.int8), signs], axis=1)
+        return (np.concatenate(codes, axis=1) if codes else None), signs
 
     def _refuse_empty(self, piece: Piece, found: Table, rows: Array, field: int) -> None:
         """Raise where a row's field is empty, not nan."""

@@ -14,42 +14,66 @@ from sparsestore.sources.base import Source
 from sparsestore.sources.file import check_file
 from sparsestore.sources.text import COMPRESSIONS
 
-__all__ = ["FORMATS", "Format", "open_source"]
+__all__ = ["FORMATS", "Format", "keywords", "open_source"]
+
+
+_TABLES = {
+    "": "wide_table.WideTableSource",
+    "row": "triple_table.TripleTableSource",
+    "feature": "triple_table.TripleTableSource",
+    "indices": "list_table.ListTableSource",
+    "vector": "list_table.ListTableSource",
+}
+"""Source of a typed table, by the first of these options that is given."""
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
     """A line of the table: where a format's source lies, and the suffixes that mean it."""
 
-    module: str
-    name: str
-    suffixes: tuple[str, ...]
-    text: bool
+    shapes: Mapping[str, str]
+    """Module and class of the source, by the first of these options that is given; "" where none is."""
+    suffixes: tuple[str, ...] = ()
+    text: bool = False
     """Whether a suffix of `COMPRESSIONS` may follow."""
     folder: bool = False
     """Whether it is a folder, and not a file."""
-    triples: tuple[str, str] | None = None
-    """Module and name of the source of its tables of triples, where there is another."""
+    table: str | None = None
+    """Module and class of what reads a typed table, from which the source makes rows."""
+    schemes: tuple[str, ...] = ()
+    """What an address that is no path begins with."""
 
-    def load(self, options: Mapping[str, Any]) -> type[Any]:
-        """Import the class; a table is one of triples where an option calls its row or its feature."""
-        module, name = self.module, self.name
-        if self.triples is not None and ("row" in options or "feature" in options):
-            module, name = self.triples
-        loaded: type[Any] = getattr(importlib.import_module(f"sparsestore.sources.{module}"), name)
-        return loaded
+    def load(self, options: Mapping[str, Any]) -> tuple[type[Any], type[Any] | None]:
+        """Import the class of the source for some options, and that of its typed table."""
+        shape = next((option for option in self.shapes if option and option in options), "")
+        return _class(self.shapes[shape]), _class(self.table) if self.table else None
+
+
+def _class(name: str) -> type[Any]:
+    module, _, name = name.partition(".")
+    loaded: type[Any] = getattr(importlib.import_module(f"sparsestore.sources.{module}"), name)
+    return loaded
+
+
+def _text(name: str, *suffixes: str, **shapes: str) -> Format:
+    return Format({"": name, **shapes}, suffixes, text=True)
 
 
 FORMATS = {
-    "svmlight": Format("svmlight", "SvmlightSource", (".svmlight", ".svm", ".libsvm"), text=True),
-    "matrix_market": Format("matrix_market", "MatrixMarketSource", (".mtx", ".mm"), text=True),
-    "csv": Format("csv", "CsvSource", (".csv", ".tsv"), text=True, triples=("triples", "CsvTriplesSource")),
-    "libffm": Format("libffm", "LibffmSource", (".ffm", ".libffm"), text=True),
-    "uci": Format("uci", "UciSource", (".uci",), text=True),
-    "lda_c": Format("lda_c", "LdaCSource", (".ldac", ".blei"), text=True),
-    "npz": Format("npz", "NpzSource", (".npz",), text=False),
-    "npy": Format("npy", "NpySource", (".npy",), text=False),
-    "sparsestore": Format("store", "StoreSource", (".zarr",), text=False, folder=True),
+    "svmlight": _text("svmlight.SvmlightSource", ".svmlight", ".svm", ".libsvm"),
+    "matrix_market": _text("matrix_market.MatrixMarketSource", ".mtx", ".mm"),
+    "csv": _text("csv.CsvSource", ".csv", ".tsv", row="triples.CsvTriplesSource", feature="triples.CsvTriplesSource"),
+    "libffm": _text("libffm.LibffmSource", ".ffm", ".libffm"),
+    "uci": _text("uci.UciSource", ".uci"),
+    "lda_c": _text("lda_c.LdaCSource", ".ldac", ".blei"),
+    "npz": Format({"": "npz.NpzSource"}, (".npz",)),
+    "npy": Format({"": "npy.NpySource"}, (".npy",)),
+    "parquet": Format(_TABLES, (".parquet", ".pq"), table="parquet.ParquetTable"),
+    "arrow": Format(_TABLES, (".arrow", ".feather", ".ipc"), table="arrow_file.ArrowTable"),
+    "duckdb": Format(_TABLES, (".duckdb",), table="queries.DuckdbQuery", schemes=("duckdb:",)),
+    "sqlite": Format(_TABLES, (".sqlite", ".sqlite3"), table="queries.SqliteQuery"),
+    "postgresql": Format(_TABLES, table="queries.PostgresqlQuery", schemes=("postgresql:", "postgres:")),
+    "sparsestore": Format({"": "store.StoreSource"}, (".zarr",), folder=True),
 }
 
 
@@ -58,7 +82,9 @@ def open_source(data: Any, *, format: str | None = None, **options: Any) -> Sour
 
     Parameters
     ----------
-    data : path, scipy.sparse matrix or array, numpy array, Store, View, Source, or iterable of blocks (x, y)
+    data : path, scipy.sparse matrix or array, numpy array, frame, Store, View, Source, or iterable
+        A path may be the address of a database (``"postgresql://host/name"``). Frames are those of pandas, polars and
+        Arrow; an iterable gives blocks (x, y).
     format : str, optional
         A key of `FORMATS`; by default the file's suffix tells. The content is never asked: an LDA-C file parses as
         svmlight without an error, its word count becoming the label.
@@ -73,17 +99,20 @@ def open_source(data: Any, *, format: str | None = None, **options: Any) -> Sour
     """
     if not isinstance(data, (str, os.PathLike)):
         return _in_memory(data, format, options)
+    for name, known in FORMATS.items():
+        if known.schemes and str(data).startswith(known.schemes):
+            return _made(name, known, data, options)
     path = Path(data)
     if format is None:
         format = _by_suffix(path)
     elif format not in FORMATS:
         raise ValueError(f"format={format!r} is not known, expected one of {', '.join(FORMATS)}")
     if FORMATS[format].folder:
-        return _made(FORMATS[format].load(options), format, path, options)
+        return _made(format, FORMATS[format], path, options)
     check_file(path)
     if path.suffix.lower() in COMPRESSIONS and not FORMATS[format].text:
         raise ValueError(f"{path}: a {format} file can not be read through {path.suffix}: unpack it first")
-    return _made(FORMATS[format].load(options), format, path, options)
+    return _made(format, FORMATS[format], path, options)
 
 
 def _by_suffix(path: Path) -> str:
@@ -91,7 +120,7 @@ def _by_suffix(path: Path) -> str:
     for name, known in FORMATS.items():
         if plain.suffix.lower() in known.suffixes:
             return name
-    table = "; ".join(f"{name} ({' '.join(known.suffixes)})" for name, known in FORMATS.items())
+    table = "; ".join(f"{name} ({' '.join(known.suffixes)})" for name, known in FORMATS.items() if known.suffixes)
     raise ValueError(
         f"{path}: the suffix {plain.suffix!r} tells no format: give format=, one of {table}. "
         f"Text may also be compressed ({' '.join(COMPRESSIONS)})"
@@ -103,6 +132,7 @@ def _in_memory(data: Any, format: str | None, options: dict[str, Any]) -> Source
         if options:
             raise ValueError(f"{data.name}: is opened already, expected no options, found {', '.join(options)}")
         return data
+    from sparsestore.sources.frame import FrameTable
     from sparsestore.sources.iterable import IterableSource
     from sparsestore.sources.memory import MemorySource
     from sparsestore.sources.store import StoreSource
@@ -110,23 +140,35 @@ def _in_memory(data: Any, format: str | None, options: dict[str, Any]) -> Source
     if format is not None:
         raise ValueError(f"format={format!r} is for files, found a {type(data).__name__} in memory")
     if StoreSource.takes(data):
-        return _made(StoreSource, "sparsestore", data, options)
-    if IterableSource.takes(data) and not MemorySource.takes(data):
-        return _made(IterableSource, "iterable", data, options)
-    return _made(MemorySource, "memory", data, options)
+        known = Format({"": "store.StoreSource"})
+    elif FrameTable.takes(data):
+        known = Format(_TABLES, table="frame.FrameTable")
+    elif IterableSource.takes(data) and not MemorySource.takes(data):
+        known = Format({"": "iterable.IterableSource"})
+    else:
+        known = Format({"": "memory.MemorySource"})
+    name = known.shapes[""].partition(".")[0]
+    return _made({"store": "sparsestore", "wide_table": "frame"}.get(name, name), known, data, options)
 
 
-def _made(source: type[Any], name: str, data: Any, options: dict[str, Any]) -> Source:
-    known = [
-        parameter
-        for parameter in inspect.signature(source).parameters.values()
-        if parameter.kind == parameter.KEYWORD_ONLY
-    ]
-    names = [parameter.name for parameter in known]
-    if unknown := [option for option in options if option not in names]:
-        raise ValueError(f"{', '.join(unknown)}: no option of format {name}, expected only {', '.join(names)}")
-    missing = [p.name for p in known if p.default is p.empty and p.name not in options]
-    if missing:
-        raise ValueError(f"{data}: format {name} needs {', '.join(missing)} beside {', '.join(options)}")
-    made: Source = source(data, **options)
+def _made(name: str, known: Format, data: Any, options: dict[str, Any]) -> Source:
+    """Make a source, and the typed table that it reads where it reads one, each with its options."""
+    source, table = known.load(options)
+    own, of_table = keywords(source), keywords(table) if table else {}
+    both = {**of_table, **own}
+    if unknown := [option for option in options if option not in both]:
+        raise ValueError(f"{', '.join(unknown)}: no option of format {name}, expected only {', '.join(both)}")
+    missing = [option for option, parameter in both.items() if parameter.default is parameter.empty]
+    if missing := [option for option in missing if option not in options]:
+        beside = f" beside {', '.join(options)}" if options else ""
+        raise ValueError(f"format {name} needs {', '.join(missing)}{beside}")
+    if table is not None:
+        data = table(data, **{option: value for option, value in options.items() if option in of_table})
+    made: Source = source(data, **{option: value for option, value in options.items() if option in own})
     return made
+
+
+def keywords(source: type[Any]) -> dict[str, inspect.Parameter]:
+    """Options of a class: what its constructor takes by keyword only."""
+    parameters = inspect.signature(source).parameters
+    return {name: parameter for name, parameter in parameters.items() if parameter.kind == parameter.KEYWORD_ONLY}

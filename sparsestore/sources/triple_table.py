@@ -1,0 +1,283 @@
+"""Typed tables of triples: an entry a row, its row, its feature and its value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from sparsestore.csr import number_dtype
+from sparsestore.errors import SourceError
+from sparsestore.sources import arrow, options
+from sparsestore.sources.base import Triples
+from sparsestore.sources.categories import Categories
+from sparsestore.sources.dictionary import BadNameError, Dictionary
+from sparsestore.sources.file import shown
+from sparsestore.sources.layouts import converted
+from sparsestore.sources.row_values import RowValues
+from sparsestore.sources.table import Columns, Table, batches
+
+__all__ = ["TripleTableSource"]
+
+Array = NDArray[Any]
+Ints = NDArray[np.int64]
+
+_IDS = ("int64", "string")
+_TRIPLE_BYTES = 48
+
+
+class TripleTableSource:
+    """Entries of a typed table, in any order.
+
+    `blocks` holds at most `max_bytes` and a batch of the table. Beside it are held, until all rows were given, and
+    limited by `hold`: dictionaries of texts (about 40 bytes a text and the text itself), and labels and weights (8
+    bytes a row each).
+
+    Parameters
+    ----------
+    table : Table
+    row, feature : str
+        Columns of whole numbers, the numbers of row and feature, or of texts, which get theirs in the order in which
+        they come first; ``"user:string"`` takes numbers for texts. Texts of rows become a column called like theirs,
+        those of features the names of the features.
+    value : str, optional
+        Column of the value; without one each entry is 1.
+    label, weight : str, optional
+        Columns that become "y" and "sample_weight" of the row, in float64. All triples of a row must have the same;
+        rows without a triple have nan.
+    zero_based : bool
+        Whether numbers of rows and features count from 0, or from 1.
+    n_rows, n_features : int, optional
+        More rows or features than there are numbers; with `encode` "hash" how many features to hash to.
+    encode, unknown
+        Of features that are texts: see `categories.Categories`.
+    dtype : optional
+        Of the values; by default that of their column, without one float32.
+    """
+
+    sorted_rows = False
+
+    def __init__(
+        self,
+        table: Table,
+        *,
+        row: str,
+        feature: str,
+        value: str | None = None,
+        label: str | None = None,
+        weight: str | None = None,
+        zero_based: bool = True,
+        n_rows: int | None = None,
+        n_features: int | None = None,
+        encode: str = "dictionary",
+        unknown: str = "add",
+        dtype: DTypeLike | None = None,
+    ) -> None:
+        self._table = table
+        self.name, self.size, self.unit = table.name, table.size, table.unit
+        self._columns = columns = Columns(table, label=label, weight=weight)
+        self._base = 0 if zero_based else 1
+        self._row, row_text = self._id(row, "row")
+        self._feature, feature_text = self._id(feature, "feature")
+        found = np.dtype(np.float32)
+        if value is not None:
+            columns.numbers(columns.take(value, "value"), "value")
+            found = columns.dtype(value)
+        self._value = value
+        self._dtype = options.value_dtype(self.name, found, None if dtype is None else number_dtype(dtype))
+        self.dtype: np.dtype[Any] | None = self._dtype
+        self._row_text = row_text
+        self.columns = dict.fromkeys(columns.schema(), ("float64", ()))
+        if row_text:
+            if self._row in self.columns:
+                raise ValueError(f"{self.name}: two columns become the column {self._row!r}: rename one")
+            self.columns[self._row] = "string", ()
+        self._set_shape(feature_text, n_rows, n_features, encode, unknown)
+        self._options = {
+            "row": row,
+            "feature": feature,
+            "value": value,
+            "label": label,
+            "weight": weight,
+            "zero_based": zero_based,
+            "n_rows": n_rows,
+            "n_features": n_features,
+            "encode": encode if feature_text else None,
+            "unknown": unknown if feature_text else None,
+            "dtype": None if dtype is None else str(self._dtype),
+        }
+        self._max_bytes: int | None = None
+        self._start()
+
+    def _id(self, given: str, option: str) -> tuple[str, bool]:
+        """A column of numbers of rows or features, and whether they are texts."""
+        name, dtype = self._columns.typed(given, option, _IDS)
+        self._columns.expect(name, option, ("text", "integer"), "whole numbers or texts")
+        text = self._columns.kinds[name] == "text"
+        if text and dtype == "int64":
+            raise ValueError(f"{self.name}: {option}={given!r}: the column has texts, expected whole numbers")
+        return name, text or dtype == "string"
+
+    def _set_shape(
+        self, feature_text: bool, n_rows: int | None, n_features: int | None, encode: str, unknown: str
+    ) -> None:
+        """What is known of the shape before anything was read: what is said, or what the table knows of its columns."""
+        self.n_rows: int | None = n_rows
+        if n_rows is not None:
+            options.check_n_features(n_rows)  # the same numbers may be
+            if self._row_text:
+                raise ValueError(f"{self.name}: n_rows={n_rows} is for numbered rows: texts are counted")
+        elif not self._row_text and (highest := self._table.highest(self._row)) is not None:
+            self.n_rows = max(0, highest + 1 - self._base)
+            options.check_rows(self.name, self.n_rows, self._table.n_rows or 0)
+        self.n_features: int | None = None
+        self._categories: Categories | None = None
+        if feature_text:
+            self._categories = Categories(
+                f"{self.name}: column {self._feature!r}",
+                [""],
+                encode=encode,
+                n_features=n_features,
+                unknown=unknown,
+            )
+            if encode != "hash":
+                if n_features is not None:
+                    raise ValueError(
+                        f"{self.name}: n_features={n_features} is for numbered features or encode='hash': a dictionary "
+                        "finds out"
+                    )
+                self.adopt = self._categories.adopt
+            else:
+                self.n_features = n_features
+            return
+        if encode != "dictionary" or unknown != "add":
+            raise ValueError(f"{self.name}: encode and unknown are for features that are texts: feature='name:string'")
+        highest = self._table.highest(self._feature)
+        self.n_features = None if highest is None else max(0, highest + 1 - self._base)
+        if n_features is not None:
+            self.n_features = options.width(self.name, self.n_features or 0, n_features)
+
+    @property
+    def feature_names(self) -> list[str] | None:
+        """Names of the features that were read, where they are texts and not hashed."""
+        names = self._categories.names() if self._categories is not None else None
+        return None if names is None else list(names)
+
+    @property
+    def width(self) -> int:
+        """Features that there are so far, those that were adopted included."""
+        return self._categories.width if self._categories is not None else self.n_features or 0
+
+    def hold(self, max_bytes: int) -> None:
+        """Limit what is held until all rows were given."""
+        self._max_bytes = max_bytes
+
+    def provenance(self) -> dict[str, Any]:
+        """What the table says of itself, and the options."""
+        return {**self._table.provenance(), "options": {k: v for k, v in self._options.items() if v is not None}}
+
+    def beside(self, rows: Ints) -> dict[str, Array]:
+        """Columns of some rows."""
+        out: dict[str, Array] = {name: held.of(rows, np.float64) for name, held in self._values.items()}
+        if self._rows is not None:
+            names = np.empty(len(rows), object)
+            names[:] = self._rows.of(rows)
+            out[self._row] = names
+        return out
+
+    def blocks(self, max_bytes: int) -> Iterator[Triples]:
+        """Yield the entries in order of the table."""
+        self._start()
+        used = [name for name in self._columns.names if name in self._columns.taken]
+        n_entries = highest = 0
+        for batch, position in batches(self._table, used, max_bytes // 2):
+            step = max(1, max_bytes // _TRIPLE_BYTES)
+            for start in range(0, batch.num_rows, step):
+                part = batch.slice(start, step)
+                triples = self._triples(part, n_entries, position)
+                n_entries += part.num_rows
+                highest = max(highest, int(triples.rows.max(initial=-1)) + 1)
+                yield triples
+        options.check_rows(self.name, max(highest, self.n_rows or 0), n_entries)
+
+    def _start(self) -> None:
+        """Forget what was read."""
+        kept = self._columns.kept
+        n = len(kept) + self._row_text + (self._categories is not None)
+        share = None if self._max_bytes is None else self._max_bytes // max(n, 1)
+        self._rows = Dictionary(f"{self.name}: column {self._row!r}", share) if self._row_text else None
+        self._values = {each.name: RowValues(f"{self.name}: column {each.field!r}", share) for each in kept}
+        if self._categories is not None:
+            self._categories.start()
+            if share is not None:
+                self._categories.hold(share)
+
+    def _triples(self, batch: Any, first: int, position: int) -> Triples:
+        columns = self._columns
+        for name in batch.schema.names:
+            none = arrow.nulls(batch.column(name))
+            if none is not None:
+                raise SourceError(
+                    f"{columns.where(first + int(np.argmax(none)), name)}: has no value, expected one in each triple"
+                )
+        signs = None
+        if self._rows is None:
+            rows = self._numbers(batch, "row", self._row, self.n_rows, first)
+        else:
+            rows, _ = self._coded(batch, self._row, self._rows.codes, first)
+        if self._categories is None:
+            features = self._numbers(batch, "feature", self._feature, self.n_features, first)
+        else:
+            features, signs = self._coded(batch, self._feature, self._categories.codes, first)
+        values: Array = np.ones(batch.num_rows, self._dtype)
+        if self._value is not None:
+            where = f"{self.name}: rows from {first} on, column {self._value!r}"
+            values = converted(where, arrow.numbers(batch.column(self._value)), self._dtype)
+        if signs is not None:
+            values = values * signs.astype(values.dtype)
+        for kept in columns.kept:
+            numbers = arrow.numbers(batch.column(kept.field)).astype(np.float64)
+            if not np.isfinite(numbers).all():
+                row = int(np.argmin(np.isfinite(numbers)))
+                raise SourceError(f"{columns.where(first + row, kept.field)}: {numbers[row]}, expected a finite number")
+            if (at := self._values[kept.name].put(rows, numbers)) is not None:
+                raise SourceError(
+                    f"{columns.where(first + at, kept.field)}: {numbers[at]:g} is another than in a triple before, of "
+                    "the same row"
+                )
+        if features.min(initial=0) < 0:  # what is to be ignored
+            there = features >= 0
+            rows, features, values = rows[there], features[there], values[there]
+        return Triples(rows, features, values, position)
+
+    def _coded(self, batch: Any, name: str, codes: Any, first: int) -> tuple[Ints, Array | None]:
+        """Numbers of texts."""
+        spans = arrow.texts(batch.column(name))
+        try:
+            if self._rows is not None and name == self._row:
+                return codes(spans.text, spans.starts, spans.stops, 0), None
+            if self._categories is not None and self._categories.n_hashed and (spans.starts == spans.stops).any():
+                raise BadNameError("is empty", int(np.argmax(spans.starts == spans.stops)))
+            found: tuple[Ints, Array | None] = codes(0, *spans)
+            return found
+        except BadNameError as error:
+            where = self._columns.where(first + error.at, name)
+            raise SourceError(f"{where}: {error.reason}, found {shown(spans.at(error.at))}") from None
+
+    def _numbers(self, batch: Any, option: str, name: str, limit: int | None, first: int) -> Ints:
+        """Numbers of rows or features, from 0."""
+        numbers = arrow.numbers(batch.column(name))
+        most = 2**62 if limit is None else limit + self._base
+        if not len(numbers):
+            return np.empty(0, np.int64)
+        if int(numbers.min()) < self._base or int(numbers.max()) >= most:
+            row = int(np.argmax((numbers < self._base) | (numbers >= most)))
+            expected = f"{self._base} or more" if limit is None else f"{self._base} to {most - 1}"
+            raise SourceError(
+                f"{self._columns.where(first + row, name)}: {int(numbers[row])} is no number of a {option}, expected "
+                f"{expected}"
+            )
+        found = numbers.astype(np.int64, copy=False)
+        return found - self._base if self._base else found

@@ -1,0 +1,399 @@
+"""Typed tables (Parquet, Arrow, frames, DuckDB, SQLite): equal to pandas and scipy in each of their shapes."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+from check_source import DATA, check_source, peak_of_reading, read
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+from typer.testing import CliRunner
+
+import sparsestore as ss
+from sparsestore.cli import app
+from sparsestore.errors import SourceError
+from sparsestore.sources.registry import open_source
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+
+def parquet(folder: Path, table: Any, **options: Any) -> Any:
+    pq.write_table(table if isinstance(table, pa.Table) else pa.table(table), folder / "x.parquet", row_group_size=97)
+    return open_source(folder / "x.parquet", **options)
+
+
+def wide_frame(n: int = 400) -> pandas.DataFrame:
+    rng = np.random.default_rng(5)
+    frame = pandas.DataFrame({f"f{k}": np.where(rng.random(n) < 0.8, 0, rng.integers(1, 9, n)) for k in range(6)})
+    frame["f3"] = frame["f3"].astype("int8")
+    frame["f4"] = frame["f4"] > 0
+    frame["y"] = rng.integers(0, 2, n)
+    frame["user"] = [f"ü{k}" for k in rng.integers(0, 20, n).tolist()]
+    frame["city"] = pandas.Categorical.from_codes(rng.integers(0, 3, n), ["Bonn", "Köln", "Ulm"])
+    frame["price"] = np.where(rng.random(n) < 0.1, np.nan, rng.normal(size=n))
+    return frame
+
+
+FEATURES = ["f0", "f1", "f2", "f3", "f4", "f5"]
+
+
+def written(frame: pandas.DataFrame, folder: Path, form: str) -> Any:
+    """The frame in a form that the package reads."""
+    if form == "pandas":
+        return frame
+    if form == "polars":
+        return pytest.importorskip("polars").from_pandas(frame)
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    if form == "table":
+        return table
+    if form == "duckdb":
+        duckdb = pytest.importorskip("duckdb")
+        with duckdb.connect(folder / "x.duckdb") as connection:
+            connection.execute("create table t as select * from 'x'".replace("'x'", "frame"))
+        return folder / "x.duckdb"
+    if form == "sqlite":
+        with sqlite3.connect(folder / "x.sqlite") as connection:
+            texts = frame.select_dtypes(["category"]).astype(str)
+            frame.assign(**texts).to_sql("t", connection, index=False)
+        connection.close()
+        return folder / "x.sqlite"
+    path = folder / f"x.{form}"
+    if form == "parquet":
+        pq.write_table(table, path, row_group_size=97)
+    else:
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=97)
+    return path
+
+
+FORMS = ["parquet", "arrow", "pandas", "polars", "table", "duckdb", "sqlite"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_wide_table_is_that_of_pandas(tmp_path: Path, form: str) -> None:
+    frame = wide_frame()
+    options: dict[str, Any] = {"label": "y", "keep": "user,price:float32", "drop": ["city"]}
+    if form in ("duckdb", "sqlite"):
+        options["sql"] = "select * from t"
+    source = open_source(written(frame, tmp_path, form), **options)
+    columns = {"y": frame.y, "user": frame.user, "price": frame.price.astype(np.float32)}
+    check_source(source, frame[FEATURES].to_numpy(np.int64), {name: c.to_numpy() for name, c in columns.items()})
+    assert source.feature_names == FEATURES
+    assert source.dtype == np.int64
+    store = ss.convert(source, tmp_path / "a.zarr", shuffle=True, seed=0)
+    order = store.column("row_id")[:]
+    np.testing.assert_array_equal(store[:].toarray(), frame[FEATURES].to_numpy(int)[order])
+    assert store.column("user")[:].tolist() == frame.user.to_numpy()[order].tolist()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_categories_and_ranges_are_those_of_the_same_table_in_csv(tmp_path: Path, form: str) -> None:
+    frame = wide_frame().drop(columns=["price", "f4"])
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    options: dict[str, Any] = {"label": "y", "categorical": "user,c*", "bucket": {"f0": [1, 5]}, "dtype": "float64"}
+    wanted, _ = read(open_source(tmp_path / "x.csv", **options))
+    sql = {"sql": "select * from t"} if form in ("duckdb", "sqlite") else {}
+    source = open_source(written(frame, tmp_path, form), **options, **sql)
+    found, columns = read(source, 1 << 14)
+    np.testing.assert_array_equal(found.toarray(), wanted.toarray())
+    np.testing.assert_array_equal(columns["y"], frame.y)
+    wanted_names = open_source(tmp_path / "x.csv", **options)
+    read(wanted_names)
+    assert source.feature_names == wanted_names.feature_names
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("texts", [False, True], ids=["numbers", "texts"])
+def test_triples_are_the_matrix_of_scipy(tmp_path: Path, form: str, texts: bool) -> None:
+    rng = np.random.default_rng(1)
+    frame = pandas.DataFrame({"u": rng.integers(0, 50, 700), "i": rng.integers(0, 30, 700), "x": rng.normal(size=700)})
+    frame = frame.drop_duplicates(["u", "i"])
+    frame["y"] = frame.u % 3
+    wanted = sparse.coo_array((frame.x, (frame.u, frame.i))).toarray()
+    if texts:
+        (users, user_names), (items, item_names) = pandas.factorize(frame.u), pandas.factorize(frame.i)
+        wanted = sparse.coo_array((frame.x, (users, items))).toarray()
+        frame["u"], frame["i"] = frame.u.astype(str) + " ü", "item " + frame.i.astype(str)
+    sql = {"sql": "select * from t"} if form in ("duckdb", "sqlite") else {}
+    source = open_source(written(frame, tmp_path, form), row="u", feature="i", value="x", label="y", **sql)
+    store = ss.convert(source, tmp_path / "a.zarr")
+    np.testing.assert_array_equal(store[:].toarray(), wanted)
+    if texts:
+        assert store.column("u")[:].tolist() == [f"{name} ü" for name in user_names]
+        assert store.feature_names is not None
+        assert store.feature_names.tolist() == [f"item {name}" for name in item_names]
+        np.testing.assert_array_equal(store.column("y")[:], np.asarray(user_names) % 3)
+    else:
+        np.testing.assert_array_equal(store.column("y")[:], np.arange(50) % 3)
+        if form == "parquet":
+            assert (source.n_rows, source.n_features) == (50, 30)  # the file says it
+
+
+def test_whole_numbers_may_be_texts(tmp_path: Path) -> None:
+    source = parquet(tmp_path, {"u": [900, 7, 900], "i": [5, 5, 6]}, row="u:string", feature="i:string")
+    store = ss.convert(source, tmp_path / "a.zarr")
+    assert store.column("u")[:].tolist() == ["900", "7"]
+    assert store[:].toarray().tolist() == [[1, 1], [1, 0]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data(), large=st.booleans(), max_bytes=st.sampled_from([2000, 1 << 22]))
+def test_lists_of_features_and_values_become_rows(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, large: bool, max_bytes: int
+) -> None:
+    rows = data.draw(st.lists(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 9)), max_size=8), max_size=40))
+    kind = pa.large_list if large else pa.list_
+    table = pa.table(
+        {
+            "i": pa.array([[i for i, _ in row] for row in rows], kind(pa.int32())),
+            "x": pa.array([[float(x) for _, x in row] for row in rows], kind(pa.float32())),
+            "y": pa.array(range(len(rows)), pa.int64()),
+        }
+    )
+    wanted = np.zeros((len(rows), 21), np.float32)
+    for at, row in enumerate(rows):
+        for feature, value in row:
+            wanted[at, feature] += value
+    source = parquet(tmp_path_factory.mktemp("lists"), table, indices="i", values="x", label="y", n_features=21)
+    found, columns = read(source, max_bytes)
+    np.testing.assert_array_equal(found.toarray(), wanted)
+    if rows:
+        assert columns["y"].tolist() == list(range(len(rows)))
+
+
+def test_lists_without_values_count_and_no_list_is_empty(tmp_path: Path) -> None:
+    table = {"i": pa.array([[3, 1, 3], None, []], pa.list_(pa.uint16()))}
+    source = parquet(tmp_path, table, indices="i", zero_based=False)
+    check_source(source, np.array([[1, 0, 2], [0, 0, 0], [0, 0, 0]], np.float32))
+
+
+def test_vectors_of_spark_are_rows(tmp_path: Path) -> None:
+    type_ = pa.struct(
+        [
+            ("type", pa.int8()),
+            ("size", pa.int32()),
+            ("indices", pa.list_(pa.int32())),
+            ("values", pa.list_(pa.float64())),
+        ]
+    )
+    vectors = [
+        {"type": 0, "size": 4, "indices": [1, 3], "values": [0.5, 2.0]},
+        {"type": 1, "size": None, "indices": None, "values": [1.0, 0.0, 0.0, 4.0]},
+        {"type": 0, "size": 4, "indices": [], "values": []},
+    ]
+    table = pa.table({"features": pa.array(vectors, type_), "label": [1.0, 0.0, 1.0]})
+    source = parquet(tmp_path, table, vector="features", label="label")
+    check_source(source, np.array([[0, 0.5, 0, 2], [1, 0, 0, 4], [0, 0, 0, 0]]), {"y": np.array([1.0, 0.0, 1.0])})
+    vectors[2]["size"] = 5
+    bad = parquet(tmp_path, {"features": pa.array(vectors, type_)}, vector="features")
+    with pytest.raises(SourceError, match="row 2, column 'features': a vector of 5, expected 4 as in the first row"):
+        read(bad)
+
+
+def test_dense_lists_of_a_real_file_are_rows() -> None:
+    path = DATA / "fuxictr/train.parquet"
+    frame = pq.read_table(path).to_pandas()
+    source = open_source(path, vector="feat3", label="label", keep="feat1")
+    check_source(source, np.stack(frame.feat3), {"y": frame.label.to_numpy(), "feat1": frame.feat1.to_numpy()})
+
+
+def test_no_value_is_what_is_said(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "a": pa.array([1, None, 3], pa.int32()),
+            "c": pa.array(["x", None, "x"]),
+            "when": pa.array([10, None, 2**60], pa.int64()),
+            "who": pa.array(["u", None, "v"]),
+        }
+    )
+    options: dict[str, Any] = {"categorical": "c", "keep": "when,who"}
+    with pytest.raises(SourceError, match="row 1, column 'a': has no value: give missing='zero'"):
+        read(parquet(tmp_path, table, **options))
+    store = ss.convert(parquet(tmp_path, table, missing="zero", **options), tmp_path / "zero.zarr")
+    assert store[:].toarray().tolist() == [[1, 1], [0, 0], [3, 1]]
+    assert np.ma.getmaskarray(store.column("when")[:]).tolist() == [False, True, False]
+    assert store.column("when")[:].compressed().tolist() == [10, 2**60]
+    assert store.column("who")[:].compressed().tolist() == ["u", "v"]
+    nan = ss.convert(parquet(tmp_path, table, missing="nan", **options), tmp_path / "nan.zarr")
+    np.testing.assert_array_equal(nan[:].toarray(), [[1, 1, 0], [np.nan, 0, 1], [3, 1, 0]])
+    assert nan.feature_names is not None
+    assert nan.feature_names.tolist() == ["a", "c=x", "c="]
+
+
+def test_dates_are_kept_as_what_is_said(tmp_path: Path) -> None:
+    table = pa.table({"a": [1, 2], "when": pa.array([5, 6], pa.timestamp("us"))})
+    _, columns = read(parquet(tmp_path, table, keep="when:int64"))
+    assert columns["when"].tolist() == [5, 6]
+
+
+def test_batches_of_arrow_are_read_once_and_in_order(tmp_path: Path) -> None:
+    batches = [pa.record_batch({"a": [k, 0], "y": [k, k]}) for k in range(5)]
+    reader = pa.RecordBatchReader.from_batches(batches[0].schema, batches)
+    store = ss.convert(reader, tmp_path / "a.zarr", label="y")
+    assert store.column("y")[:].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+
+
+def test_queries_of_files_need_no_database(tmp_path: Path) -> None:
+    pytest.importorskip("duckdb")
+    for k in range(3):
+        pq.write_table(pa.table({"u": [k, k + 1], "i": [0, 1], "x": [1.0, 2.0]}), tmp_path / f"{k}.parquet")
+    query = f"select u, i, sum(x) as x from '{tmp_path}/*.parquet' group by u, i order by u desc"
+    command = ["convert", "duckdb:", str(tmp_path / "a.zarr"), "--sql", query, "--row", "u", "--feature", "i"]
+    done = CliRunner().invoke(app, [*command, "--value", "x"])
+    assert done.exit_code == 0, done.output
+    with ss.open(tmp_path / "a.zarr") as store:
+        assert store[:].toarray().tolist() == [[1, 0], [1, 2], [1, 2], [0, 2]]
+        facts = store._reader.manifest.attrs["source"]  # type: ignore[attr-defined]
+    assert facts["sql"] == query
+    assert facts["source"] == "duckdb"
+
+
+def test_an_order_that_is_asked_for_is_kept(tmp_path: Path) -> None:
+    pytest.importorskip("duckdb")
+    query = "select (hash(i) % 1000000)::int as a from range(300000) r(i) order by a"
+    found, _ = read(open_source("duckdb:", sql=query), 1 << 20)
+    assert (np.diff(found.toarray()[:, 0]) >= 0).all()
+
+
+BAD: dict[str, Any] = {
+    "text": ({"a": ["x"]}, {}, "column 'a' is of type string, which is no number: give it in categorical=, keep= or"),
+    "date": ({"a": pa.array([1], pa.date32())}, {}, "is of type date32[day], which is no number: give it in keep="),
+    "lists": ({"a": [[1]]}, {}, "which is no number: give it in drop=, indices= or vector="),
+    "nowhere": ({"a": [1]}, {"label": "b"}, "label='b': there is no such column, expected one of 'a'"),
+    "twice": ({"a": [1], "b": [1]}, {"label": "b", "drop": "b"}, "drop='b': the column is taken already, by label"),
+    "text_label": ({"a": [1], "b": ["x"]}, {"label": "b"}, "label='b' is of type string, expected numbers"),
+    "nothing": ({"a": [1]}, {"drop": "a"}, "no column is left for a feature"),
+    "half": ({"a": [1], "b": [1]}, {"row": "a"}, "format parquet needs feature beside row"),
+    "both": ({"a": [1], "b": [[1]]}, {"row": "a", "feature": "a", "vector": "b"}, "vector: no option of format"),
+    "float_row": ({"a": [1.5], "b": [1]}, {"row": "a", "feature": "b"}, "row='a' is of type double, expected whole"),
+    "no_lists": ({"a": [1]}, {"indices": "a"}, "indices='a' is of type int64, expected lists"),
+    "float_lists": ({"a": [[1.5]]}, {"indices": "a"}, "indices='a' is of type list<element: double>, expected whole"),
+    "only_values": ({"a": [[1]]}, {"vector": "a", "values": "a"}, "needs indices=, and values= with it, or vector="),
+    "encode": ({"a": [1]}, {"encode": "hash", "n_features": 9}, "are for categories: give categorical= too"),
+    "dtype": ({"a": [1.5]}, {"dtype": "int32"}, "values of dtype float64 can not become int32"),
+    "keep": ({"a": [1], "b": [[1]]}, {"keep": "b"}, "keep='b' is of type list"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_tables_and_options_that_make_no_sense_are_refused(tmp_path: Path, name: str) -> None:
+    columns, options, message = BAD[name]
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        parquet(tmp_path, columns, **options)
+    assert message in str(caught.value).replace("<item:", "<element:")
+
+
+WRONG: dict[str, Any] = {
+    "lengths": (
+        {"i": [[1], [1, 2]], "x": [[1.0], [1.0]]},
+        {"indices": "i", "values": "x"},
+        "row 1, column 'i': has 2 f",
+    ),
+    "below": ({"i": [[0], [-1]]}, {"indices": "i"}, "row 1, column 'i': feature -1, expected 0 or more"),
+    "base": ({"i": [[1], [0]]}, {"indices": "i", "zero_based": False}, "row 1, column 'i': feature 0, expected 1 or"),
+    "wide": ({"i": [[1], [7]]}, {"indices": "i", "n_features": 7}, "row 1, column 'i': feature 7, expected 0 to 6"),
+    "none_inside": ({"i": [[1], [None, 2]]}, {"indices": "i"}, "a list has an element without a value"),
+    "row": ({"u": [0, -1], "i": [0, 0]}, {"row": "u", "feature": "i"}, "row 1, column 'u': -1 is no number of a row"),
+    "none": ({"u": [0, None], "i": [0, 0]}, {"row": "u", "feature": "i"}, "row 1, column 'u': has no value"),
+    "label": (
+        {"u": [0, 0], "i": [0, 1], "y": [1, 2]},
+        {"row": "u", "feature": "i", "label": "y"},
+        "row 1, column 'y': 2 is another than in a triple before",
+    ),
+    "rows": ({"u": [99_999_999_999], "i": [0]}, {"row": "u", "feature": "i"}, "declares 100000000000 rows for 1 entr"),
+    "empty_text": (
+        {"u": ["a", ""], "i": [0, 0]},
+        {"row": "u", "feature": "i"},
+        "row 1, column 'u': is empty, found ''",
+    ),
+    "label_none": ({"a": [1, 2], "y": [1, None]}, {"label": "y"}, "row 1, column 'y': has no value, expected one in"),
+    "overflow": ({"a": [1e300], "b": [0.0]}, {"dtype": "float32"}, "column 'a': value 1e+300 does not fit float32"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_values_that_are_wrong_are_refused_with_their_row(tmp_path: Path, name: str) -> None:
+    columns, options, message = WRONG[name]
+    with pytest.raises(SourceError) as caught:
+        list(parquet(tmp_path, columns, **options).blocks(1 << 20))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_damaged_files_are_refused(tmp_path: Path, suffix: str) -> None:
+    path = written(wide_frame().drop(columns=["city", "user", "price"]), tmp_path, suffix)
+    whole = path.read_bytes()
+    for payload in (whole[: len(whole) // 2], b"PAR1" + bytes(100), b""):
+        path.write_bytes(payload)
+        with pytest.raises(SourceError, match="that can be read"):
+            open_source(path, label="y")
+    if suffix == "arrow":
+        return  # it has no checksums
+    middle = len(whole) // 3
+    path.write_bytes(whole[:middle] + bytes(200) + whole[middle + 200 :])
+    with pytest.raises(SourceError):
+        read(open_source(path, label="y"))
+
+
+def test_a_query_that_fails_says_why(tmp_path: Path) -> None:
+    pytest.importorskip("duckdb")
+    with pytest.raises(SourceError, match=r"duckdb: the query fails: .*nowhere"):
+        open_source("duckdb:", sql="select * from nowhere")
+    with pytest.raises(ValueError, match="format duckdb needs sql"):
+        open_source("duckdb:")
+    with sqlite3.connect(tmp_path / "x.sqlite") as connection:
+        connection.execute("create table t (a)")
+        connection.executemany("insert into t values (?)", [(1,), ("x",)])
+    connection.close()
+    with pytest.raises(SourceError, match="column 'a' has values of int, str, expected one type"):
+        open_source(tmp_path / "x.sqlite", sql="select a from t")
+    with pytest.raises(SourceError, match=r"x\.sqlite: the query fails: no such table"):
+        open_source(tmp_path / "x.sqlite", sql="select a from u")
+
+
+def test_without_arrow_the_extra_is_named() -> None:
+    code = """
+import sys
+sys.modules["pyarrow"] = None
+from sparsestore.sources.registry import open_source
+try:
+    open_source(sys.argv[1])
+except ImportError as error:
+    print(error)
+"""
+    path = DATA / "fuxictr/train.parquet"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert 'pip install "sparsestore[arrow]"' in done.stdout
+
+
+@pytest.mark.parametrize("shape", ["wide", "triples", "lists"])
+def test_memory_is_bounded(tmp_path: Path, shape: str) -> None:
+    rng = np.random.default_rng(0)
+    n = 1_000_000
+    if shape == "wide":
+        table = {f"f{k}": np.where(rng.random(n // 4) < 0.9, 0, k) for k in range(40)}
+        options: dict[str, Any] = {}
+    elif shape == "triples":
+        table = {"u": rng.integers(0, 1000, 4 * n), "i": rng.integers(0, 500, 4 * n), "x": rng.random(4 * n)}
+        options = {"row": "u", "feature": "i", "value": "x"}
+    else:
+        lists = pa.ListArray.from_arrays(np.arange(0, 10 * n + 1, 10, np.int32), rng.integers(0, 99, 10 * n))
+        table, options = {"i": lists}, {"indices": "i"}
+    pq.write_table(pa.table(table), tmp_path / "large.parquet")
+    pq.write_table(pa.table(table).slice(0, 10), tmp_path / "warm.parquet")
+    code = f"""
+    import sys
+    from sparsestore.sources.registry import open_source
+    max_bytes = 16 << 20
+    source, warm = (open_source(path, **{options!r}) for path in sys.argv[1:])
+    """
+    assert peak_of_reading(code, tmp_path / "large.parquet", tmp_path / "warm.parquet") <= (16 << 20) + (32 << 20)
