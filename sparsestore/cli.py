@@ -74,7 +74,9 @@ NFeatures = Annotated[
 ]
 ZeroBased = Annotated[
     bool | None,
-    typer.Option("--zero-based/--one-based", help="Number of the first feature; 1 by default, 0 in libffm and tables."),
+    typer.Option(
+        "--zero-based/--one-based", help="Number of the first feature; 1 by default, 0 in libffm, vw and tables."
+    ),
 ]
 Columns = Annotated[
     list[str] | None,
@@ -146,8 +148,14 @@ Categorical = Annotated[
 ]
 Encode = Annotated[
     str | None,
-    typer.Option("--encode", help="How texts become features: dictionary, or hash to --n-features, with signs."),
+    typer.Option(
+        "--encode", help="How texts become features: dictionary, hash to --n-features with signs; or number (vw)."
+    ),
 ]
+Importance = Annotated[
+    bool | None, typer.Option("--importance", help="Of Vowpal Wabbit: importances become the column sample_weight.")
+]
+Tag = Annotated[bool | None, typer.Option("--tag", help="Of Vowpal Wabbit: tags become the column tag.")]
 Unknown = Annotated[
     str | None, typer.Option("--unknown", help="What a text becomes that is no known feature: add, ignore or error.")
 ]
@@ -192,6 +200,8 @@ SRC is a file or folder of one of these formats:
                  (triples)                     --n-features --zero-based --one-based --encode --unknown
   libffm         .ffm .libffm  (+)             --n-features --zero-based --one-based --dtype --sort
   matrix_market  .mtx .mm  (+)                 --n-features --dtype
+  vw             .vw  (+)  (Vowpal Wabbit)     --encode --n-features --zero-based --one-based --unknown --importance
+                                               --tag --dtype
   uci            .uci  (+)  (bag of words)     --n-features --dtype
   lda_c          .ldac .blei  (+)              --n-features --dtype --sort
   npz            .npz (scipy.sparse.save_npz)  --n-features --dtype
@@ -209,7 +219,7 @@ SRC is a file or folder of one of these formats:
                  (triples)                     --encode --unknown --dtype
                  with --indices or --vector    --values --label --weight --keep --drop --n-features --zero-based
                  (lists)                       --one-based --dtype
-svmlight and libffm have labels, which become the column y, a table has those that are named, and a store has its
+svmlight, libffm and vw have labels, which become the column y, a table has those that are named, and a store has its
 columns; beside the other formats give them with --column y=labels.npy.
 Other names need --format: nothing is guessed from the content. On any error nothing is left at DST.
 
@@ -552,6 +562,8 @@ def convert(
     categorical: Categorical = None,
     encode: Encode = None,
     unknown: Unknown = None,
+    importance: Importance = None,
+    tag: Tag = None,
     bucket: Bucket = None,
     row: RowField = None,
     feature: FeatureField = None,
@@ -590,6 +602,8 @@ def convert(
         categorical=categorical,
         encode=encode,
         unknown=unknown,
+        importance=importance,
+        tag=tag,
         bucket=bucket,
         row=row,
         feature=feature,
@@ -655,6 +669,8 @@ def append(
     categorical: Categorical = None,
     encode: Encode = None,
     unknown: Unknown = None,
+    importance: Importance = None,
+    tag: Tag = None,
     bucket: Bucket = None,
     row: RowField = None,
     feature: FeatureField = None,
@@ -696,6 +712,8 @@ def append(
         categorical=categorical,
         encode=encode,
         unknown=unknown,
+        importance=importance,
+        tag=tag,
         bucket=bucket,
         row=row,
         feature=feature,

@@ -125,7 +125,7 @@ class TestConvert:
 
     def test_help_lists_every_format_its_suffixes_and_options(self) -> None:
         out = sparsestore("convert", "--help").stdout
-        table = out[out.index("options it knows") : out.index("svmlight and libffm have")].splitlines()[1:]
+        table = out[out.index("options it knows") : out.index("svmlight, libffm and vw have")].splitlines()[1:]
         starts = [at for at, line in enumerate(table) if line[4:5].strip()] + [len(table)]
         parts = {table[a].split()[0]: " ".join(table[a:b]) for a, b in itertools.pairwise(starts)}
         for name, known in FORMATS.items():

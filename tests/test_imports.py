@@ -90,6 +90,7 @@ TABLE: dict[str, set[str]] = {
     "sources.categories": {*SHARED, "sources.dictionary"},
     "sources.csv": TABLES,
     "sources.triples": TABLES,
+    "sources.vw": TABLES,
     "sources.arrow": {"errors"},
     "sources.table": TYPED,
     "sources.wide_table": TYPED,

@@ -35,14 +35,14 @@ def test_the_suffix_tells_the_format(tmp_path, name, format_name):
 def test_a_suffix_that_tells_nothing_is_an_error_that_lists_the_formats(name):
     with pytest.raises(ValueError, match="tells no format: give format=, one of svmlight") as caught:
         open_source(DATA / name)
-    assert all(known in str(caught.value) for known in FORMATS)
+    assert all(name in str(caught.value) for name, known in FORMATS.items() if known.suffixes)
 
 
 def test_formats_given_by_name_win():
     assert read(open_source(DATA / "a9a.t.gz", format="svmlight"))[0].shape == (16281, 122)
     with pytest.raises(
         ValueError,
-        match="format='xls' is not known, expected one of svmlight, matrix_market, csv, libffm, uci, lda_c, npz",
+        match="format='xls' is not known, expected one of svmlight, matrix_market, csv, libffm, vw, uci, lda_c, npz",
     ):
         open_source(DATA / "a9a.t.gz", format="xls")
 

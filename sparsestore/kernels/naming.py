@@ -12,14 +12,25 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["EMPTY", "hashes", "hashes_numpy", "look_up", "look_up_numpy", "murmur", "murmur_numpy", "refill"]
+__all__ = [
+    "EMPTY",
+    "decimals",
+    "decimals_numpy",
+    "hashes",
+    "hashes_numpy",
+    "look_up",
+    "look_up_numpy",
+    "murmur",
+    "murmur_numpy",
+    "refill",
+]
 
 Array = NDArray[Any]
 
 EMPTY = np.uint32(0xFFFFFFFF)
 """A slot without a name."""
 
-_ONE = np.uint64(1)
+_ZERO, _ONE = np.uint64(0), np.uint64(1)
 _PRIME = np.uint64(2**61 - 1)
 _LOW = np.uint64(2**32 - 1)
 
@@ -219,3 +230,24 @@ def murmur_numpy(prefix: Array, text: Array, starts: Array, stops: Array, out: A
         h = (h ^ h >> 16) * 0x85EBCA6B & 0xFFFFFFFF
         h = (h ^ h >> 13) * 0xC2B2AE35 & 0xFFFFFFFF
         out[k] = np.uint32(h ^ h >> 16).view(np.int32)
+
+
+@njit(nogil=True, cache=True)
+def decimals(text: Array, starts: Array, stops: Array, out: Array) -> None:
+    """Write the whole number that each span spells, of up to 18 digits; -1 where it spells none."""
+    for k in range(np.uint64(len(starts))):
+        start, stop = np.uint64(starts[k]), np.uint64(stops[k])
+        number, sound = np.int64(0), _ZERO < stop - start <= np.uint64(18)
+        if sound:
+            for i in range(start, stop):
+                digit = np.int64(text[i]) - 48
+                sound = sound and 0 <= digit <= 9
+                number = number * 10 + digit
+        out[k] = number if sound else -1
+
+
+def decimals_numpy(text: Array, starts: Array, stops: Array, out: Array) -> None:
+    """Twin of `decimals`."""
+    for k, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
+        token = text[start:stop].tobytes()
+        out[k] = int(token) if 0 < len(token) <= 18 and all(48 <= b <= 57 for b in token) else -1

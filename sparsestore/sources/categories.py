@@ -31,7 +31,8 @@ class Categories:
     name : str
         What messages call them.
     prefixes : sequence of str
-        Of each field, before its texts: ``"color="`` makes the feature ``color=red``.
+        Of each field, before its texts: ``"color="`` makes the feature ``color=red``. More may be appended to the
+        attribute, none of more than 201 bytes, where none is given at first.
     encode : {"dictionary", "hash"}
         A dictionary numbers texts as they first come. The hash is MurmurHash3_x86_32 of prefix and text: its absolute
         value modulo the number of features, and the sign of the value with it, as ``FeatureHasher`` of scikit-learn
@@ -89,8 +90,8 @@ class Categories:
 
     def start(self) -> None:
         """Forget what was read, not what was adopted."""
-        longest = max((len(prefix.encode()) for prefix in self.prefixes), default=0)
-        least = 0 if all(self.prefixes) else 1  # a name that is a prefix alone is one
+        longest = max((len(prefix.encode()) for prefix in self.prefixes), default=201)
+        least = 0 if self.prefixes and all(self.prefixes) else 1  # a name that is a prefix alone is one
         self._dictionary = Dictionary(self.name, self._max_bytes, (least, MOST_LETTERS - longest))
         if self._known:
             for field, texts in self._split(self._known):
@@ -115,7 +116,9 @@ class Categories:
         if len(self._dictionary) != len(self._known):
             raise ValueError(f"{self.name}: the names of features that are there already have one twice")
 
-    def codes(self, field: int, text: NDArray[np.uint8], starts: Ints, stops: Ints) -> tuple[Ints, Array | None]:
+    def codes(
+        self, fields: int | NDArray[np.int32], text: NDArray[np.uint8], starts: Ints, stops: Ints
+    ) -> tuple[Ints, Array | None]:
         """Feature numbers of spans of a text, -1 for those to be left out, and signs where they are hashed.
 
         Raises
@@ -123,11 +126,17 @@ class Categories:
         BadNameError
             Where one can be no name: `at` tells which.
         """
-        if self.encode == "hash":
-            hashed = np.empty(len(starts), np.int32)
-            naming.murmur(np.frombuffer(self.prefixes[field].encode(), np.uint8), text, starts, stops, hashed)
-            return np.abs(hashed.astype(np.int64)) % self.n_hashed + self.first, np.where(hashed < 0, -1, 1)
-        return self._numbers(text, starts, stops, np.full(len(starts), field, np.int32)), None
+        numbers = np.full(len(starts), fields, np.int32) if isinstance(fields, int) else fields
+        if self.encode != "hash":
+            return self._numbers(text, starts, stops, numbers), None
+        hashed = np.empty(len(starts), np.int32)
+        for field in [fields] if isinstance(fields, int) else np.unique(numbers).tolist():
+            prefix = np.frombuffer(self.prefixes[field].encode(), np.uint8)
+            at = slice(None) if isinstance(fields, int) else np.flatnonzero(numbers == field)
+            part = np.empty(len(starts[at]), np.int32)
+            naming.murmur(prefix, text, starts[at], stops[at], part)
+            hashed[at] = part
+        return np.abs(hashed.astype(np.int64)) % self.n_hashed + self.first, np.where(hashed < 0, -1, 1)
 
     def _numbers(self, text: NDArray[np.uint8], starts: Ints, stops: Ints, fields: Array) -> Ints:
         """Numbers of spans by the dictionary."""
@@ -189,7 +198,8 @@ class Categories:
         """Runs of names of one field: its number, and their texts."""
         run, field = list[str](), -1
         for name in names:
-            found = next((k for k, prefix in enumerate(self.prefixes) if name.startswith(prefix)), -1)
+            lengths = {k: len(prefix) for k, prefix in enumerate(self.prefixes) if name.startswith(prefix)}
+            found = max(lengths, key=lambda k: lengths[k], default=-1)
             text = name[len(self.prefixes[found]) :] if found >= 0 else ""
             if not text:
                 raise ValueError(f"{self.name}: no field has a text for feature {name!r}, which is there already")

@@ -64,6 +64,7 @@ FORMATS = {
     "matrix_market": _text("matrix_market.MatrixMarketSource", ".mtx", ".mm"),
     "csv": _text("csv.CsvSource", ".csv", ".tsv", row="triples.CsvTriplesSource", feature="triples.CsvTriplesSource"),
     "libffm": _text("libffm.LibffmSource", ".ffm", ".libffm"),
+    "vw": _text("vw.VwSource", ".vw"),
     "uci": _text("uci.UciSource", ".uci"),
     "lda_c": _text("lda_c.LdaCSource", ".ldac", ".blei"),
     "npz": Format({"": "npz.NpzSource"}, (".npz",)),
