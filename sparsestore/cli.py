@@ -24,6 +24,8 @@ from typing import Annotated, Any, ParamSpec
 
 import typer
 
+from sparsestore.flags import given, with_source_options
+
 __all__ = ["app", "main"]
 
 P = ParamSpec("P")
@@ -69,99 +71,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and 
 Version = Annotated[int | None, typer.Option("--store-version", help="Version to open; the newest by default.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the order; the same seed gives the same order.")]
 Format = Annotated[str | None, typer.Option("--format", help="Format of SRC, where its name does not tell.")]
-NFeatures = Annotated[
-    int | None, typer.Option("--n-features", help="Number of features; give train and test files the same.")
-]
-ZeroBased = Annotated[
-    bool | None,
-    typer.Option(
-        "--zero-based/--one-based", help="Number of the first feature; 1 by default, 0 in libffm, vw and tables."
-    ),
-]
 Columns = Annotated[
     list[str] | None,
     typer.Option(
         "--column", metavar="NAME=FILE", help="A column beside the matrix, from a .npy file: y=labels.npy; repeatable."
     ),
 ]
-DType = Annotated[str | None, typer.Option("--dtype", help="Dtype of the values, such as float64.")]
-Multilabel = Annotated[
-    str | None,
-    typer.Option("--multilabel", help="Labels are lists such as 0,2: how many labels there are, or all to count them."),
-]
-Qid = Annotated[bool | None, typer.Option("--qid/--no-qid", help="Whether rows have a query number, qid:7.")]
-Sort = Annotated[bool | None, typer.Option("--sort", help="Sort features inside a row instead of refusing them.")]
-RowsOf = Annotated[
-    str | None, typer.Option("--rows", metavar="START:STOP", help="Of a store: some of its rows, such as 1000:2000.")
-]
-Select = Annotated[
-    str | None, typer.Option("--select", help="Of a store: some of its features, renumbered, such as 3,7-9.")
-]
-SourceVersion = Annotated[
-    int | None, typer.Option("--store-version", help="Of a store: read this version of SRC, not its newest.")
-]
 FeatureNames = Annotated[
     str | None,
     typer.Option("--feature-names", metavar="FILE", help="Names of the features: a text file, one a line."),
-]
-Header = Annotated[
-    bool | None, typer.Option("--header/--no-header", help="Whether the first line of a table has names; it has.")
-]
-Delimiter = Annotated[
-    str | None, typer.Option("--delimiter", help="What stands between fields: a character, or tab, space, pipe, ...")
-]
-Label = Annotated[str | None, typer.Option("--label", help="Field of a table that becomes the column y.")]
-Weight = Annotated[str | None, typer.Option("--weight", help="Field that becomes the column sample_weight.")]
-Keep = Annotated[
-    str | None,
-    typer.Option("--keep", metavar="FIELDS", help="Fields that become columns: user,age:int64,price:float32."),
-]
-Drop = Annotated[str | None, typer.Option("--drop", metavar="FIELDS", help="Fields that are left out.")]
-Missing = Annotated[str | None, typer.Option("--missing", help="What an empty field is: error, zero or nan.")]
-RowField = Annotated[
-    str | None,
-    typer.Option("--row", metavar="FIELD", help="Of a table of triples: field of the row, as user or user:string."),
-]
-FeatureField = Annotated[
-    str | None, typer.Option("--feature", metavar="FIELD", help="Field of the feature, as item or item:string.")
-]
-ValueField = Annotated[
-    str | None, typer.Option("--value", metavar="FIELD", help="Field of the value; without one each entry is 1.")
-]
-Indices = Annotated[
-    str | None, typer.Option("--indices", metavar="FIELD", help="Of a typed table: column of lists of features.")
-]
-Values = Annotated[
-    str | None, typer.Option("--values", metavar="FIELD", help="Column of lists of values; without one each is 1.")
-]
-Vector = Annotated[
-    str | None, typer.Option("--vector", metavar="FIELD", help="Column of vectors of Spark ML, or of dense lists.")
-]
-Sql = Annotated[str | None, typer.Option("--sql", metavar="QUERY", help="Of a database: the query to read.")]
-Dsn = Annotated[
-    str | None, typer.Option("--dsn", help="Of PostgreSQL: how to connect; PGHOST, PGPASSWORD, ... are heeded.")
-]
-NRows = Annotated[int | None, typer.Option("--n-rows", help="Number of rows, where the last ones may have no triple.")]
-Categorical = Annotated[
-    str | None,
-    typer.Option("--categorical", metavar="FIELDS", help="Fields of text, each text of which is a feature: color,C*"),
-]
-Encode = Annotated[
-    str | None,
-    typer.Option(
-        "--encode", help="How texts become features: dictionary, hash to --n-features with signs; or number (vw)."
-    ),
-]
-Importance = Annotated[
-    bool | None, typer.Option("--importance", help="Of Vowpal Wabbit: importances become the column sample_weight.")
-]
-Tag = Annotated[bool | None, typer.Option("--tag", help="Of Vowpal Wabbit: tags become the column tag.")]
-Unknown = Annotated[
-    str | None, typer.Option("--unknown", help="What a text becomes that is no known feature: add, ignore or error.")
-]
-Bucket = Annotated[
-    str | None,
-    typer.Option("--bucket", metavar="FIELDS", help="Numbers of which the range is a feature: age:18|30|50,I*:log2"),
 ]
 DuplicateEntries = Annotated[
     Duplicates, typer.Option("--duplicates", help="What several entries at one place become, in formats of triples.")
@@ -486,11 +404,6 @@ def root(
     """Store large sparse matrices on disk and train Keras from them in shuffled batches."""
 
 
-def _given(**options: Any) -> dict[str, Any]:
-    """The options that were given: a format is told of no other, so that it can refuse those it does not know."""
-    return {name: value for name, value in options.items() if value is not None}
-
-
 def _columns(given: list[str] | None) -> dict[str, Any] | None:
     """Arrays of the columns named by `--column`, mapped."""
     if not given:
@@ -524,17 +437,9 @@ def _lines_of(path: str | None) -> list[str] | None:
         raise ValueError(f"{path}: is no UTF-8 text: {error.reason} at byte {error.start}") from None
 
 
-def _number_of_labels(text: str | None) -> int | bool | None:
-    """What `--multilabel` says: a number of labels, or "all", which formats call True."""
-    if text is None or text == "all":
-        return None if text is None else True
-    if not text.isdecimal():
-        raise typer.BadParameter(f"--multilabel {text}: expected a number of labels, or all")
-    return int(text)
-
-
 @app.command(help=CONVERT_HELP)
 @_reported
+@with_source_options
 def convert(
     src: Annotated[str, typer.Argument(metavar="SRC", help="File, or store, to convert.", show_default=False)],
     dst: Annotated[str, typer.Argument(metavar="DST", help="Path of the new store.", show_default=False)],
@@ -545,79 +450,16 @@ def convert(
     max_bytes: MaxBytes = "1GiB",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the rows of a store at DST.")] = False,
     resume: Resume = True,
-    n_features: NFeatures = None,
-    zero_based: ZeroBased = None,
     column: Columns = None,
-    dtype: DType = None,
-    multilabel: Multilabel = None,
-    qid: Qid = None,
-    sort: Sort = None,
-    header: Header = None,
-    delimiter: Delimiter = None,
-    label: Label = None,
-    weight: Weight = None,
-    keep: Keep = None,
-    drop: Drop = None,
-    missing: Missing = None,
-    categorical: Categorical = None,
-    encode: Encode = None,
-    unknown: Unknown = None,
-    importance: Importance = None,
-    tag: Tag = None,
-    bucket: Bucket = None,
-    row: RowField = None,
-    feature: FeatureField = None,
-    value: ValueField = None,
-    indices: Indices = None,
-    values: Values = None,
-    vector: Vector = None,
-    sql: Sql = None,
-    dsn: Dsn = None,
-    n_rows: NRows = None,
-    rows: RowsOf = None,
-    select: Select = None,
-    store_version: SourceVersion = None,
     duplicates: DuplicateEntries = Duplicates.sum,
     feature_names: FeatureNames = None,
     scratch: Scratch = None,
     as_json: Json = False,
+    **options: Any,
 ) -> None:
     """Convert a file into a store."""
     from sparsestore.convert import convert as convert_source
 
-    options = _given(
-        n_features=n_features,
-        zero_based=zero_based,
-        dtype=dtype,
-        multilabel=_number_of_labels(multilabel),
-        qid=qid,
-        sort=sort,
-        header=header,
-        delimiter=delimiter,
-        label=label,
-        weight=weight,
-        keep=keep,
-        drop=drop,
-        missing=missing,
-        categorical=categorical,
-        encode=encode,
-        unknown=unknown,
-        importance=importance,
-        tag=tag,
-        bucket=bucket,
-        row=row,
-        feature=feature,
-        value=value,
-        indices=indices,
-        values=values,
-        vector=vector,
-        sql=sql,
-        dsn=dsn,
-        n_rows=n_rows,
-        rows=rows,
-        select=select,
-        store_version=store_version,
-    )
     start = time.perf_counter()
     with _progress("converting", as_json) as progress:
         convert_source(
@@ -635,7 +477,7 @@ def convert(
             feature_names=_lines_of(feature_names),
             scratch=scratch,
             progress=progress,
-            **options,
+            **given(options),
         )
     seconds = time.perf_counter() - start
     _print_store({**_facts(dst), "seconds": round(seconds, 3)}, as_json)
@@ -643,6 +485,7 @@ def convert(
 
 @app.command(short_help="Append the rows of a file to a store.")
 @_reported
+@with_source_options
 def append(
     src: Annotated[str, typer.Argument(metavar="SRC", help="File with the new rows.", show_default=False)],
     dst: Annotated[str, typer.Argument(metavar="DST", help="Path of an existing store.", show_default=False)],
@@ -652,42 +495,12 @@ def append(
     max_bytes: MaxBytes = "1GiB",
     grow_features: Annotated[bool, typer.Option("--grow-features", help="Allow a file wider than the store.")] = False,
     resume: Resume = True,
-    n_features: NFeatures = None,
-    zero_based: ZeroBased = None,
     column: Columns = None,
-    dtype: DType = None,
-    multilabel: Multilabel = None,
-    qid: Qid = None,
-    sort: Sort = None,
-    header: Header = None,
-    delimiter: Delimiter = None,
-    label: Label = None,
-    weight: Weight = None,
-    keep: Keep = None,
-    drop: Drop = None,
-    missing: Missing = None,
-    categorical: Categorical = None,
-    encode: Encode = None,
-    unknown: Unknown = None,
-    importance: Importance = None,
-    tag: Tag = None,
-    bucket: Bucket = None,
-    row: RowField = None,
-    feature: FeatureField = None,
-    value: ValueField = None,
-    indices: Indices = None,
-    values: Values = None,
-    vector: Vector = None,
-    sql: Sql = None,
-    dsn: Dsn = None,
-    n_rows: NRows = None,
-    rows: RowsOf = None,
-    select: Select = None,
-    store_version: SourceVersion = None,
     duplicates: DuplicateEntries = Duplicates.sum,
     feature_names: FeatureNames = None,
     scratch: Scratch = None,
     as_json: Json = False,
+    **options: Any,
 ) -> None:
     """Append the rows of a file to a store, as a new version of it.
 
@@ -695,39 +508,6 @@ def append(
     """
     from sparsestore.convert import append_source
 
-    options = _given(
-        n_features=n_features,
-        zero_based=zero_based,
-        dtype=dtype,
-        multilabel=_number_of_labels(multilabel),
-        qid=qid,
-        sort=sort,
-        header=header,
-        delimiter=delimiter,
-        label=label,
-        weight=weight,
-        keep=keep,
-        drop=drop,
-        missing=missing,
-        categorical=categorical,
-        encode=encode,
-        unknown=unknown,
-        importance=importance,
-        tag=tag,
-        bucket=bucket,
-        row=row,
-        feature=feature,
-        value=value,
-        indices=indices,
-        values=values,
-        vector=vector,
-        sql=sql,
-        dsn=dsn,
-        n_rows=n_rows,
-        rows=rows,
-        select=select,
-        store_version=store_version,
-    )
     start = time.perf_counter()
     with _progress("appending", as_json) as progress:
         append_source(
@@ -744,7 +524,7 @@ def append(
             feature_names=_lines_of(feature_names),
             scratch=scratch,
             progress=progress,
-            **options,
+            **given(options),
         )
     seconds = time.perf_counter() - start
     _print_store({**_facts(dst), "seconds": round(seconds, 3)}, as_json)

@@ -108,6 +108,7 @@ TABLE: dict[str, set[str]] = {
     "convert": {"progress", "sources.base", "sources.registry", "csr", "plan", "sort", "layout", "writer", "errors"}
     | {"features", "format", "journal", "manifest", "sources.fingerprint"}  # to go on where another was interrupted
     | {"reader", "storage"},  # the hint at sorted rows; the folder of the buckets
+    "flags": set(),
     "audit": {"checksum", "format", "statistics", "zarr_format"},
     "row_starts": {"kernels", "statistics"},
     "inspection": {*DISK, "audit", "kernels", "row_starts"},
