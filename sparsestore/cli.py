@@ -74,7 +74,9 @@ NFeatures = Annotated[
 ]
 ZeroBased = Annotated[
     bool | None,
-    typer.Option("--zero-based/--one-based", help="Number of the first feature; 1 by default, 0 in libffm."),
+    typer.Option(
+        "--zero-based/--one-based", help="Number of the first feature; 1 by default, 0 in libffm and tfrecord."
+    ),
 ]
 Columns = Annotated[
     list[str] | None,
@@ -108,14 +110,37 @@ Header = Annotated[
 Delimiter = Annotated[
     str | None, typer.Option("--delimiter", help="What stands between fields: a character, or tab, space, pipe, ...")
 ]
-Label = Annotated[str | None, typer.Option("--label", help="Field of a table that becomes the column y.")]
+Label = Annotated[
+    str | None, typer.Option("--label", help="Field of a table, or of records, that becomes the column y.")
+]
 Weight = Annotated[str | None, typer.Option("--weight", help="Field that becomes the column sample_weight.")]
 Keep = Annotated[
     str | None,
     typer.Option("--keep", metavar="FIELDS", help="Fields that become columns: user,age:int64,price:float32."),
 ]
 Drop = Annotated[str | None, typer.Option("--drop", metavar="FIELDS", help="Fields that are left out.")]
-Missing = Annotated[str | None, typer.Option("--missing", help="What an empty field is: error, zero or nan.")]
+Missing = Annotated[
+    str | None, typer.Option("--missing", help="What an empty field, or one that is not there, is: error, zero or nan.")
+]
+SourceLayout = Annotated[
+    str | None, typer.Option("--layout", help="What a record of a TFRecord file is: example (the default) or elwc.")
+]
+Indices = Annotated[
+    str | None,
+    typer.Option("--indices", metavar="FEATURE", help="Feature of the records with a row's feature numbers."),
+]
+Values = Annotated[
+    str | None, typer.Option("--values", metavar="FEATURE", help="Feature with their values; without it each counts 1.")
+]
+Features = Annotated[
+    str | None,
+    typer.Option(
+        "--features", metavar="FEATURES", help="Features with as many numbers in each record: age,vector[64]."
+    ),
+]
+Compression = Annotated[
+    str | None, typer.Option("--compression", help="Of a TFRecord file: none, gzip or zlib, whatever its name says.")
+]
 DuplicateEntries = Annotated[
     Duplicates, typer.Option("--duplicates", help="What several entries at one place become, in formats of triples.")
 ]
@@ -148,12 +173,14 @@ SRC is a file or folder of one of these formats:
   matrix_market  .mtx .mm  (+)                 --n-features --dtype
   uci            .uci  (+)  (bag of words)     --n-features --dtype
   lda_c          .ldac .blei  (+)              --n-features --dtype --sort
+  tfrecord       .tfrecord .tfrecords  (+)     --layout --indices --values --features --label --weight --keep
+                                               --n-features --zero-based --one-based --missing --compression --dtype
   npz            .npz (scipy.sparse.save_npz)  --n-features --dtype
   npy            .npy (dense, 2-D)             --n-features --dtype
   sparsestore    .zarr (another store)         --rows --select --store-version --n-features --dtype
   (+) .gz .bz2 .xz or .zst may follow
-svmlight and libffm have labels, which become the column y, a table has those that are named, and a store has its
-columns; beside the other formats give them with --column y=labels.npy.
+svmlight and libffm have labels, which become the column y, tables and records have those that are named, and a store
+has its columns; beside the other formats give them with --column y=labels.npy.
 Other names need --format: nothing is guessed from the content. On any error nothing is left at DST.
 
 \b
@@ -489,6 +516,11 @@ def convert(
     keep: Keep = None,
     drop: Drop = None,
     missing: Missing = None,
+    layout: SourceLayout = None,
+    indices: Indices = None,
+    values: Values = None,
+    features: Features = None,
+    compression: Compression = None,
     rows: RowsOf = None,
     select: Select = None,
     store_version: SourceVersion = None,
@@ -513,6 +545,11 @@ def convert(
         keep=keep,
         drop=drop,
         missing=missing,
+        layout=layout,
+        indices=indices,
+        values=values,
+        features=features,
+        compression=compression,
         rows=rows,
         select=select,
         store_version=store_version,
@@ -564,6 +601,11 @@ def append(
     keep: Keep = None,
     drop: Drop = None,
     missing: Missing = None,
+    layout: SourceLayout = None,
+    indices: Indices = None,
+    values: Values = None,
+    features: Features = None,
+    compression: Compression = None,
     rows: RowsOf = None,
     select: Select = None,
     store_version: SourceVersion = None,
@@ -591,6 +633,11 @@ def append(
         keep=keep,
         drop=drop,
         missing=missing,
+        layout=layout,
+        indices=indices,
+        values=values,
+        features=features,
+        compression=compression,
         rows=rows,
         select=select,
         store_version=store_version,

@@ -81,12 +81,12 @@ def value_dtype(name: str, found: np.dtype[Any], dtype: DTypeLike | None) -> np.
     return wanted
 
 
-def text_dtype(dtype: DTypeLike) -> np.dtype[Any]:
-    """Dtype of values read from text: float32 or float64."""
+def text_dtype(dtype: DTypeLike, kind: str = "text") -> np.dtype[Any]:
+    """Dtype of values read from text, or another kind of input that is read in float64: float32 or float64."""
     wanted = number_dtype(dtype)
     if wanted not in (np.float32, np.float64):
         raise ValueError(
-            f"dtype={wanted} for text, expected float32 or float64 (whole numbers are stored as integers anyway)"
+            f"dtype={wanted} for {kind}, expected float32 or float64 (whole numbers are stored as integers anyway)"
         )
     return wanted
 
