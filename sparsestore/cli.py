@@ -173,14 +173,15 @@ SRC is a file or folder of one of these formats:
   matrix_market  .mtx .mm  (+)                 --n-features --dtype
   uci            .uci  (+)  (bag of words)     --n-features --dtype
   lda_c          .ldac .blei  (+)              --n-features --dtype --sort
+  arff           .arff  (+)                    --label --weight --keep --drop --missing --dtype
   tfrecord       .tfrecord .tfrecords  (+)     --layout --indices --values --features --label --weight --keep
                                                --n-features --zero-based --one-based --missing --compression --dtype
   npz            .npz (scipy.sparse.save_npz)  --n-features --dtype
   npy            .npy (dense, 2-D)             --n-features --dtype
   sparsestore    .zarr (another store)         --rows --select --store-version --n-features --dtype
   (+) .gz .bz2 .xz or .zst may follow
-svmlight and libffm have labels, which become the column y, tables and records have those that are named, and a store
-has its columns; beside the other formats give them with --column y=labels.npy.
+svmlight and libffm have labels, which become the column y, tables, ARFF and records have those that are named, and a
+store has its columns; beside the other formats give them with --column y=labels.npy.
 Other names need --format: nothing is guessed from the content. On any error nothing is left at DST.
 
 \b

@@ -41,6 +41,7 @@ FORMATS = {
     "libffm": Format("libffm", "LibffmSource", (".ffm", ".libffm"), text=True),
     "uci": Format("uci", "UciSource", (".uci",), text=True),
     "lda_c": Format("lda_c", "LdaCSource", (".ldac", ".blei"), text=True),
+    "arff": Format("arff", "ArffSource", (".arff",), text=True),
     "tfrecord": Format("tfrecord", "TfrecordSource", (".tfrecord", ".tfrecords"), text=True),
     "npz": Format("npz", "NpzSource", (".npz",), text=False),
     "npy": Format("npy", "NpySource", (".npy",), text=False),

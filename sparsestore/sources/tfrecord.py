@@ -194,7 +194,7 @@ class TfrecordSource:
         }
         self.columns: dict[str, tuple[str, tuple[int, ...]]] = {"qid": ("int64", ())} if layout == "elwc" else {}
         self._rows, self._contexts = _Side(), _Side()
-        self._set_features(indices, values, _parts(features), label, weight, _parts(keep))
+        self._set_features(indices, values, options.parts(features), label, weight, options.parts(keep))
 
     def _set_features(
         self,
@@ -607,10 +607,3 @@ class TfrecordSource:
             most = self.n_features - 1 + self._base
             return f"{name}: index {found.found}, expected at most {most} (n_features={self.n_features})"
         return f"{name} is a whole number that float64 may lack, from 2^53: keep it with :int64"
-
-
-def _parts(given: Sequence[str] | str | None) -> list[str]:
-    """A list, or one that is written with commas."""
-    if given is None:
-        return []
-    return [part.strip() for part in given.split(",")] if isinstance(given, str) else list(given)
