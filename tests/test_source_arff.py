@@ -345,6 +345,32 @@ def test_the_tokenizer_agrees_with_its_twin(
         np.testing.assert_array_equal(a, b)
 
 
+@settings(deadline=None, max_examples=150)
+@given(
+    head=st.lists(
+        st.sampled_from(
+            ["@relation x", "@attribute a numeric", "@attribute 'b", "@attribute b {x,'y z'}", "%", "@data"]
+        )
+        | st.text(max_size=12).map(lambda text: "@attribute " + text.replace("\n", " ")),
+        max_size=4,
+    ),
+    rows=st.lists(st.binary(max_size=20) | SPARSE_ROWS.map(str.encode), max_size=4),
+)
+def test_whatever_the_bytes_are_it_is_rows_or_one_error(
+    tmp_path_factory: pytest.TempPathFactory, head: list[str], rows: list[bytes]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzz.arff"
+    lines = [line.encode("utf-8", "replace") for line in ["@attribute first real", *head, "@data"]]
+    path.write_bytes(b"\n".join([*lines, *rows]))
+    message = f"{path}:"
+    try:
+        read(open_source(path, missing="nan"))
+    except SourceError as error:
+        message = str(error)
+    assert message.startswith(f"{path}:")
+    assert message.isprintable()
+
+
 # ---------------------------------------------------------------------------------------------------------- memory
 
 

@@ -780,6 +780,43 @@ def test_rows_are_joined_as_by_their_twin(seed: int) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+# ------------------------------------------------------------------------------------------------------- any bytes
+
+
+@settings(deadline=None, max_examples=150)
+@given(data=st.data())
+def test_whatever_the_bytes_are_it_is_rows_or_one_error(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Sound frames around damaged messages: accepted only where protobuf reads the same."""
+    payload = bytearray(data.draw(EXAMPLES | st.binary(max_size=60)))
+    for _ in range(data.draw(st.integers(0, 3)) if payload else 0):
+        at = data.draw(st.integers(0, len(payload) - 1))
+        payload[at : at + 1] = data.draw(st.binary(max_size=2))
+        payload = payload or bytearray(1)
+    raw = t.record(bytes(payload))
+    if data.draw(st.booleans()):
+        raw += data.draw(st.binary(max_size=20))
+    path = tmp_path_factory.getbasetemp() / "fuzz.tfrecord"
+    path.write_bytes(raw)
+    layout = data.draw(st.sampled_from(["example", "elwc"]))
+    options = {"indices": "i", "keep": "n:float64", "missing": "zero", "n_features": 100, "layout": layout}
+    message = ""
+    try:
+        found, columns = read(open_source(path, **options))
+    except SourceError as error:
+        message = str(error)
+    if message:
+        assert message.startswith(f"{path}: ")
+        assert message.isprintable()
+    elif layout == "example":
+        features = e.features_of(bytes(payload))
+        ids = np.zeros((1, 100))
+        np.add.at(ids[0], np.array(features.get(b"i", []), int), 1)
+        np.testing.assert_array_equal(found.toarray(), ids)
+        np.testing.assert_array_equal(columns["n"], np.array(features.get(b"n") or [np.nan], float))
+
+
 # ---------------------------------------------------------------------------------------------------------- memory
 
 PEAK = """

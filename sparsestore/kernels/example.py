@@ -196,6 +196,13 @@ def _varint(text: Any, i: Any, stop: Any) -> Any:
     """Read a varint at `i`: where it ends, the number, and whether it is sound."""
     if i < stop and text[i] < _MORE:
         return i + _ONE, np.uint64(text[i]), True
+    if stop - i > _TWO:  # most numbers of features have two or three bytes: a call would cost more than they do
+        low, middle = np.uint64(text[i]) & _LOW7, np.uint64(text[i + _ONE])
+        if middle < _MORE:
+            return i + _TWO, low | middle << _SEVEN, True
+        if text[i + _TWO] < _MORE:
+            high = np.uint64(text[i + _TWO]) << np.uint64(14)
+            return i + _THREE, low | (middle & _LOW7) << _SEVEN | high, True
     return _long_varint(text, i, stop)
 
 

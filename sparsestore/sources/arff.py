@@ -38,6 +38,7 @@ _DTYPES = ("string", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 
 _WEIGHTS = "{}"
 
 _QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
+_PLAIN = re.compile(rb"@attribute[ \t]+([\w.+:/-]+)[ \t]+(?:numeric|real|integer)\s*", re.IGNORECASE)  # nearly all
 _ATTRIBUTE = re.compile(rf"\s*({_QUOTED}|[^\s{{}},%'\"][^\s{{}},%]*)\s*(\S.*?)\s*", re.DOTALL)
 _VALUE = re.compile(rf"\s*({_QUOTED}|[^\s{{}},%'\"][^\s{{}},%]*)\s*([,}}])")
 _NUMERIC, _NOMINAL, _STRING, _DATE = "numeric", "nominal", "string", "date"
@@ -133,14 +134,16 @@ class ArffSource:
             for raw in piece.text.tobytes().split(b"\n")[:-1]:
                 self._line += 1
                 self._skip += len(raw) + 1
+                if plain := _PLAIN.fullmatch(raw):
+                    size += len(raw)
+                    self._put(plain[1].decode(), _NUMERIC, (), size)
+                    continue
                 word, *rest = raw.split(maxsplit=1) or [b"%"]
                 if word.lower() == b"@data":
                     return
                 if word.lower() == b"@attribute":
                     size += len(raw)
-                    if size > _MAX_HEADER or len(self._attributes) == _MAX_ATTRIBUTES:
-                        raise self._wrong(f"more than {_MAX_ATTRIBUTES} attributes, or {_MAX_HEADER} bytes of them")
-                    self._add(b"".join(rest))
+                    self._add(b"".join(rest), size)
                 elif word.lower() != b"@relation" and not word.startswith(b"%"):
                     raise self._wrong(f"expected @relation, @attribute or @data, found {shown(raw)}")
         raise SourceError(f"{self.name}:{self._line + 1}: the file ends before @data")
@@ -148,7 +151,16 @@ class ArffSource:
     def _wrong(self, reason: str) -> SourceError:
         return SourceError(f"{self.name}:{self._line}: {reason}")
 
-    def _add(self, line: bytes) -> None:
+    def _put(self, name: str, kind: str, values: tuple[bytes, ...], size: int) -> None:
+        """Note an attribute; `size` is the length of all lines of attributes so far."""
+        if size > _MAX_HEADER or len(self._attributes) == _MAX_ATTRIBUTES:
+            raise self._wrong(f"more than {_MAX_ATTRIBUTES} attributes, or {_MAX_HEADER} bytes of them")
+        if not name or name in self._numbers_of:
+            raise self._wrong(f"a second attribute {shown(name)}: rename it" if name else "an attribute without a name")
+        self._numbers_of[name] = len(self._attributes)
+        self._attributes.append(_Attribute(name, kind, values))
+
+    def _add(self, line: bytes, size: int) -> None:
         """An attribute: its name and type."""
         from sparsestore.kernels.arff import unquoted
 
@@ -170,10 +182,7 @@ class ArffSource:
                 f"attribute {shown(name)} is of the type {shown(rest)}, expected numeric, real, integer, string, date "
                 "or values in braces"
             )
-        if not name or name in self._numbers_of:
-            raise self._wrong(f"a second attribute {shown(name)}: rename it" if name else "an attribute without a name")
-        self._numbers_of[name] = len(self._attributes)
-        self._attributes.append(_Attribute(name, kind, values))
+        self._put(name, kind, values, size)
 
     def _nominal(self, name: str, text: str) -> tuple[bytes, ...]:
         """The values of a nominal attribute."""

@@ -88,7 +88,8 @@ class TfrecordSource:
 
     The file is read once, in pieces; all that `blocks` holds at a time takes at most `max_bytes` + 16 MiB (and a
     decompressor's window: `text.TextFile`), where no record is longer than a hundredth of `max_bytes`. A record may
-    have `max_bytes` / 8 bytes, but 1 MiB always and 8 MiB at most; one that is so long may take 32 times its length.
+    have `max_bytes` / 8 bytes, but 1 MiB always and 8 MiB at most. Long ones take more memory: at worst, packed ids
+    below 128 in no order, 35 times their length, and one more is read than there are cores.
 
     Say what of the messages is the matrix: `indices` and `values`, `indices` alone, or `features`. Both checksums of
     each record are compared. Lists may be packed or not; features that are not named are skipped; of several of one
