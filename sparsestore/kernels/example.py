@@ -209,7 +209,7 @@ def _varint(text: Any, i: Any, stop: Any) -> Any:
 @njit(nogil=True, cache=True)
 def _any_field(text: Any, i: Any, stop: Any) -> Any:
     """As `_field`."""
-    i, tag, sound = _varint(text, i, stop)
+    i, tag, sound = _long_varint(text, i, stop)
     number, wire = tag >> _THREE, tag & _SEVEN
     size = _ZERO
     if number > _HIGHEST_FIELD:
@@ -224,7 +224,7 @@ def _any_field(text: Any, i: Any, stop: Any) -> Any:
     elif wire == _ONE:
         size = _EIGHT
     elif wire == _TWO:
-        i, size, length_sound = _varint(text, i, stop)
+        i, size, length_sound = _long_varint(text, i, stop)
         sound = sound and length_sound
     elif wire == np.uint64(5):
         size = _FOUR
@@ -448,24 +448,22 @@ def _scan_examples(
                         ascending = False
                     before = index
                 n_indices, entry = stop - entry, stop
-            elif role == VALUES:
-                start = entry - n_indices
+            elif role <= NUMBER:  # values, dense features and columns
+                start = entry - n_indices if role == VALUES else entry
                 stop, sound = _numbers(text, first, last, kind, bits, single, values, start)
                 if not sound:
                     return BROKEN, np.int64(row), np.int64(slot), np.int64(0), ascending
-                if stop != entry:
-                    return UNEQUAL, np.int64(row), np.int64(slot), np.int64(stop - start), ascending
-            elif role in (FEATURE, NUMBER):
-                stop, sound = _numbers(text, first, last, kind, bits, single, values, entry)
-                if not sound:
-                    return BROKEN, np.int64(row), np.int64(slot), np.int64(0), ascending
-                n = np.int64(stop - entry)
+                n = np.int64(stop - start)
+                if role == VALUES:
+                    if stop != entry:
+                        return UNEQUAL, np.int64(row), np.int64(slot), n, ascending
+                    continue
                 if n == 0 and not needed[slot]:
                     if role == NUMBER:
                         numbers[row, place] = np.nan
                     continue
                 if n != sizes[slot]:
-                    return ABSENT if n == 0 else WRONG_COUNT, np.int64(row), np.int64(slot), np.int64(n), ascending
+                    return ABSENT if n == 0 else WRONG_COUNT, np.int64(row), np.int64(slot), n, ascending
                 if role == NUMBER:
                     if kind == INTS and not -_EXACT < values[entry] < _EXACT:
                         return INEXACT, np.int64(row), np.int64(slot), np.int64(0), ascending
