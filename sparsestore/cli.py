@@ -122,6 +122,9 @@ SRC is a file or folder of one of these formats:
                                                --tag --dtype
   uci            .uci  (+)  (bag of words)     --n-features --dtype
   lda_c          .ldac .blei  (+)              --n-features --dtype --sort
+  arff           .arff  (+)                    --label --weight --keep --drop --missing --dtype
+  tfrecord       .tfrecord .tfrecords  (+)     --layout --indices --values --features --label --weight --keep
+                                               --n-features --zero-based --one-based --missing --compression --dtype
   npz            .npz (scipy.sparse.save_npz)  --n-features --dtype
   npy            .npy (dense, 2-D)             --n-features --dtype
   parquet        .parquet .pq                  as typed tables, below
@@ -137,8 +140,8 @@ SRC is a file or folder of one of these formats:
                  (triples)                     --encode --unknown --dtype
                  with --indices or --vector    --values --label --weight --keep --drop --n-features --zero-based
                  (lists)                       --one-based --dtype
-svmlight, libffm and vw have labels, which become the column y, a table has those that are named, and a store has its
-columns; beside the other formats give them with --column y=labels.npy.
+svmlight, libffm and vw have labels, which become the column y, tables, ARFF and records have those that are named, and
+a store has its columns; beside the other formats give them with --column y=labels.npy.
 Other names need --format: nothing is guessed from the content. On any error nothing is left at DST.
 
 \b

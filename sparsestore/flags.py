@@ -31,11 +31,11 @@ SOURCE_OPTIONS: dict[str, Any] = {
     "tag": _option(bool, "--tag", help="Of Vowpal Wabbit: tags become the column tag."),
     "header": _option(bool, "--header/--no-header", help="Whether the first line of a table has names; it has."),
     "delimiter": _option(str, "--delimiter", help="What stands between fields: a character, or tab, space, pipe, ..."),
-    "label": _option(str, "--label", help="Field of a table that becomes the column y."),
+    "label": _option(str, "--label", help="Field of a table, or of records, that becomes the column y."),
     "weight": _option(str, "--weight", help="Field that becomes the column sample_weight."),
     "keep": _option(str, "--keep", metavar="FIELDS", help="Fields that become columns: user,age:int64,price:float32."),
     "drop": _option(str, "--drop", metavar="FIELDS", help="Fields that are left out."),
-    "missing": _option(str, "--missing", help="What an empty field is: error, zero or nan."),
+    "missing": _option(str, "--missing", help="What an empty field, or one that is not there, is: error, zero or nan."),
     "categorical": _option(
         str, "--categorical", metavar="FIELDS", help="Fields of text, each text of which is a feature: color,C*"
     ),
@@ -51,9 +51,20 @@ SOURCE_OPTIONS: dict[str, Any] = {
     ),
     "feature": _option(str, "--feature", metavar="FIELD", help="Field of the feature, as item or item:string."),
     "value": _option(str, "--value", metavar="FIELD", help="Field of the value; without one each entry is 1."),
-    "indices": _option(str, "--indices", metavar="FIELD", help="Of a typed table: column of lists of features."),
-    "values": _option(str, "--values", metavar="FIELD", help="Column of lists of values; without one each is 1."),
+    "indices": _option(
+        str, "--indices", metavar="FIELD", help="Column, or feature of records, with lists of features."
+    ),
+    "values": _option(
+        str, "--values", metavar="FIELD", help="Column with lists of their values; without one each is 1."
+    ),
     "vector": _option(str, "--vector", metavar="FIELD", help="Column of vectors of Spark ML, or of dense lists."),
+    "features": _option(
+        str, "--features", metavar="FEATURES", help="Features with as many numbers in each record: age,vector[64]."
+    ),
+    "layout": _option(str, "--layout", help="What a record of a TFRecord file is: example (the default) or elwc."),
+    "compression": _option(
+        str, "--compression", help="Of a TFRecord file: none, gzip or zlib, whatever its name says."
+    ),
     "sql": _option(str, "--sql", metavar="QUERY", help="Of a database: the query to read."),
     "dsn": _option(str, "--dsn", help="Of PostgreSQL: how to connect; PGHOST, PGPASSWORD, ... are heeded."),
     "rows": _option(str, "--rows", metavar="START:STOP", help="Of a store: some of its rows, such as 1000:2000."),

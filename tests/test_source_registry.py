@@ -42,7 +42,7 @@ def test_formats_given_by_name_win():
     assert read(open_source(DATA / "a9a.t.gz", format="svmlight"))[0].shape == (16281, 122)
     with pytest.raises(
         ValueError,
-        match="format='xls' is not known, expected one of svmlight, matrix_market, csv, libffm, vw, uci, lda_c, npz",
+        match="format='xls' is not known, expected one of svmlight, matrix_market, csv, libffm, vw, uci, lda_c, arff",
     ):
         open_source(DATA / "a9a.t.gz", format="xls")
 

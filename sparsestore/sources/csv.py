@@ -17,7 +17,7 @@ from sparsestore.sources import options
 from sparsestore.sources.base import Block
 from sparsestore.sources.categories import Categories, with_codes
 from sparsestore.sources.dictionary import BadNameError
-from sparsestore.sources.fields import Fields, parts, unquoted
+from sparsestore.sources.fields import Fields, unquoted
 from sparsestore.sources.file import shown
 from sparsestore.sources.ranges import Ranges
 from sparsestore.sources.text import Piece
@@ -135,7 +135,9 @@ class CsvSource:
             "bucket": bucket if bucket is None or isinstance(bucket, str) else {k: list(v) for k, v in bucket.items()},
             "dtype": str(self._dtype),
         }
-        self._set_fields(label, weight, parts(keep), parts(drop), parts(categorical), Ranges.parsed(bucket))
+        self._set_fields(
+            label, weight, options.parts(keep), options.parts(drop), options.parts(categorical), Ranges.parsed(bucket)
+        )
         self._set_features(encode, n_features, unknown)
 
     def _set_fields(
@@ -364,7 +366,7 @@ class CsvSource:
                 return strings
             out = np.empty(len(texts), column.dtype)
             for row, text in enumerate(texts):
-                out[row] = _whole(text)
+                out[row] = options.whole(text)
         except (ValueError, OverflowError) as error:
             kind = "UTF-8 text" if column.dtype == "string" else f"number of {column.dtype}"
             raise SourceError(
@@ -372,11 +374,3 @@ class CsvSource:
                 f"is no {kind}, found {shown(texts[row])}"
             ) from error
         return out
-
-
-def _whole(text: bytes) -> int:
-    """A whole number, exactly; ValueError where it is none."""
-    digits = text.strip()
-    if not digits.lstrip(b"+-").isdigit() or len(digits) > 40:
-        raise ValueError(digits)
-    return int(digits)

@@ -15,7 +15,7 @@ from sparsestore.errors import SourceError
 from sparsestore.sources.file import shown
 from sparsestore.sources.text import COMPRESSIONS, Piece, TextFile
 
-__all__ = ["DTYPES", "LONGEST_LINE", "PIECE", "Fields", "parts", "unquoted"]
+__all__ = ["DTYPES", "LONGEST_LINE", "PIECE", "Fields", "unquoted"]
 
 Array = NDArray[Any]
 
@@ -176,13 +176,6 @@ def unquoted(text: NDArray[np.uint8], spans: NDArray[np.int64]) -> tuple[NDArray
             starts[at], stops[at] = end, end + len(more[-1])
             end += len(more[-1])
     return np.frombuffer(payload + b"".join(more), np.uint8), starts, stops
-
-
-def parts(given: Sequence[Any] | str | None) -> list[Any]:
-    """A list, or one that is written with commas."""
-    if given is None:
-        return []
-    return [part.strip() for part in given.split(",")] if isinstance(given, str) else list(given)
 
 
 def _delimiter(given: str | None, path: Path) -> str:

@@ -14,7 +14,6 @@ from sparsestore.sources import arrow, options
 from sparsestore.sources.arrow import Lists
 from sparsestore.sources.base import Block
 from sparsestore.sources.categories import summed
-from sparsestore.sources.fields import parts
 from sparsestore.sources.layouts import converted
 from sparsestore.sources.table import Columns, Table, batches
 
@@ -96,8 +95,8 @@ class ListTableSource:
             "vector": vector,
             "label": label,
             "weight": weight,
-            "keep": parts(keep) or None,
-            "drop": parts(drop) or None,
+            "keep": options.parts(keep) or None,
+            "drop": options.parts(drop) or None,
             "zero_based": zero_based if indices is not None else None,
             "n_features": n_features,
             "dtype": None if dtype is None else str(self._dtype),

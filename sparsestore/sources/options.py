@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ __all__ = [
     "check_n_features",
     "check_rows",
     "numeric",
+    "parts",
     "provenance",
     "rounded",
     "rounded_labels",
     "text_dtype",
     "value_dtype",
+    "whole",
     "width",
 ]
 
@@ -81,14 +83,35 @@ def value_dtype(name: str, found: np.dtype[Any], dtype: DTypeLike | None) -> np.
     return wanted
 
 
-def text_dtype(dtype: DTypeLike) -> np.dtype[Any]:
-    """Dtype of values read from text: float32 or float64."""
+def text_dtype(dtype: DTypeLike, kind: str = "text") -> np.dtype[Any]:
+    """Dtype of values read from text, or another kind of input that is read in float64: float32 or float64."""
     wanted = number_dtype(dtype)
     if wanted not in (np.float32, np.float64):
         raise ValueError(
-            f"dtype={wanted} for text, expected float32 or float64 (whole numbers are stored as integers anyway)"
+            f"dtype={wanted} for {kind}, expected float32 or float64 (whole numbers are stored as integers anyway)"
         )
     return wanted
+
+
+def parts(given: Sequence[Any] | str | None) -> list[Any]:
+    """Names in a list, or written with commas.
+
+    Examples
+    --------
+    >>> parts("user, age:int64")
+    ['user', 'age:int64']
+    """
+    if given is None:
+        return []
+    return [part.strip() for part in given.split(",")] if isinstance(given, str) else list(given)
+
+
+def whole(text: bytes) -> int:
+    """A whole number, exactly; ValueError where it is none."""
+    digits = text.strip()
+    if not digits.lstrip(b"+-").isdigit() or len(digits) > 40:
+        raise ValueError(digits)
+    return int(digits)
 
 
 def rounded(exact: NDArray[np.float64], dtype: np.dtype[Any]) -> tuple[NDArray[Any], int | None]:

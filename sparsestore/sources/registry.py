@@ -67,6 +67,8 @@ FORMATS = {
     "vw": _text("vw.VwSource", ".vw"),
     "uci": _text("uci.UciSource", ".uci"),
     "lda_c": _text("lda_c.LdaCSource", ".ldac", ".blei"),
+    "arff": _text("arff.ArffSource", ".arff"),
+    "tfrecord": _text("tfrecord.TfrecordSource", ".tfrecord", ".tfrecords"),
     "npz": Format({"": "npz.NpzSource"}, (".npz",)),
     "npy": Format({"": "npy.NpySource"}, (".npy",)),
     "parquet": Format(_TABLES, (".parquet", ".pq"), table="parquet.ParquetTable"),

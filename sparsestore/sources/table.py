@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsestore.errors import SourceError
-from sparsestore.sources import arrow
-from sparsestore.sources.fields import DTYPES, parts
+from sparsestore.sources import arrow, options
+from sparsestore.sources.fields import DTYPES
 from sparsestore.sources.file import shown
 from sparsestore.sources.layouts import converted
 
@@ -101,9 +101,9 @@ class Columns:
             if name is not None:
                 self.numbers(self.take(name, option), option)
                 self.kept.append(Kept(name, column, self.dtype(name).name))
-        for each in parts(keep):
+        for each in options.parts(keep):
             self.kept.append(self._kept_as(each))
-        for each in parts(drop):
+        for each in options.parts(drop):
             self.take(each, "drop")
 
     def schema(self) -> dict[str, tuple[str, tuple[int, ...]]]:

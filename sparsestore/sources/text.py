@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from io import FileIO
+from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -64,11 +65,13 @@ class TextFile:
     xz and zstd what the file asks for, at most 128 MiB; a zstd file made to expand may take 64 MiB more).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, suffix: str | None = None) -> None:
+        """Note what the file is; `suffix` is taken for that of the path, ".zlib" and "" may be given so."""
         self.path = path
         self.state = FileState.of(path)
         self.size = self.state.size
-        self.compressed = path.suffix.lower() in COMPRESSIONS
+        self.suffix = path.suffix.lower() if suffix is None else suffix
+        self.compressed = self.suffix in (*COMPRESSIONS, ".zlib")
 
     def pieces(
         self, piece_bytes: int, max_line_bytes: int, *, skip: int = 0, line: int = 1, hint: str = "check the format"
@@ -79,25 +82,16 @@ class TextFile:
         order mark, and one that is not as it was when it was opened. The first `skip` bytes of text are left out: they
         end where line number `line` starts.
         """
-        requests, results = SimpleQueue[int](), SimpleQueue[_Filled]()
-        # The thread owns the file and is not waited for at the end: a generator may be finalized by the collection of
-        # garbage at any point of any thread, one that holds a lock which joining a thread takes among them.
-        Thread(target=self._serve, args=(requests, results), name="sparsestore-read", daemon=True).start()
-        try:
-            requests.put(piece_bytes)
-            tail, start, ended = list[bytes](), True, False
-            while not ended:
-                block, position, error = results.get()
-                if error is not None:
-                    raise error
+        tail, start, position = list[bytes](), True, 0
+        with closing(self.chunks(piece_bytes)) as chunks:
+            for block, at in chain(chunks, [(b"", 0)]):  # the last line may lack its end
+                position = max(position, at)
                 if start:
                     self._check_mark(block)
                     start = False
                 if block:
-                    requests.put(piece_bytes)
                     cut = block.rfind(b"\n") + 1
                 else:
-                    ended = True
                     block, cut = (b"\n", 1) if any(tail) else (b"", 0)
                 if cut:
                     text = b"".join([*tail, memoryview(block)[:cut]])
@@ -115,6 +109,23 @@ class TextFile:
                         f"{self.path}:{line}: the line has at least {length} bytes, expected at most "
                         f"{max_line_bytes}: {hint}"
                     )
+
+    def chunks(self, size: int) -> Generator[tuple[bytes, int], None, None]:
+        """Yield so many bytes at a time, and how far the file was read, while a thread reads and decompresses more."""
+        requests, results = SimpleQueue[int](), SimpleQueue[_Filled]()
+        # The thread owns the file and is not waited for at the end: a generator may be finalized by the collection of
+        # garbage at any point of any thread, one that holds a lock which joining a thread takes among them.
+        Thread(target=self._serve, args=(requests, results), name="sparsestore-read", daemon=True).start()
+        try:
+            requests.put(size)
+            while True:
+                block, position, error = results.get()
+                if error is not None:
+                    raise error
+                if not block:
+                    return
+                requests.put(size)
+                yield block, position
         finally:
             requests.put(0)
 
@@ -122,7 +133,7 @@ class TextFile:
         """Fill a piece for each request, until one for 0 bytes or an error."""
         try:
             with closing(FileIO(self.path)) as raw:
-                read = _Decompressed(self.path, raw).read if self.compressed else raw.read
+                read = _Decompressed(self.path, self.suffix, raw).read if self.compressed else raw.read
                 while size := requests.get():
                     text = self._filled(read, size)
                     position = raw.tell()
@@ -199,9 +210,10 @@ def _inflate() -> Any:
 
 def _decoder(suffix: str) -> tuple[Callable[[], Any], type[Exception], int]:
     """How to make a decoder, what it raises on bad data, and how many bytes to give it at a time."""
-    if suffix == ".gz":
+    if suffix in (".gz", ".zlib"):
         inflate = _inflate()
-        return lambda: inflate.decompressobj(31), inflate.error, _STEP  # 31: gzip with its length and checksum
+        bits = 31 if suffix == ".gz" else 15  # 31: gzip with its length and checksum
+        return lambda: inflate.decompressobj(bits), inflate.error, _STEP
     if suffix == ".bz2":
         import bz2
 
@@ -218,9 +230,9 @@ def _decoder(suffix: str) -> tuple[Callable[[], Any], type[Exception], int]:
 class _Decompressed:
     """Decompressed bytes of a file, never many more at a time than asked for."""
 
-    def __init__(self, path: Path, raw: FileIO) -> None:
-        self.path, self.raw = path, raw
-        self.new, self.errors, self.step = _decoder(path.suffix.lower())
+    def __init__(self, path: Path, suffix: str, raw: FileIO) -> None:
+        self.path, self.suffix, self.raw = path, suffix, raw
+        self.new, self.errors, self.step = _decoder(suffix)
         self.decoder: _Decoder = self.new()
         self.input = memoryview(b"")  # read, not yet given to the decoder
         self.pending: bytes | memoryview = b""  # given, and to be given again
@@ -234,9 +246,8 @@ class _Decompressed:
             try:
                 out = self.decoder.decompress(self.pending, size)
             except self.errors as error:
-                kind = self.path.suffix
                 raise SourceError(
-                    f"{self.path}: damaged {kind} data before byte {self._position()}: {shown(str(error))}"
+                    f"{self.path}: damaged {self.suffix} data before byte {self._position()}: {shown(str(error))}"
                 ) from error
             self.pending = getattr(self.decoder, "unconsumed_tail", b"")
             if out:
@@ -246,7 +257,7 @@ class _Decompressed:
                 if not self.pending:
                     raise SourceError(
                         f"{self.path}: cut short: the file ends at byte {self.raw.tell()}, before its "
-                        f"{self.path.suffix} data do"
+                        f"{self.suffix} data do"
                     )
 
     def _more(self) -> memoryview:

@@ -14,7 +14,6 @@ from sparsestore.sources import arrow, options
 from sparsestore.sources.base import Block
 from sparsestore.sources.categories import Categories, with_codes
 from sparsestore.sources.dictionary import BadNameError
-from sparsestore.sources.fields import parts
 from sparsestore.sources.file import shown
 from sparsestore.sources.layouts import converted
 from sparsestore.sources.ranges import Ranges
@@ -77,17 +76,17 @@ class WideTableSource:
         self._missing = missing
         self._columns = Columns(table, label=label, weight=weight, keep=keep, drop=drop)
         self.columns = self._columns.schema()
-        self._set_features(parts(categorical), Ranges.parsed(bucket))
+        self._set_features(options.parts(categorical), Ranges.parsed(bucket))
         self._set_categories(encode, n_features, unknown)
         self._dtype = self._dtype_of(None if dtype is None else number_dtype(dtype))
         self.dtype: np.dtype[Any] | None = self._dtype
         self._options = {
             "label": label,
             "weight": weight,
-            "keep": parts(keep) or None,
-            "drop": parts(drop) or None,
+            "keep": options.parts(keep) or None,
+            "drop": options.parts(drop) or None,
             "missing": missing,
-            "categorical": parts(categorical) or None,
+            "categorical": options.parts(categorical) or None,
             "encode": encode if categorical is not None else None,
             "n_features": n_features,
             "unknown": unknown if categorical is not None else None,
