@@ -37,6 +37,7 @@ MIN_BYTES = 24 << 20
 """The smallest `max_bytes`: less would make reads and writes so small that nothing but overhead is left."""
 WRITER_BYTES = 128 << 20
 BLOCK_BYTES = 64 << 20
+BESIDE_ROWS = 65_536  # rows whose columns are read together where entries had to be sorted
 HINT_ROWS = 65_536  # a window holds that many rows by default, and a store in one window is shuffled whatever its order
 HINT_BLOCK_ROWS = 256
 HINT_RATIO = 4.0
@@ -401,9 +402,17 @@ class _Conversion:
             size=self.source.size,
         )
         stop = 0
-        for part in rows:
-            stop += len(part)
-            yield Block(part, {}, stop)
+        if not self.source.columns:
+            for part in rows:
+                stop += len(part)
+                yield Block(part, {}, stop)
+            return
+        with self.source.beside() as beside:  # type: ignore[attr-defined]
+            for part in rows:
+                for start in range(0, len(part), BESIDE_ROWS):
+                    some = part.slice(start, min(start + BESIDE_ROWS, len(part)))
+                    stop += len(some)
+                    yield Block(some, beside(len(some)), stop)
 
     def joined(self, blocks: Iterator[Block]) -> Iterator[Block]:
         """Blocks with the given columns beside the source's own."""

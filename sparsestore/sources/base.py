@@ -72,7 +72,8 @@ class Source(Protocol):
         "bytes" or "rows", the unit of `size`.
     sorted_rows : bool
         True: `blocks` yields `Block`s in row order. False: it yields `Triples` in any order and `n_rows` and
-        `n_features` are known; the caller sorts them.
+        `n_features` are known; the caller sorts them. Where such a source has columns, its method `beside` gives them:
+        a context manager, whose function of n gives those of the next n rows.
     """
 
     name: str

@@ -26,7 +26,7 @@ class Format:
     text: bool
     """Whether a suffix of `COMPRESSIONS` may follow."""
     folder: bool = False
-    """Whether it is a folder, and not a file."""
+    """Whether it may be a folder: then its class looks at what is there."""
 
     def load(self) -> type[Any]:
         """Import the class."""
@@ -43,6 +43,10 @@ FORMATS = {
     "lda_c": Format("lda_c", "LdaCSource", (".ldac", ".blei"), text=True),
     "npz": Format("npz", "NpzSource", (".npz",), text=False),
     "npy": Format("npy", "NpySource", (".npy",), text=False),
+    "hdf5": Format("hdf5", "Hdf5Source", (".h5", ".hdf5"), text=False),
+    "h5ad": Format("h5ad", "H5adSource", (".h5ad",), text=False, folder=True),
+    "tenx": Format("tenx", "TenxSource", (), text=False, folder=True),
+    "binsparse": Format("binsparse", "BinsparseSource", (), text=False, folder=True),
     "sparsestore": Format("store", "StoreSource", (".zarr",), text=False, folder=True),
 }
 
