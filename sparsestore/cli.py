@@ -108,14 +108,31 @@ Header = Annotated[
 Delimiter = Annotated[
     str | None, typer.Option("--delimiter", help="What stands between fields: a character, or tab, space, pipe, ...")
 ]
-Label = Annotated[str | None, typer.Option("--label", help="Field of a table that becomes the column y.")]
-Weight = Annotated[str | None, typer.Option("--weight", help="Field that becomes the column sample_weight.")]
+Label = Annotated[
+    str | None,
+    typer.Option("--label", help="Field of a table, column of obs, or dataset of HDF5 that becomes the column y."),
+]
+Weight = Annotated[str | None, typer.Option("--weight", help="As --label, for the column sample_weight.")]
 Keep = Annotated[
     str | None,
     typer.Option("--keep", metavar="FIELDS", help="Fields that become columns: user,age:int64,price:float32."),
 ]
 Drop = Annotated[str | None, typer.Option("--drop", metavar="FIELDS", help="Fields that are left out.")]
 Missing = Annotated[str | None, typer.Option("--missing", help="What an empty field is: error, zero or nan.")]
+Dataset = Annotated[
+    str | None, typer.Option("--dataset", help="Of HDF5: name of the dataset, where it has several of 2 dimensions.")
+]
+Layer = Annotated[str | None, typer.Option("--layer", help="Of AnnData: raw, or a layer's name; X by default.")]
+Names = Annotated[
+    str | None,
+    typer.Option(
+        "--names", help="What features are called: of AnnData a column of var, of tenx ids (the default) or names."
+    ),
+]
+Genome = Annotated[
+    str | None, typer.Option("--genome", help="Of tenx: which matrix, where a file of Cell Ranger 2 has several.")
+]
+Group = Annotated[str | None, typer.Option("--group", help="Of binsparse: where in the file the matrix is.")]
 DuplicateEntries = Annotated[
     Duplicates, typer.Option("--duplicates", help="What several entries at one place become, in formats of triples.")
 ]
@@ -150,10 +167,14 @@ SRC is a file or folder of one of these formats:
   lda_c          .ldac .blei  (+)              --n-features --dtype --sort
   npz            .npz (scipy.sparse.save_npz)  --n-features --dtype
   npy            .npy (dense, 2-D)             --n-features --dtype
+  hdf5           .h5 .hdf5 (dense, 2-D)        --dataset --label --weight --n-features --dtype
+  h5ad           .h5ad (AnnData; zarr, too)    --layer --label --weight --keep --names --dtype
+  tenx           (10x Genomics, file, folder)  --genome --names --dtype
+  binsparse      (HDF5 or zarr)                --group --n-features --dtype
   sparsestore    .zarr (another store)         --rows --select --store-version --n-features --dtype
   (+) .gz .bz2 .xz or .zst may follow
-svmlight and libffm have labels, which become the column y, a table has those that are named, and a store has its
-columns; beside the other formats give them with --column y=labels.npy.
+svmlight and libffm have labels, which become the column y; tables, HDF5 and AnnData have those that are named; a store
+has its columns; beside the other formats give them with --column y=labels.npy.
 Other names need --format: nothing is guessed from the content. On any error nothing is left at DST.
 
 \b
@@ -165,6 +186,7 @@ Examples
   sparsestore convert clicks.svm.gz clicks.zarr --n-features 1000000 --shuffle --seed 0
   sparsestore convert visits.csv.gz visits.zarr --label bought --keep user,when:int64 --shuffle
   sparsestore convert counts.npz cells.zarr --column y=labels.npy --profile compact
+  sparsestore convert atlas.h5ad cells.zarr --layer raw --label cell_type --keep donor,n_counts:float32 --shuffle
   sparsestore convert clicks.zarr shuffled.zarr --shuffle --rows :1000000
 """
 
@@ -489,6 +511,11 @@ def convert(
     keep: Keep = None,
     drop: Drop = None,
     missing: Missing = None,
+    dataset: Dataset = None,
+    layer: Layer = None,
+    names: Names = None,
+    genome: Genome = None,
+    group: Group = None,
     rows: RowsOf = None,
     select: Select = None,
     store_version: SourceVersion = None,
@@ -513,6 +540,11 @@ def convert(
         keep=keep,
         drop=drop,
         missing=missing,
+        dataset=dataset,
+        layer=layer,
+        names=names,
+        genome=genome,
+        group=group,
         rows=rows,
         select=select,
         store_version=store_version,
@@ -564,6 +596,11 @@ def append(
     keep: Keep = None,
     drop: Drop = None,
     missing: Missing = None,
+    dataset: Dataset = None,
+    layer: Layer = None,
+    names: Names = None,
+    genome: Genome = None,
+    group: Group = None,
     rows: RowsOf = None,
     select: Select = None,
     store_version: SourceVersion = None,
@@ -591,6 +628,11 @@ def append(
         keep=keep,
         drop=drop,
         missing=missing,
+        dataset=dataset,
+        layer=layer,
+        names=names,
+        genome=genome,
+        group=group,
         rows=rows,
         select=select,
         store_version=store_version,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sparsestore.errors import SourceError
 from sparsestore.sources import layouts, options
 from sparsestore.sources.base import Block, Triples
-from sparsestore.sources.file import shown
+from sparsestore.sources.file import LONGEST_TEXT, shown
 
 __all__ = [
     "HEADER_BYTES",
@@ -23,7 +23,6 @@ __all__ = [
     "Container",
     "Stored",
     "banded",
-    "damage",
     "integers",
     "numbers",
     "opened",
@@ -40,9 +39,6 @@ HEADER_BYTES = 64 << 20
 """Largest chunk of names and annotations that are read when a file is opened."""
 TEXT_STEP = 1024
 """Strings read at a time: each may be anywhere in the file, and of any length."""
-LONGEST_TEXT = 1 << 16
-# what h5py, zarr-python and their codecs raise on a damaged file
-_DAMAGE = (OSError, RuntimeError, ValueError, TypeError, KeyError, IndexError, ArithmeticError, NotImplementedError)
 
 
 class Stored(Protocol):
@@ -114,17 +110,6 @@ def opened(path: Path, max_bytes: int) -> Iterator[Container]:
 
     with Hdf5File.opened(path, max(max_bytes, 1 << 20)) as file:
         yield file
-
-
-@contextmanager
-def damage(what: str) -> Iterator[None]:
-    """Turn what a damaged file makes a library raise into a SourceError that starts with `what`."""
-    try:
-        yield
-    except (SourceError, FileNotFoundError, PermissionError):
-        raise
-    except _DAMAGE as error:
-        raise SourceError(f"{what}: {shown(str(error), 160)}") from error
 
 
 def numbers(stored: Stored, what: str = "numbers") -> Stored:

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsestore.errors import SourceError
-from sparsestore.sources.containers import LONGEST_TEXT, damage
-from sparsestore.sources.file import shown
+from sparsestore.sources.file import LONGEST_TEXT, damage, shown
 
 __all__ = ["Hdf5File"]
 
@@ -135,9 +134,8 @@ class _Dataset:
             raise SourceError(f"{name}: is empty, it has not even a shape")
         self.shape: tuple[int, ...] = dataset.shape
         self.dtype: np.dtype[Any] = dataset.dtype
-        # elements as they lie in the file: those of text only say where it is
-        held = dataset.id.get_type().get_size()
-        self._stored_type = np.dtype(f"V{held}") if self.dtype.hasobject else self.dtype
+        # elements as they lie in the file: of text its length, and where it is
+        self._stored_type = np.dtype("V16") if self.dtype.kind == "O" else self.dtype
         self._chunks: tuple[int, ...] | None = dataset.chunks
         self.chunk = self._chunks[0] if self._chunks else 1
         self._check_dtype()
@@ -154,9 +152,9 @@ class _Dataset:
     def rows(self, start: int, stop: int) -> Array:
         """Read elements start to stop along the first axis."""
         with damage(f"{self.name}: rows {start} to {stop}: damaged"):
-            if self.dtype.hasobject and start < stop:
+            if self.dtype.kind == "O" and start < stop:
                 self._check_lengths(start, stop)
-            if _DEFLATE not in self._filters or self.dtype.hasobject or start >= stop:
+            if _DEFLATE not in self._filters or self.dtype.kind == "O" or start >= stop:
                 found: Array = self._dataset[start:stop]
                 return found
             return self._inflated_rows(start, stop)
@@ -166,7 +164,7 @@ class _Dataset:
 
         Where the chunks have other filters than gzip they are believed.
         """
-        if self._stored_type != np.dtype("V16") or any(code > _FLETCHER32 for code in self._filters):
+        if any(code > _FLETCHER32 for code in self._filters):
             return
         if self._chunks:
             found = self._inflated_rows(start, stop)
@@ -227,7 +225,9 @@ class _Dataset:
         fields = self.dtype.fields
         for dtype in [self.dtype] if fields is None else [field[0] for field in fields.values()]:
             base = dtype.subdtype[0] if dtype.subdtype else dtype
-            known = base.kind in "biufS" or (base.kind == "O" and dict(base.metadata or {}).get("vlen") in (str, bytes))
+            known = base.kind in "biufS" or (
+                fields is None and base.kind == "O" and dict(base.metadata or {}).get("vlen") in (str, bytes)
+            )
             if not known or dtype.itemsize > LONGEST_TEXT:
                 raise SourceError(f"{self.name}: is of dtype {shown(str(dtype), 80)}, expected numbers or text")
 
@@ -237,9 +237,8 @@ class _Dataset:
         if dataset.is_virtual:
             raise SourceError(f"{self.name}: is a virtual dataset, whose data are in other files: they are not read")
         if created.get_external_count():
-            raise SourceError(
-                f"{self.name}: has its data in another file, {shown(created.get_external(0)[0])}: not read"
-            )
+            other = shown(created.get_external(0)[0])
+            raise SourceError(f"{self.name}: has its data in another file, {other}, which is not read")
         n_bytes, stored = prod(self.shape) * self._stored_type.itemsize, dataset.id.get_storage_size()
         if stored > size:
             raise SourceError(f"{self.name}: has {stored} bytes of data, but the file has {size}: it was cut short")

@@ -322,7 +322,9 @@ def csc_triples(
             stop = min(start + step, int(bounds[-1]))
             rows = indices(stop - start).astype(np.int64)
             check_range(name, "row", rows, shape[0])
-            columns = first + np.searchsorted(bounds, np.arange(start, stop), side="right") - 1
+            low, high = np.searchsorted(bounds, [start, stop - 1], side="right") - 1
+            counts = np.diff(np.clip(bounds[low : high + 2], start, stop))
+            columns = np.repeat(np.arange(first + low, first + high + 1), counts)
             yield Triples(rows, columns, converted(name, data(stop - start), dtype), stop)
 
 

@@ -13,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsestore.errors import SourceError
-from sparsestore.sources.containers import damage
-from sparsestore.sources.file import shown
+from sparsestore.sources.file import damage, shown
 
 __all__ = ["ZarrFolder"]
 
 Array = NDArray[Any]
 
-_CHUNKS = 1024  # for one that is there: chunks of zeros alone need not be written
+_CHUNKS = 1024  # that may be missing: those of zeros alone need not be written
 _DEFLATE = 1032  # a byte of a zip file makes at most so many
 # codecs that decode bytes and nothing else: numcodecs has one that unpickles, which runs code
 _CODECS = {"blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd", "shuffle", "delta", "crc32", "crc32c"}
@@ -127,10 +126,10 @@ class _Array:
                 f"{name}: has chunks of {n_bytes} bytes, which are read whole, expected at most {most}: give a larger "
                 "max_bytes, or write it with smaller chunks"
             )
-        if array.nchunks > _CHUNKS and array.nchunks > _CHUNKS * array.nchunks_initialized:
+        if array.nchunks > _CHUNKS and array.nchunks > array.nbytes_stored():
             raise SourceError(
-                f"{name}: has shape {self.shape}, but {array.nchunks_initialized} of its {array.nchunks} chunks were "
-                "written"
+                f"{name}: has shape {self.shape}, but its {array.nchunks} chunks take {array.nbytes_stored()} bytes: "
+                "most were never written"
             )
         self._last: tuple[int, Array] | None = None  # rows that the next read may want too, of a cut chunk
 
