@@ -76,7 +76,7 @@ def open_source(data: Any, *, format: str | None = None, **options: Any) -> Sour
         format = _by_suffix(path)
     elif format not in FORMATS:
         raise ValueError(f"format={format!r} is not known, expected one of {', '.join(FORMATS)}")
-    if FORMATS[format].folder:
+    if FORMATS[format].folder and not path.is_file():
         return _made(FORMATS[format].load(), format, path, options)
     check_file(path)
     if path.suffix.lower() in COMPRESSIONS and not FORMATS[format].text:

@@ -112,8 +112,7 @@ class _Array:
         self.name = name
         self._array = array
         self.shape: tuple[int, ...] = array.shape
-        self._text = array.dtype.kind in "TO"
-        self.dtype: np.dtype[Any] = np.dtype(object) if self._text else array.dtype
+        self.dtype: np.dtype[Any] = np.dtype(object) if array.dtype.kind == "T" else array.dtype
         if self.dtype.kind not in "biufSUO":
             raise SourceError(f"{name}: is of dtype {shown(str(self.dtype), 80)}, expected numbers or text")
         unknown = sorted({codec for codec in _codecs(array.metadata.to_dict()) if codec not in _CODECS})
@@ -131,24 +130,23 @@ class _Array:
                 f"{name}: has shape {self.shape}, but its {array.nchunks} chunks take {array.nbytes_stored()} bytes: "
                 "most were never written"
             )
-        self._last: tuple[int, Array] | None = None  # rows that the next read may want too, of a cut chunk
+        self._last = 0, np.empty(0, array.dtype)  # of the chunk that was cut last: the next read wants it
 
     def rows(self, start: int, stop: int) -> Array:
         """Read elements start to stop along the first axis."""
         with damage(f"{self.name}: rows {start} to {stop}: damaged"):
-            if len(self.shape) != 1 or self._text:
+            if len(self.shape) != 1:
                 return np.asarray(self._array[start:stop])
-            if self._last is None or not self._last[0] <= start <= self._last[0] + len(self._last[1]):
-                first, held = start, np.empty(0, self.dtype)
-            else:
-                first, held = self._last[0], self._last[1]
+            first, held = self._last
+            if not first <= start <= first + len(held):
+                first, held = start, held[:0]
             more = first + len(held)
             if stop > more:
                 upto = min(-(-stop // self.chunk) * self.chunk, self.shape[0])
                 held = np.concatenate([held[start - first :], np.asarray(self._array[more:upto])])
                 first = start
-            out = held[start - first : stop - first]
-            self._last = stop, held[stop - first :].copy()
+            out, rest = held[start - first : stop - first], held[stop - first :]
+            self._last = stop, rest if len(rest) > len(held) // 2 else rest.copy()
             return out
 
 
