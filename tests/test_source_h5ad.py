@@ -318,7 +318,15 @@ def bomb(file: Any) -> None:
     n = len(file["X/data"])
     del file["X/data"]
     file.create_dataset("X/data", (n,), "f4", chunks=(n,), compression="gzip")
-    file["X/data"].id.write_direct_chunk((0,), zlib.compress(bytes(1 << 28)))
+    file["X/data"].id.write_direct_chunk((0,), zlib.compress(bytes(1 << 22)))
+
+
+def padded(file: Any) -> None:
+    """A chunk that is stored as much more than it holds."""
+    n = len(file["X/data"])
+    del file["X/data"]
+    file.create_dataset("X/data", (n,), "f4", chunks=(n,), compression="gzip")
+    file["X/data"].id.write_direct_chunk((0,), bytes(1 << 20))
 
 
 def long_text(file: Any) -> None:
@@ -381,6 +389,7 @@ BAD: dict[str, tuple[Edit, str]] = {
     ),
     "filter": (unknown_filter, "X/data: is compressed with filter 32099 (unknown), which this HDF5 lacks: pip install"),
     "bomb": (bomb, "X/data: the chunk at (0,) has more bytes, expected 648"),
+    "padded": (padded, "X/data: the chunk at (0,) is stored as 1048576 bytes, expected about 648"),
     "long_text": (long_text, "obs/_index: has text of 100000 bytes, expected at most 65536"),
 }
 

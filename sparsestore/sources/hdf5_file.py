@@ -21,6 +21,7 @@ Array = NDArray[Any]
 
 _MOST_LINKS = 32
 _MOST_ATTRIBUTE = 1 << 20
+_GROWTH = 1 << 12  # by which what can not be compressed may grow
 _DEFLATE, _SHUFFLE, _FLETCHER32 = 1, 2, 3
 _KNOWN = {32000: "lzf", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32013: "zfp", 32015: "zstd", 32026: "blosc2"}
 
@@ -186,13 +187,10 @@ class _Dataset:
             for rest in np.ndindex(*[len(other) for other in others]):
                 at = (first, *(other[i] for other, i in zip(others, rest, strict=True)))
                 low, high = max(start, first), min(stop, first + chunks[0])
-                inner = tuple(
-                    slice(a, min(a + c, n)) for a, c, n in zip(at[1:], chunks[1:], self.shape[1:], strict=True)
-                )
-                cut = tuple(slice(0, part.stop - part.start) for part in inner)
-                out[(slice(low - start, high - start), *inner)] = self._chunk(at)[
-                    (slice(low - first, high - first), *cut)
-                ]
+                ends = zip(at[1:], chunks[1:], self.shape[1:], strict=True)
+                inner = tuple(slice(a, min(a + chunk, length)) for a, chunk, length in ends)
+                cut = (slice(low - first, high - first), *(slice(0, part.stop - part.start) for part in inner))
+                out[(slice(low - start, high - start), *inner)] = self._chunk(at)[cut]
         return out
 
     def _chunk(self, at: tuple[int, ...]) -> Array:
@@ -202,12 +200,13 @@ class _Dataset:
         self._last = None
         chunks, width = self._chunks or (), self._stored_type.itemsize
         n_bytes = prod(chunks) * width
+        stored = self._dataset.id.get_chunk_info_by_coord(at).size
+        if stored > n_bytes + n_bytes // 8 + _GROWTH:
+            raise SourceError(f"{self.name}: the chunk at {at} is stored as {stored} bytes, expected about {n_bytes}")
         skipped, raw = self._dataset.id.read_direct_chunk(at)
         for number, code in reversed(list(enumerate(self._filters))):
-            if (
-                skipped >> number & 1 or code == _FLETCHER32
-            ):  # its 4 bytes at the end are left over; zlib has its own sum
-                continue
+            if skipped >> number & 1 or code == _FLETCHER32:
+                continue  # the sum's 4 bytes at the end are left over; zlib has a sum of its own
             if code == _DEFLATE:
                 inflate = zlib.decompressobj()
                 raw = inflate.decompress(raw, n_bytes + 1)
