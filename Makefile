@@ -35,8 +35,8 @@ lint: $(VENV)/.dev ## ruff and mypy alone
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: $(VENV)/.dev ## measure reading, checks, converting, parsing, to_tf, scale, start-up, verify: half an hour; BENCH="--scale 0.1": two
-	@for file in read checks convert parse to_tf scale startup verify; do \
+bench: $(VENV)/.dev ## measure reading, checks, converting, parsing, transposing, to_tf, scale, start-up, verify: half an hour; BENCH="--scale 0.1": two
+	@for file in read checks convert parse transpose to_tf scale startup verify; do \
 	  echo "## $$file.py"; echo; $(BIN)/python bench/$$file.py $(BENCH) || exit 1; done
 
 clean: ## remove all that the other targets made

@@ -127,6 +127,10 @@ SRC is a file or folder of one of these formats:
                                                --n-features --zero-based --one-based --missing --compression --dtype
   npz            .npz (scipy.sparse.save_npz)  --n-features --dtype
   npy            .npy (dense, 2-D)             --n-features --dtype
+  hdf5           .h5 .hdf5 (dense, 2-D)        --dataset --label --weight --n-features --dtype
+  h5ad           .h5ad (AnnData; zarr, too)    --layer --label --weight --keep --names --dtype
+  tenx           (10x Genomics, file, folder)  --genome --names --dtype
+  binsparse      (HDF5 or zarr)                --group --n-features --dtype
   parquet        .parquet .pq                  as typed tables, below
   arrow          .arrow .feather .ipc          as typed tables, below
   duckdb         .duckdb, or duckdb:           --sql; as typed tables, below
@@ -140,8 +144,8 @@ SRC is a file or folder of one of these formats:
                  (triples)                     --encode --unknown --dtype
                  with --indices or --vector    --values --label --weight --keep --drop --n-features --zero-based
                  (lists)                       --one-based --dtype
-svmlight, libffm and vw have labels, which become the column y, tables, ARFF and records have those that are named, and
-a store has its columns; beside the other formats give them with --column y=labels.npy.
+svmlight, libffm and vw have labels, which become the column y; tables, ARFF, records, HDF5 and AnnData have those
+that are named; a store has its columns; beside the other formats give them with --column y=labels.npy.
 Other names need --format: nothing is guessed from the content. On any error nothing is left at DST.
 
 \b
@@ -156,6 +160,7 @@ Examples
   sparsestore convert ratings.csv ratings.zarr --row user:string --feature item:string --value stars
   sparsestore convert postgresql://db.local/shop s.zarr --sql "select * from clicks" --row user --feature item
   sparsestore convert counts.npz cells.zarr --column y=labels.npy --profile compact
+  sparsestore convert atlas.h5ad cells.zarr --layer raw --label cell_type --keep donor,n_counts:float32 --shuffle
   sparsestore convert clicks.zarr shuffled.zarr --shuffle --rows :1000000
 """
 

@@ -38,6 +38,7 @@ MIN_BYTES = 24 << 20
 """The smallest `max_bytes`: less would make reads and writes so small that nothing but overhead is left."""
 WRITER_BYTES = 128 << 20
 BLOCK_BYTES = 64 << 20
+BESIDE_ROWS = 65_536  # rows whose columns are read together where entries had to be sorted
 HINT_ROWS = 65_536  # a window holds that many rows by default, and a store in one window is shuffled whatever its order
 HINT_BLOCK_ROWS = 256
 HINT_RATIO = 4.0
@@ -422,6 +423,8 @@ class _Conversion:
         """Whether the sort of triples can shuffle their rows too: it then needs to have the whole order in memory."""
         if self.seed is None or self.source.sorted_rows or self.source.n_rows is None:
             return False
+        if hasattr(self.source, "following") and self.source.columns:  # they are read in the order of their file
+            return False
         return ORDER_BYTES * self.source.n_rows <= max_bytes
 
     def scratch_of(self, writer: Writer) -> Path:
@@ -444,6 +447,14 @@ class _Conversion:
             order=order,
         )
         stop = 0
+        if hasattr(self.source, "following") and self.source.columns:
+            with self.source.following() as following:
+                for part in rows:
+                    for start in range(0, len(part), BESIDE_ROWS):
+                        some = part.slice(start, min(start + BESIDE_ROWS, len(part)))
+                        stop += len(some)
+                        yield Block(some, following(len(some)), stop)
+            return
         for part in rows:
             start, stop = stop, stop + len(part)
             columns: dict[str, Array] = {}

@@ -31,7 +31,9 @@ SOURCE_OPTIONS: dict[str, Any] = {
     "tag": _option(bool, "--tag", help="Of Vowpal Wabbit: tags become the column tag."),
     "header": _option(bool, "--header/--no-header", help="Whether the first line of a table has names; it has."),
     "delimiter": _option(str, "--delimiter", help="What stands between fields: a character, or tab, space, pipe, ..."),
-    "label": _option(str, "--label", help="Field of a table, or of records, that becomes the column y."),
+    "label": _option(
+        str, "--label", help="Field of a table, of records, obs, or dataset of HDF5 that becomes the column y."
+    ),
     "weight": _option(str, "--weight", help="Field that becomes the column sample_weight."),
     "keep": _option(str, "--keep", metavar="FIELDS", help="Fields that become columns: user,age:int64,price:float32."),
     "drop": _option(str, "--drop", metavar="FIELDS", help="Fields that are left out."),
@@ -65,6 +67,15 @@ SOURCE_OPTIONS: dict[str, Any] = {
     "compression": _option(
         str, "--compression", help="Of a TFRecord file: none, gzip or zlib, whatever its name says."
     ),
+    "dataset": _option(str, "--dataset", help="Of HDF5: name of the dataset, where it has several of 2 dimensions."),
+    "layer": _option(str, "--layer", help="Of AnnData: raw, or a layer's name; X by default."),
+    "names": _option(
+        str,
+        "--names",
+        help="What features are called: of AnnData a column of var, of tenx ids (the default) or names.",
+    ),
+    "genome": _option(str, "--genome", help="Of tenx: which matrix, where a file of Cell Ranger 2 has several."),
+    "group": _option(str, "--group", help="Of binsparse: where in the file the matrix is."),
     "sql": _option(str, "--sql", metavar="QUERY", help="Of a database: the query to read."),
     "dsn": _option(str, "--dsn", help="Of PostgreSQL: how to connect; PGHOST, PGPASSWORD, ... are heeded."),
     "rows": _option(str, "--rows", metavar="START:STOP", help="Of a store: some of its rows, such as 1000:2000."),

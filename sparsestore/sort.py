@@ -31,6 +31,7 @@ from sparsestore.buckets import (
 )
 from sparsestore.csr import Rows, index_dtype
 from sparsestore.errors import ResourceError
+from sparsestore.memory import give_back
 from sparsestore.plan import shuffle
 from sparsestore.sources.base import Block, Triples
 
@@ -225,6 +226,7 @@ class _TripleSort:
                 for band, arrays in _scattered(held, start, shift, n_bands):
                     files.append(band, arrays)
                     del arrays
+        emitted = 0
         for band in range(n_bands):
             first, last = start + (band << shift), min(stop, start + ((band + 1) << shift))
             if band == n_bands - 1 and open_end:
@@ -237,6 +239,10 @@ class _TripleSort:
                 inner = folder / f"{band}.split"
                 yield from self.spilled(files.frames(band), inner, first, last, files.n_bytes(band))
             files.remove(band)
+            emitted += files.n_bytes(band)
+            if emitted > self.band_bytes:  # not each time: pages that are given back have to be made again
+                give_back()
+                emitted = 0
 
     def check_row(self, row: int, n_entries: int, entry_bytes: int) -> None:
         """A row is sorted whole: what a small file expands to must not fill the memory."""
@@ -538,6 +544,7 @@ class _RowShuffle:
         with files.writing():
             for held in batched(stream, self.hold_bytes):
                 self.deal(held, files, used, bits)
+        emitted = 0
         for bucket in range(1 << bits):
             n_rows = files.n_entries(bucket)
             # beside its arrays a bucket in memory has an order, an indptr and the starts of its rows
@@ -548,6 +555,10 @@ class _RowShuffle:
                 inner = folder / f"{bucket}.split"
                 yield from self.spilled(files.frames(bucket), inner, used + bits, files.n_bytes(bucket))
             files.remove(bucket)
+            emitted += files.n_bytes(bucket)
+            if emitted > self.bucket_bytes:
+                give_back()
+                emitted = 0
 
     def deal(self, held: deque[Arrays], files: BucketFiles, used: int, bits: int) -> None:
         """Append the rows held to the files of their buckets, in their order; empties `held`."""

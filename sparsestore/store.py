@@ -78,7 +78,7 @@ def convert(
         Folder of the new store.
     format : str, optional
         Where the name does not tell: "svmlight", "csv", "libffm", "matrix_market", "uci", "lda_c", "npz", "npy",
-        "sparsestore".
+        "hdf5", "h5ad", "tenx", "binsparse", "sparsestore".
     columns : mapping of str to (n,) or (n, k) array, optional
         What stands beside each row, beside what the source itself has: "y", "sample_weight", ...
     shuffle : bool

@@ -28,7 +28,15 @@ def read(source: Source, max_bytes: int = 1 << 28) -> tuple[sparse.csr_array, di
             np.concatenate([getattr(part, name) for part in parts] or [np.empty(0, np.int64)])
             for name in ("rows", "features", "values")
         )
-        return sparse.csr_array((values, (rows, features)), shape=(source.n_rows, source.n_features)), {}
+        columns = {}
+        if source.columns and hasattr(source, "beside"):
+            columns = source.beside(np.arange(source.n_rows or 0))
+        elif source.columns:
+            with source.following() as following:  # type: ignore[attr-defined]
+                n = source.n_rows or 0
+                halves = [following(n // 2), following(n - n // 2)]
+            columns = {name: np.concatenate([half[name] for half in halves]) for name in source.columns}
+        return sparse.csr_array((values, (rows, features)), shape=(source.n_rows, source.n_features)), columns
     width = source.n_features or max(part.x.n_features for part in parts)
     dtype = np.float32 if source.dtype == np.float16 else source.dtype  # scipy knows no float16
     matrices = [

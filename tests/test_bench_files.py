@@ -85,6 +85,13 @@ def test_parse_holds_text_against_other_readers(tmp_path: Path) -> None:
     assert all(row["one core / rival"] > 0 for row in rows)
 
 
+def test_transpose_holds_the_file_against_a_copy_and_scipy(tmp_path: Path) -> None:
+    pytest.importorskip("h5py")
+    (rows,) = tables("transpose.py", tmp_path, "--scale", "0.01", "--max-bytes", "24MiB")
+    assert [row["way"] for row in rows] == ["convert", "convert", "copy", "tocsr"]
+    assert all(row["convert / it"] > 0 for row in rows)
+
+
 def test_scale_compares_the_cost_of_a_row_over_the_sizes(tmp_path: Path) -> None:
     rows, ratios = tables("scale.py", tmp_path, "--rows", "20000", "200000")
     assert [row["rows"] for row in rows] == [20_000, 200_000]

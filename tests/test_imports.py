@@ -40,6 +40,7 @@ SHARED = {
     "sources.file",
     "sources.options",
     "sources.text",
+    "sources.containers",
 }
 TABLES = {
     *SHARED,
@@ -100,11 +101,14 @@ TABLE: dict[str, set[str]] = {
     "sources.arrow_file": TYPED,
     "sources.frame": TYPED,
     "sources.queries": TYPED,
+    "sources.containers": {*SHARED, "sources.hdf5_file", "sources.zarr_folder"},
+    "sources.h5ad": {*SHARED, "features"},
+    "sources.tenx": {*SHARED, "features", "sources.matrix_market"},
     "sources.iterable": {*SHARED, "sources.memory"},
     "sources.store": {*SHARED, "checksum", "format", "indexing", "manifest", "plan", "reader", "storage", "view"},
     "sources.fingerprint": {"checksum", "sources"},
     "buckets": {"errors", "storage"},
-    "sort": {"buckets", "csr", "kernels", "plan", "errors", "sources.base"},
+    "sort": {"buckets", "csr", "kernels", "memory", "plan", "errors", "sources.base"},
     "convert": {"progress", "sources.base", "sources.registry", "csr", "plan", "sort", "layout", "writer", "errors"}
     | {"features", "format", "journal", "manifest", "sources.fingerprint"}  # to go on where another was interrupted
     | {"reader", "storage"},  # the hint at sorted rows; the folder of the buckets

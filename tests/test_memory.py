@@ -99,3 +99,18 @@ def test_limits_of_control_groups_count(
     free = memory.free_bytes()
     assert free is not None
     assert (free == 900_000) == (limited != "none")
+
+
+@pytest.mark.skipif(memory._malloc_trim() is None, reason="glibc alone keeps so much")
+def test_memory_that_was_freed_is_given_back() -> None:
+    code = """
+    import sparsestore.memory
+    held = [bytes(100_000) for _ in range(1000)]  # below what the C library maps for itself
+    kept = held[::100]
+
+    def work():
+        held.clear()
+        sparsestore.memory.give_back()
+        assert anonymous() < before - 50_000_000, (anonymous(), before)
+    """
+    peak_of(code)

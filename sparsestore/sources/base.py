@@ -85,6 +85,8 @@ class Source(Protocol):
     - ``width``: of triples whose features are texts: how many there are so far, those adopted included;
     - ``hold(max_bytes)``: called before `blocks`, limits what a source keeps until its end, such as dictionaries;
     - ``beside(rows)``: of triples with columns: their values of some rows, (k,) int64, once all triples were read.
+    - ``following()``: the same of triples whose columns stand in a file, in its order: a context manager, whose
+      function of n gives those of the next n rows.
     """
 
     name: str

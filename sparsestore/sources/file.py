@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from sparsestore.errors import SourceError
 
-__all__ = ["FileState", "check_file", "shown"]
+__all__ = ["LONGEST_TEXT", "FileState", "check_file", "damage", "shown"]
+
+LONGEST_TEXT = 1 << 16
+"""Bytes of a string that stands for a row or a feature."""
+# what h5py, zarr-python and their codecs raise on a damaged file
+_DAMAGE = (OSError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, zlib.error)
 
 
 def shown(text: bytes | str, limit: int = 40) -> str:
@@ -44,3 +52,14 @@ class FileState(NamedTuple):
         if now != self:
             change = f"from {self.size} to {now.size} bytes" if now.size != self.size else "to other content"
             raise SourceError(f"{path}: changed while it was read, {change}: convert it once nobody writes to it")
+
+
+@contextmanager
+def damage(what: str) -> Iterator[None]:
+    """Turn what a damaged file makes a library raise into a SourceError that starts with `what`."""
+    try:
+        yield
+    except (SourceError, FileNotFoundError, PermissionError):
+        raise
+    except _DAMAGE as error:
+        raise SourceError(f"{what}: {shown(str(error), 160)}") from error

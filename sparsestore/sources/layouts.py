@@ -160,15 +160,16 @@ def csr_blocks(
     dtype: np.dtype[Any],
     max_bytes: int,
     in_memory: bool = False,
+    beside_bytes: int = 0,
 ) -> Iterator[Block]:
-    """Rows of a CSR matrix, sorted, duplicates summed; positions are rows."""
+    """Rows of a CSR matrix, sorted, duplicates summed; positions are rows. What stands beside one takes memory too."""
     n_rows, n_features = shape
-    entry = _entry_bytes(dtype)
+    entry, row_bytes = _entry_bytes(dtype), _ROW_BYTES + beside_bytes
     for first, bounds in _bounds(name, "row", indptr, n_rows, n_entries, max_bytes):
         start, n = 0, len(bounds) - 1
         while start < n:
             base = int(bounds[start])
-            stop = _stop(bounds, start, _ROW_BYTES, entry, max_bytes // 2)
+            stop = _stop(bounds, start, row_bytes, entry, max_bytes // 2)
             count = int(bounds[stop]) - base
             if count > n_features and entry * count > max(max_bytes, _DUPLICATES) and stop == start + 1:
                 # no matrix has this; a hostile file may, to make us hold it
@@ -287,13 +288,14 @@ def dense_blocks(
     width: int,
     dtype: np.dtype[Any],
     max_bytes: int,
+    beside_bytes: int = 0,
 ) -> Iterator[Block]:
     """Rows of a dense matrix, in C or Fortran order; zeros are dropped; positions are rows.
 
     ``read(start, stop)`` gives rows as they are, of up to 8 bytes an element.
     """
     # at worst every element is an entry: read, where it is, its index thrice, its value twice, the last block's
-    step = max(1, max_bytes // (_ROW_BYTES + shape[1] * (40 + 3 * dtype.itemsize)))
+    step = max(1, max_bytes // (_ROW_BYTES + beside_bytes + shape[1] * (40 + 3 * dtype.itemsize)))
     for start in range(0, shape[0], step):
         part = read(start, min(start + step, shape[0]))
         rows = csr.from_dense(part.astype(part.dtype.newbyteorder("="), copy=False))
@@ -320,7 +322,9 @@ def csc_triples(
             stop = min(start + step, int(bounds[-1]))
             rows = indices(stop - start).astype(np.int64)
             check_range(name, "row", rows, shape[0])
-            columns = first + np.searchsorted(bounds, np.arange(start, stop), side="right") - 1
+            low, high = np.searchsorted(bounds, [start, stop - 1], side="right") - 1
+            counts = np.diff(np.clip(bounds[low : high + 2], start, stop))
+            columns = np.repeat(np.arange(first + low, first + high + 1), counts)
             yield Triples(rows, columns, converted(name, data(stop - start), dtype), stop)
 
 

@@ -80,6 +80,7 @@ class MatrixMarketSource:
         self._check_size()
         self._dtype = options.text_dtype(dtype)
         self._options = {"n_features": n_features, "dtype": str(self._dtype)}
+        self.n_entries = self._header.n_entries
         self.n_rows: int | None = self._header.shape[0]
         self.n_features: int | None = options.width(self.name, self._header.shape[1], n_features)
         self.dtype: np.dtype[Any] | None = self._dtype

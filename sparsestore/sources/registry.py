@@ -37,7 +37,7 @@ class Format:
     text: bool = False
     """Whether a suffix of `COMPRESSIONS` may follow."""
     folder: bool = False
-    """Whether it is a folder, and not a file."""
+    """Whether it may be a folder: then its class looks at what is there."""
     table: str | None = None
     """Module and class of what reads a typed table, from which the source makes rows."""
     schemes: tuple[str, ...] = ()
@@ -71,6 +71,10 @@ FORMATS = {
     "tfrecord": _text("tfrecord.TfrecordSource", ".tfrecord", ".tfrecords"),
     "npz": Format({"": "npz.NpzSource"}, (".npz",)),
     "npy": Format({"": "npy.NpySource"}, (".npy",)),
+    "hdf5": Format({"": "hdf5.Hdf5Source"}, (".h5", ".hdf5")),
+    "h5ad": Format({"": "h5ad.H5adSource"}, (".h5ad",), folder=True),
+    "tenx": Format({"": "tenx.TenxSource"}, folder=True),
+    "binsparse": Format({"": "binsparse.BinsparseSource"}, folder=True),
     "parquet": Format(_TABLES, (".parquet", ".pq"), table="parquet.ParquetTable"),
     "arrow": Format(_TABLES, (".arrow", ".feather", ".ipc"), table="arrow_file.ArrowTable"),
     "duckdb": Format(_TABLES, (".duckdb",), table="queries.DuckdbQuery", schemes=("duckdb:",)),
@@ -110,7 +114,7 @@ def open_source(data: Any, *, format: str | None = None, **options: Any) -> Sour
         format = _by_suffix(path)
     elif format not in FORMATS:
         raise ValueError(f"format={format!r} is not known, expected one of {', '.join(FORMATS)}")
-    if FORMATS[format].folder:
+    if FORMATS[format].folder and not path.is_file():
         return _made(format, FORMATS[format], path, options)
     check_file(path)
     if path.suffix.lower() in COMPRESSIONS and not FORMATS[format].text:
