@@ -801,6 +801,47 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command(short_help="Merge many small segments into large ones.")
+@_reported
+def optimize(
+    path: StorePath,
+    reshuffle: Annotated[
+        bool, typer.Option("--reshuffle", help="Put all rows in random order, exactly; row_id keeps their numbers.")
+    ] = False,
+    seed: Seed = None,
+    profile: Annotated[
+        Profile | None,
+        typer.Option("--profile", help="Write all that is kept in another profile anew: raw or compact."),
+    ] = None,
+    max_bytes: MaxBytes = "1GiB",
+    as_json: Json = False,
+) -> None:
+    """Merge many small segments into large ones, as a new version with the same rows, after thousands of appends.
+
+    Rows may be appended meanwhile. Where it was interrupted, the same command goes on. Who has the store open keeps the
+    version he opened, and gc removes the old segments. A split with the same seed gives other rows afterwards.
+    """
+    from sparsestore import maintain
+
+    before = _facts(path)
+    start = time.perf_counter()
+    with _progress("optimizing", as_json) as progress:
+        maintain.optimize(
+            path,
+            reshuffle=reshuffle,
+            seed=seed,
+            profile=None if profile is None else profile.value,
+            max_bytes=max_bytes,
+            progress=progress,
+        )
+    seconds = time.perf_counter() - start
+    after = {**_facts(path), "seconds": round(seconds, 3), "segments_before": before["segments"]}
+    if not as_json and after["version"] == before["version"]:
+        _print(f"{path}: nothing to merge")
+        return
+    _print_store(after, as_json)
+
+
 @app.command(short_help="Remove old versions and unused files.")
 @_reported
 def gc(

@@ -94,7 +94,8 @@ TABLE: dict[str, set[str]] = {
     "row_starts": {"kernels", "statistics"},
     "inspection": {*DISK, "audit", "kernels", "row_starts"},
     "integrity": {*DISK, "audit", "features", "inspection", "memory", "parallel", "progress", "reader", "row_starts"},
-    "maintain": {"journal", "reader", "writer", "format", "manifest", "storage", "errors"},
+    "maintain": {"journal", "reader", "writer", "format", "manifest", "storage", "errors"}
+    | {"checksum", "convert", "layout", "plan", "progress", "segment", "sources", "view"},  # optimize, a conversion
     "bench": {"batch", "bench", "errors", "manifest", "memory", "parallel", "progress", "reader", "storage", "store"},
     "bridges": {"loader", "batch", "buffers", "csr", "errors", "forking", "window"},
     "view": {
