@@ -321,7 +321,9 @@ def test_rows_that_are_appended_meanwhile_stay(path: Path, monkeypatch: pytest.M
     assert after._reader.manifest.shuffled is None
 
 
-def test_wider_rows_and_dtypes_that_are_appended_meanwhile_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wider_rows_and_dtypes_that_are_appended_meanwhile_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = ss.convert(matrix(5), tmp_path / "s.zarr").append(matrix(5))
     wide = sparse.csr_array(np.full((2, 50), 0.1))
     meanwhile(monkeypatch, lambda: store.append(wide, grow_features=True))
