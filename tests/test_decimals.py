@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ EDGES += [np.nan, np.inf, -np.inf, 1e-20, 0.3, 9007199254740991.0, 4503599627370
 
 def texts(values: NDArray[Any]) -> list[str]:
     text, ends = d.spelled(d.decimals(values))
-    return [text[a:b].tobytes().decode() for a, b in zip(ends, ends[1:], strict=False)]
+    return [text[a:b].tobytes().decode() for a, b in pairwise(ends)]
 
 
 def same_bits(found: NDArray[Any], expected: NDArray[Any]) -> None:

@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,12 @@ from scipy import sparse
 
 import sparsestore as ss
 from sparsestore import maintain, writer
+from sparsestore.checksum import crc32c
 from sparsestore.convert import append_source
-from sparsestore.format import SegmentLine
+from sparsestore.documents import dump, seal
+from sparsestore.format import INLINE_SEGMENTS, ObjectEntry, PageEntry, SegmentLine, manifest_key
 from sparsestore.maintain import gc, mergeable, optimize
+from sparsestore.storage import LocalStorage
 
 conversion = sys.modules["sparsestore.convert"]  # the package's own name is that of the function
 
@@ -48,12 +53,11 @@ def filled(path: Path, n: int = 100, a_segment: int = 10) -> ss.Store:
         part = slice(start, start + a_segment)
         cut = {name: values[part] for name, values in beside.items()}
         if start:
-            store = store.append(x[part], **cut)
+            ss.open(path).append(x[part], **cut)
         else:
-            store = ss.convert(
-                x[part], path, columns=cut, progress=False, feature_names=[f"feature {i}" for i in range(40)]
-            )
-    return store
+            names = [f"feature {i}" for i in range(40)]
+            ss.convert(x[part], path, columns=cut, progress=False, feature_names=names)
+    return ss.open(path)
 
 
 @pytest.fixture
@@ -251,7 +255,7 @@ def test_any_segments_become_the_same_rows(tmp_path_factory: pytest.TempPathFact
     same(after, store)
     found = [line.shuffled for line in after._reader.lines]
     assert sum(found) == sum(shuffled)
-    assert not any(a is b is False for a, b in zip(found, found[1:], strict=False))  # neighbours that could be one
+    assert not any(a is b is False for a, b in pairwise(found))  # neighbours that could be one
     assert optimize(path) == after.version
     again = after.optimize(reshuffle=True, seed=data.draw(st.integers(0, 5)), progress=False)
     order = np.searchsorted(np.sort(store.column("row_id")[:]), again.column("row_id")[:])
@@ -401,20 +405,20 @@ def test_an_unfinished_append_is_left_alone(path: Path, monkeypatch: pytest.Monk
     before, real = ss.open(path), writer.Writer.write
 
     def write(self: writer.Writer, x: Any, columns: Any) -> None:
-        if self._mode == "append" and self.n_rows >= 60:
+        if self._mode == "append" and self.n_rows >= 250:
             raise KeyboardInterrupt
         real(self, x, columns)
 
     with monkeypatch.context() as patch:
         patch.setattr(writer.Writer, "write", write)
         with pytest.raises(KeyboardInterrupt):
-            append_source(matrix(200), path, columns=columns(200), max_bytes="24MiB", progress=False)
+            append_source(matrix(400), path, columns=columns(400), max_bytes="24MiB", progress=False)
     kept = list((path / "writers").iterdir())
     assert kept
     same(before.optimize(progress=False), before)
     assert list((path / "writers").iterdir()) == kept
-    append_source(matrix(200), path, columns=columns(200), max_bytes="24MiB", progress=False)
-    assert ss.open(path).shape == (300, 40)
+    append_source(matrix(400), path, columns=columns(400), max_bytes="24MiB", progress=False)
+    assert ss.open(path).shape == (500, 40)
     assert ss.open(path).verify(progress=False) == []
 
 
@@ -454,29 +458,24 @@ def test_memory_does_not_depend_on_the_number_of_segments(tmp_path: Path, n_segm
     for name, n in (("warm", 3), ("s", n_segments)):
         store = ss.convert(x, tmp_path / name, columns={"y": np.arange(10)}, progress=False)
         (line,) = store._reader.lines
-        manifest = store._reader.manifest
-        from dataclasses import replace
-
-        from sparsestore.checksum import crc32c
-        from sparsestore.documents import seal
-        from sparsestore.format import manifest_key
-
         again = [replace(line, row_id_start=10 * i) for i in range(n)]  # the same rows, many times over
-        pages = []
-        with writer.append_to(tmp_path / name) as w:
-            pages, inline = w._paged(tuple(again))
-            w.abort()
-        (tmp_path / name / "versions" / "pages").mkdir(exist_ok=True)
+        pages, storage = list[PageEntry](), LocalStorage(tmp_path / name)
+        while len(again) > INLINE_SEGMENTS:
+            page = {"format": 1, "segments": [each.to_json() for each in again[:INLINE_SEGMENTS]]}
+            written = storage.put(f"versions/pages/{len(pages)}.json", dump(page))
+            entry = ObjectEntry(written.key, written.length, written.crc32c)
+            pages.append(PageEntry(entry, INLINE_SEGMENTS))
+            again = again[INLINE_SEGMENTS:]
         changed = replace(
-            manifest,
+            store._reader.manifest,
             version=2,
             parent=1,
             rows=10 * n,
             nnz=line.nnz * n,
-            segments=inline,
+            segments=tuple(again),
             pages=tuple(pages),
         )
-        (tmp_path / name / manifest_key(2)).write_bytes(seal(changed.to_document(), crc32c))
+        storage.put(manifest_key(2), seal(changed.to_document(), crc32c))
     code = """
     import sys
     from sparsestore.maintain import optimize

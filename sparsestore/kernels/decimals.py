@@ -1,9 +1,9 @@
 """Numbers as text that gives them back exactly, and lines of them: svmlight rows, and triples.
 
-A float becomes ``m * 10**-k`` with the least k up to 22 at which that is the number again for any correct reader: nearer
-to it than half the distance to its neighbours. The product with 10**k, which is exact, is taken in two floats without
-an error (T. Dekker, "A floating-point technique for extending the available precision", 1971). What has no such form (nan,
--0.0, the very large and the very small) is noted, and written by ``repr``.
+A float becomes ``m * 10**-k`` with the least k up to 22 at which that is the number again for any correct reader:
+nearer to it than half the distance to its neighbours. The product with 10**k, which is exact, is taken in two floats
+without an error (T. Dekker, "A floating-point technique for extending the available precision", 1971). What has no such
+form (nan, -0.0, the very large and the very small) is noted, and written by ``repr``.
 """
 
 from __future__ import annotations
