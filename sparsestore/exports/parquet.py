@@ -64,7 +64,7 @@ class ParquetExport:
         table = self._table
         make = self._triples if self._layout == "triples" else self._lists
         with self._parquet.ParquetWriter(str(path), self._schema(), compression="zstd") as file:
-            for block in table.blocks(table.max_bytes // 4):
+            for block in table.blocks(table.max_bytes // 12):
                 if len(block.x) and (block.x.nnz or self._layout == "lists"):
                     file.write_table(self._arrow.table(make(block), schema=file.schema))
                 table.report(block.position, table.n_rows, "rows")

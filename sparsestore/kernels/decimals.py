@@ -132,7 +132,11 @@ def _bits(values: Array) -> int:
 
 def _with_odd(values: Array, mantissas: Ints, places: NDArray[np.int8]) -> Decimals:
     odd = values[places == _ODD]
-    spelled = odd.astype(str).tolist() if odd.dtype == np.float32 else [repr(value) for value in odd.tolist()]
+    # a large float32 is a whole number: fewer digits would be another one for who reads a float64 first
+    if odd.dtype == np.float32:
+        spelled = [str(value) if abs(value) < 1 else repr(float(value)) for value in odd]
+    else:
+        spelled = [repr(value) for value in odd.tolist()]
     ends = np.zeros(len(spelled) + 1, np.int64)
     np.cumsum([len(text) for text in spelled], out=ends[1:])
     return Decimals(mantissas, places, np.frombuffer("".join(spelled).encode(), np.uint8), ends)
