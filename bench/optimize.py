@@ -53,9 +53,9 @@ def bench(given: argparse.Namespace) -> list[Results]:
     with stage.scratch(given.home) as folder:
         made = folder / "appended"
         indptr, indices, values, labels = source.block(0, given.appends * given.rows)
-        x = scipy.sparse.csr_array((values, indices, indptr), shape=(len(labels), source.n_features))
+        x = scipy.sparse.csr_array((values, indices, indptr), shape=(len(labels), source.n_cols))
         start = time.perf_counter()
-        with ss.create(made, n_features=source.n_features, columns={"y": labels.dtype}):
+        with ss.create(made, n_features=source.n_cols, columns={"y": labels.dtype}):
             pass
         store = ss.open(made)
         for at in range(0, len(labels), given.rows):

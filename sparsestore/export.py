@@ -109,12 +109,12 @@ def export(
 
     Examples
     --------
-    >>> import numpy as np, scipy.sparse, tempfile, sparsestore as ss
-    >>> folder = tempfile.mkdtemp()
-    >>> store = ss.convert(np.array([[0, 2.5], [1, 0]]), folder + "/tiny.zarr", columns={"y": [0, 1]})
-    >>> export(store, folder + "/tiny.svm").rows
+    >>> import numpy as np, pathlib, tempfile, sparsestore as ss
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> store = ss.convert(np.array([[0, 2.5], [1, 0]]), folder / "tiny.zarr", columns={"y": [0, 1]})
+    >>> export(store, folder / "tiny.svm").rows
     2
-    >>> print(open(folder + "/tiny.svm").read(), end="")
+    >>> print((folder / "tiny.svm").read_text(), end="")
     0 2:2.5
     1 1:1
     """

@@ -232,7 +232,7 @@ SOURCES |= {"h5ad": "x.h5ad"}
 
 
 @pytest.mark.parametrize("format", SOURCES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_what_is_exported_converts_back(
     format: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -253,7 +253,8 @@ def test_what_is_exported_converts_back(
     back = ss.convert(path, folder / "b.zarr", format=format, progress=False, **options)
     equal(back[:], store[:])
     if format == "svmlight":
-        np.testing.assert_array_equal(back.column("y")[:], columns["y"])
+        # read as float64, where the values are, 0.1 of a float32 label is 0.1
+        np.testing.assert_array_equal(back.column("y")[:].astype(np.float32), columns["y"])
 
 
 def test_several_labels_and_query_numbers_convert_back(full: ss.Store, tmp_path: Path) -> None:
