@@ -723,6 +723,160 @@ def verify(
         raise typer.Exit(1)
 
 
+EXPORT_HELP = """
+Write the rows of a store to a file of another format.
+
+\b
+DST is a file of one of these formats:
+  format         names that end in             options it knows
+  svmlight       .svm .svmlight .libsvm  (+)   --label --zero-based --one-based --qid --no-qid
+  matrix_market  .mtx .mm  (+)
+  csv            .csv .tsv  (+)  (triples)     --feature-names --delimiter
+  npz            .npz (scipy.sparse.load_npz)  --compressed
+  parquet        .parquet                      --layout --feature-names
+  h5ad           .h5ad (anndata.read_h5ad)     --index
+  (+) .gz .bz2 .xz or .zst may follow
+Numbers are written so that reading gives them back exactly. What a format can not hold is refused, or left out with a
+warning that lists it. On any error nothing is left at DST.
+
+\b
+Examples
+  sparsestore export clicks.zarr clicks.svm.gz
+  sparsestore export cells.zarr cells.h5ad --index barcode
+  sparsestore export clicks.zarr some.parquet --layout lists --rows :1000000
+"""
+
+
+@app.command(help=EXPORT_HELP, short_help="Write the rows of a store to a file of another format.")
+@_reported
+def export(
+    path: StorePath,
+    dst: Annotated[str, typer.Argument(metavar="DST", help="The file to be written.", show_default=False)],
+    format: Annotated[str | None, typer.Option("--format", help="Format of DST, where its name does not tell.")] = None,
+    rows: Annotated[
+        str | None, typer.Option("--rows", metavar="START:STOP", help="Some of the rows, such as 1000:2000.")
+    ] = None,
+    select: Annotated[
+        str | None, typer.Option("--select", help="Some of the features, renumbered, such as 3,7-9.")
+    ] = None,
+    version: Version = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file at DST.")] = False,
+    max_bytes: Annotated[
+        str, typer.Option("--max-bytes", help="Memory that may be used, such as 500MB or 2GiB.")
+    ] = "256MiB",
+    label: Annotated[
+        str | None, typer.Option("--label", help="Column with the labels of svmlight; y by default.")
+    ] = None,
+    zero_based: Annotated[
+        bool | None, typer.Option("--zero-based/--one-based", help="Number of the first feature in svmlight; 1.")
+    ] = None,
+    qid: Annotated[
+        bool | None, typer.Option("--qid/--no-qid", help="Whether svmlight gets the column qid; where it is there.")
+    ] = None,
+    feature_names: Annotated[
+        bool | None, typer.Option("--feature-names", help="Triples: names of features in place of their numbers.")
+    ] = None,
+    delimiter: Annotated[str | None, typer.Option("--delimiter", help="What stands between fields of triples.")] = None,
+    layout: Annotated[
+        str | None, typer.Option("--layout", help="Of Parquet: triples, or lists with the columns of the store.")
+    ] = None,
+    index: Annotated[str | None, typer.Option("--index", help="Column of text with the names of h5ad's rows.")] = None,
+    compressed: Annotated[bool | None, typer.Option("--compressed", help="Deflate the arrays of an npz file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the rows of a store to a file of another format."""
+    from sparsestore.export import export as export_store
+
+    options = given(
+        {
+            "label": label,
+            "zero_based": zero_based,
+            "qid": qid,
+            "feature_names": feature_names,
+            "delimiter": delimiter,
+            "layout": layout,
+            "index": index,
+            "compressed": compressed,
+        }
+    )
+    start = time.perf_counter()
+    with _progress("exporting", as_json) as progress:
+        found = export_store(
+            path,
+            dst,
+            format=format,
+            version=version,
+            rows=rows,
+            select=select,
+            overwrite=overwrite,
+            max_bytes=max_bytes,
+            progress=progress,
+            **options,
+        )
+    seconds = time.perf_counter() - start
+    facts = {
+        "path": found.path,
+        "format": found.format,
+        "rows": found.rows,
+        "features": found.features,
+        "bytes": found.nbytes,
+        "warnings": found.warnings,
+        "seconds": round(seconds, 3),
+    }
+    if as_json:
+        _show_json(facts)
+        return
+    _show_facts(
+        {
+            "file": f"{found.path} ({found.format})",
+            "shape": f"{found.rows:,} rows x {found.features:,} features",
+            "bytes": f"{found.nbytes:,}",
+            "time": f"{seconds:.1f} s",
+        }
+    )
+
+
+@app.command(short_help="Merge many small segments into large ones.")
+@_reported
+def optimize(
+    path: StorePath,
+    reshuffle: Annotated[
+        bool, typer.Option("--reshuffle", help="Put all rows in random order, exactly; row_id keeps their numbers.")
+    ] = False,
+    seed: Seed = None,
+    profile: Annotated[
+        Profile | None,
+        typer.Option("--profile", help="Write all that is kept in another profile anew: raw or compact."),
+    ] = None,
+    max_bytes: MaxBytes = "1GiB",
+    as_json: Json = False,
+) -> None:
+    """Merge many small segments into large ones, as a new version with the same rows, after thousands of appends.
+
+    Rows may be appended meanwhile. Where it was interrupted, the same command goes on. Who has the store open keeps the
+    version he opened, and gc removes the old segments. A split with the same seed gives other rows afterwards.
+    """
+    from sparsestore import maintain
+
+    before = _facts(path)
+    start = time.perf_counter()
+    with _progress("optimizing", as_json) as progress:
+        maintain.optimize(
+            path,
+            reshuffle=reshuffle,
+            seed=seed,
+            profile=None if profile is None else profile.value,
+            max_bytes=max_bytes,
+            progress=progress,
+        )
+    seconds = time.perf_counter() - start
+    after = {**_facts(path), "seconds": round(seconds, 3), "segments_before": before["segments"]}
+    if not as_json and after["version"] == before["version"]:
+        _print(f"{path}: nothing to merge")
+        return
+    _print_store(after, as_json)
+
+
 @app.command(short_help="Remove old versions and unused files.")
 @_reported
 def gc(

@@ -6,7 +6,7 @@ import importlib.metadata
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sparsestore.csr import index_dtype
 from sparsestore.errors import ResourceError, StoreExistsError
 from sparsestore.features import as_names, read_names
-from sparsestore.format import ROW_ID
+from sparsestore.format import ROW_ID, Manifest, SegmentLine
 from sparsestore.journal import Journal, all_journals
 from sparsestore.layout import parse_bytes
 from sparsestore.manifest import read_manifest, segment_lines, versions
@@ -28,9 +28,9 @@ from sparsestore.sort import ORDER_BYTES, Duplicates, random_order, shuffled_blo
 from sparsestore.sources import fingerprint
 from sparsestore.sources.base import Block, Source
 from sparsestore.storage import LocalStorage, naming, open_storage, scratch_folder
-from sparsestore.writer import Writer, append_to, create
+from sparsestore.writer import Replaced, Writer, append_to, create, rewrite
 
-__all__ = ["MIN_BYTES", "append_source", "convert"]
+__all__ = ["MIN_BYTES", "REWRITE", "append_source", "convert", "rewrite_segments"]
 
 Array = NDArray[Any]
 
@@ -39,6 +39,8 @@ MIN_BYTES = 24 << 20
 WRITER_BYTES = 128 << 20
 BLOCK_BYTES = 64 << 20
 BESIDE_ROWS = 65_536  # rows whose columns are read together where entries had to be sorted
+REWRITE = "optimize"
+"""What the journal of `rewrite_segments` calls it."""
 HINT_ROWS = 65_536  # a window holds that many rows by default, and a store in one window is shuffled whatever its order
 HINT_BLOCK_ROWS = 256
 HINT_RATIO = 4.0
@@ -216,6 +218,57 @@ def append_source(
             return writer.publish()
 
 
+def rewrite_segments(
+    source: Source,
+    storage: LocalStorage,
+    base: Manifest,
+    before: Sequence[SegmentLine],
+    replaced: Sequence[Replaced],
+    *,
+    facts: Mapping[str, Any],
+    profile: str,
+    shuffle: bool,
+    seed: int | None,
+    max_bytes: int | str,
+    progress: Progress | bool | None,
+) -> int:
+    """Publish a version of a store with some segments written anew, and give its number.
+
+    As `convert`, whose limits on memory hold here too; what was interrupted is gone on with, or thrown away where it
+    was something else.
+
+    Parameters
+    ----------
+    source : Source
+        The rows of `replaced`, with "row_id" where it is to be kept.
+    storage, base, before, replaced, profile
+        As in `sparsestore.writer.rewrite`.
+    facts : mapping
+        JSON by which the same rows are known again.
+    shuffle, seed, max_bytes, progress
+        As in `convert`.
+    """
+    given, seed = seed is not None, _seed_of(shuffle, seed)
+    plan = _Conversion(source, {}, seed, given, "sum", _limit(max_bytes), dict(facts), None, None)
+    chosen = {"into": REWRITE, "profile": profile}
+    plan, journal = plan.unfinished(storage, chosen, resume=True)
+    with _released(journal):
+        writer = rewrite(
+            storage,
+            base,
+            before,
+            replaced,
+            profile=profile,
+            shuffled=plan.shuffled(),
+            max_bytes=plan.writer_bytes,
+            job=lambda: plan.job(chosen),
+            journal=journal,
+        )
+        with writer, shown("optimizing", progress) as report:
+            plan.copy(writer, report)
+            return writer.publish()
+
+
 @dataclass(frozen=True, slots=True)
 class _Conversion:
     """What was asked for, checked, and how the memory is divided."""
@@ -246,16 +299,8 @@ class _Conversion:
     ) -> _Conversion:
         from sparsestore.sources.registry import open_source
 
-        limit = parse_bytes(max_bytes)
-        if limit < MIN_BYTES:
-            raise ResourceError(f"max_bytes is {limit}, expected at least {MIN_BYTES} (24 MiB) to work with")
-        if seed is not None and not shuffle:
-            raise ValueError(f"seed is {seed} but shuffle is False: pass shuffle=True, or leave seed out")
-        seed_given = seed is not None
-        if shuffle:
-            seed = secrets.randbits(32) if seed is None else seed
-            check_seed(seed)
-            seed = int(seed)
+        limit = _limit(max_bytes)
+        seed_given, seed = seed is not None, _seed_of(shuffle, seed)
         is_path = isinstance(source, (str, os.PathLike)) and "://" not in str(source)  # an address may have a password
         with naming(source if is_path else "the source"):
             opened = open_source(source, format=format, **options)
@@ -351,6 +396,10 @@ class _Conversion:
                 continue  # at work, or gone
             try:
                 found, published = journal.state.job, _published(storage)
+                rewriting = chosen["into"] == REWRITE
+                if found is not None and (found.get("into") == REWRITE) != rewriting:
+                    journal.release()  # neither is in the other's way
+                    continue
                 if not resume or found is None or not journal.state.parts or journal.state.segments & published:
                     journal.discard(published)  # killed before its first part, or after its last
                     continue
@@ -358,6 +407,10 @@ class _Conversion:
                 if self.seed is not None and not self.seed_given and isinstance(found.get("shuffle seed"), int):
                     same = replace(self, seed=found["shuffle seed"])
                 wanted = same.job(chosen) or {}
+                if found != wanted and rewriting:
+                    log.info("%s: what was rewritten before was of other segments: beginning again", storage.name)
+                    journal.discard(published)
+                    continue
                 if found != wanted:
                     raise StoreExistsError(_refusal(storage, journal, wanted))
             except BaseException:
@@ -481,6 +534,24 @@ class _Conversion:
             given = {name: array[rows] for name, array in self.columns.items()}
             yield replace(block, columns={**block.columns, **given})
         self.check_length(stop)
+
+
+def _limit(max_bytes: int | str) -> int:
+    limit = parse_bytes(max_bytes)
+    if limit < MIN_BYTES:
+        raise ResourceError(f"max_bytes is {limit}, expected at least {MIN_BYTES} (24 MiB) to work with")
+    return limit
+
+
+def _seed_of(shuffle: bool, seed: int | None) -> int | None:
+    """Seed of the shuffle, drawn where none was given; None where rows are not shuffled."""
+    if not shuffle:
+        if seed is not None:
+            raise ValueError(f"seed is {seed} but shuffle is False: pass shuffle=True, or leave seed out")
+        return None
+    seed = secrets.randbits(32) if seed is None else seed
+    check_seed(seed)
+    return int(seed)
 
 
 def _behind(blocks: Iterator[Block], n_rows: int) -> Iterator[Block]:

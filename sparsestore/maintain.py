@@ -1,21 +1,42 @@
-"""gc: old versions, and what no version needs and no writer is making or may go on with."""
+"""gc: old versions, and what no version needs and no writer is making or may go on with. optimize: small segments."""
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import re
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
 
-from sparsestore.format import manifest_key
+import numpy as np
+
+from sparsestore import writer
+from sparsestore.checksum import crc32c
+from sparsestore.convert import REWRITE, rewrite_segments
+from sparsestore.format import ROW_ID, Manifest, SegmentLine, manifest_key
 from sparsestore.journal import FOLDER, Journal, JournalState, all_journals, owner_of
+from sparsestore.layout import PROFILES, ValueRange, indices_dtype
 from sparsestore.manifest import read_manifest, segment_lines, versions
+from sparsestore.plan.selection import Selection
+from sparsestore.progress import Progress
+from sparsestore.reader import Reader
+from sparsestore.segment import Segment
+from sparsestore.sources.base import Block
+from sparsestore.sources.store import StoreSource
 from sparsestore.storage import LocalStorage, open_storage
-from sparsestore.writer import is_skeleton, remove_skeleton
+from sparsestore.view import View
+from sparsestore.writer import Replaced, is_skeleton, remove_skeleton
 
-__all__ = ["gc", "parse_age"]
+__all__ = ["gc", "mergeable", "optimize", "parse_age"]
+
+log = logging.getLogger("sparsestore")
 
 _FOLDERS = ("segments", "features", "versions/pages", FOLDER)
+_OPEN_SEGMENTS = 256  # at a time: an open one takes some ten KiB, and files that are mapped
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -189,3 +210,256 @@ class _Writers:
         """Let go of the journals of the dead."""
         for journal in self.held:
             journal.release()
+
+
+# -------------------------------------------------------------------------------------------------------- optimize
+
+
+def optimize(
+    path: str | os.PathLike[str],
+    *,
+    reshuffle: bool = False,
+    seed: int | None = None,
+    profile: str | None = None,
+    max_bytes: int | str = "1GiB",
+    progress: Progress | bool | None = None,
+) -> int:
+    """Merge small segments into large ones, and give the number of the version that has them.
+
+    The new version has the same rows in the same order, columns, numbers of rows, names and attrs. Segments of a
+    gibibyte stay as they are, and so do those whose rows lie in a random order, each in its own: `reshuffle` puts all
+    rows of the store in one. Where nothing is to be merged nothing is written, and the newest version's number given.
+
+    Memory is at most `max_bytes` and 2 MiB, as in `convert`, and 16 MiB for segments that are open, and half a KiB for
+    each segment of the store. An interrupted call is gone on with when it is repeated, behind the last segment that was
+    finished. Others may append meanwhile: their rows stay behind those that are there. Who has the store open reads on;
+    `gc` removes the old segments.
+
+    Parameters
+    ----------
+    path : str or path-like
+    reshuffle : bool
+        Put all rows in an exactly random order. "row_id" keeps the numbers they had.
+    seed : int, optional
+        Of the shuffle, as in `convert`.
+    profile : {"raw", "compact"}, optional
+        Write all segments that have another one anew; new segments of the store have it then.
+    max_bytes : int or str
+        Memory, e.g. ``"512MiB"``; at least 24 MiB.
+    progress : callable, bool or None
+        As in `convert`.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no store.
+    FileExistsError
+        Where another process replaced or merged the same segments meanwhile: nothing is changed then.
+    ValueError, ResourceError, CorruptStoreError
+        As in `convert`; the store keeps its version.
+
+    Notes
+    -----
+    Splits are drawn a segment at a time: after merging, ``split(0.9, seed=0)`` gives other views than before, unless it
+    goes by ``group``. States of loaders are of a version, and raise with another.
+    """
+    if profile is not None and profile not in PROFILES:
+        raise ValueError(f"profile is {profile!r}, expected one of {', '.join(PROFILES)}")
+    if seed is not None and not reshuffle:
+        raise ValueError(f"seed is {seed} but reshuffle is False: pass reshuffle=True (--reshuffle), or leave seed out")
+    storage = open_storage(path)
+    reader = Reader(storage, read_manifest(storage))
+    try:
+        before = reader.lines[: _begun(storage, reader.lines)]
+        if reshuffle:
+            groups = [range(len(before))] * bool(before)
+        else:
+            changed = None
+            if profile is not None:
+                changed = [each.document.profile != profile for each in _opened(reader, range(len(before)))]
+            groups = mergeable(before, _sizes(reader.manifest, before), writer.PART_BYTES, changed)
+        if not groups:
+            log.info("%s: nothing to merge: %s", storage.name, _why_not(before))
+            return reader.version
+        found = [_replaced(reader, group, reshuffle) for group in groups]
+        return rewrite_segments(
+            _Runs(reader, groups, numbered=any(numbered for _, numbered in found)),
+            storage,
+            reader.manifest,
+            before,
+            [replaced for replaced, _ in found],
+            facts={"segments": len(before), "ids": _ids(before)},
+            profile=profile or reader.manifest.profile,
+            shuffle=reshuffle,
+            seed=seed,
+            max_bytes=max_bytes,
+            progress=progress,
+        )
+    finally:
+        reader.close()
+
+
+def mergeable(
+    lines: Sequence[SegmentLine], sizes: Sequence[int], limit: int, changed: Sequence[bool] | None = None
+) -> list[range]:
+    """Which consecutive segments become one: together at most `limit`, each less than half of it, none shuffled.
+
+    Any two that were made so are together more than `limit`, but for the last of all: to merge again finds nothing.
+
+    Parameters
+    ----------
+    lines : sequence of SegmentLine
+    sizes : sequence of int
+        Their bytes.
+    limit : int
+    changed : sequence of bool, optional
+        Those that are to be written anew, alone if need be.
+
+    Examples
+    --------
+    >>> lines = [SegmentLine(str(i), 1, 1, 0) for i in range(6)]
+    >>> mergeable(lines, [60, 30, 30, 30, 30, 60], 100)
+    [range(1, 4)]
+    """
+    groups, first, total = list[range](), 0, 0
+
+    def end(stop: int) -> None:
+        if stop - first > 1 or (changed and any(changed[first:stop])):
+            groups.append(range(first, stop))
+
+    for number, (line, size) in enumerate(zip(lines, sizes, strict=True)):
+        alone = line.shuffled or 2 * size >= limit
+        if number > first and (alone or total + size > limit):
+            end(number)
+            first, total = number, 0
+        total += size
+        if alone:
+            end(number + 1)
+            first, total = number + 1, 0
+    end(len(lines))
+    return groups
+
+
+def _sizes(manifest: Manifest, lines: Sequence[SegmentLine]) -> list[int]:
+    """Bytes that a segment takes at most, as its writer counts them: additive, whatever dtypes it has."""
+    entry = np.dtype(indices_dtype(manifest.n_features)).itemsize + max(np.dtype(manifest.dtype).itemsize, 4)
+    row = (
+        1
+        + 8
+        + sum(
+            1 + math.prod(schema.shape) * (8 if schema.dtype == "string" else np.dtype(schema.dtype).itemsize)
+            for schema in manifest.columns.values()
+        )
+    )
+    return [line.nnz * entry + line.rows * row for line in lines]
+
+
+def _why_not(lines: Sequence[SegmentLine]) -> str:
+    n_shuffled = sum(line.shuffled for line in lines)
+    if n_shuffled > 1:
+        return (
+            f"{n_shuffled} of {len(lines)} segments are shuffled, each in an order of its own: reshuffle=True "
+            "(--reshuffle) puts all rows in one"
+        )
+    return f"{len(lines)} segment{'s' * (len(lines) != 1)}, none small beside another"
+
+
+def _ids(lines: Sequence[SegmentLine]) -> str:
+    return f"{crc32c(' '.join(line.id for line in lines).encode()):08x}"
+
+
+def _begun(storage: LocalStorage, lines: Sequence[SegmentLine]) -> int:
+    """Of how many segments an interrupted call was the rewriting, where they are there still; else all."""
+    for key in all_journals(storage):
+        try:
+            job = JournalState.parse(storage.read(key)).job or {}
+        except FileNotFoundError:
+            continue
+        source = job.get("source")
+        if job.get("into") == REWRITE and isinstance(source, dict):
+            n = source.get("segments")
+            if isinstance(n, int) and 0 < n <= len(lines) and source.get("ids") == _ids(lines[:n]):
+                return n
+    return len(lines)
+
+
+def _opened(reader: Reader, numbers: range) -> Iterator[Segment]:
+    """Segments by number, few of them open at a time."""
+    for number in numbers:
+        if number % _OPEN_SEGMENTS == 0:
+            reader.close()
+        yield reader.segment(number)
+
+
+def _replaced(reader: Reader, group: range, reshuffle: bool) -> tuple[Replaced, bool]:
+    """A group as its writer is told of it; and whether its rows must bring their numbers."""
+    lines = reader.lines[group.start : group.stop]
+    values: ValueRange | None = None
+    numbered = reshuffle or any(b.row_id_start != a.row_id_start + a.rows for a, b in pairwise(lines))
+    for segment in () if reshuffle else _opened(reader, group):
+        found = _values(segment, reader)
+        values = found if values is None else values.union(found)
+        numbered = numbered or segment.has(f"columns/{ROW_ID}")
+    rows, start = sum(line.rows for line in lines), lines[0].row_id_start
+    return Replaced(group.start, group.stop, rows, start, reshuffle or lines[0].shuffled, values), numbered
+
+
+def _values(segment: Segment, reader: Reader) -> ValueRange:
+    """What the dtype of a segment says of its values."""
+    stored = np.dtype(segment.document.data_dtype)
+    logical = reader.dtype.name
+    if segment.document.constant:
+        value = segment.constant
+        return ValueRange(logical, stored.kind in "iu", value, value, segment.nnz)
+    if stored.kind in "iu":
+        info = np.iinfo(stored)
+        return ValueRange(logical, True, info.min, info.max, segment.nnz)
+    return ValueRange(logical, False, -math.inf, math.inf, segment.nnz)
+
+
+class _Runs:
+    """Rows of some segments of a store, as a source: no block has rows of two groups."""
+
+    unit = "rows"
+    sorted_rows = True
+    feature_names = None  # the version keeps its own
+    shuffled = None
+
+    def __init__(self, reader: Reader, groups: Sequence[range], numbered: bool) -> None:
+        self._reader = reader
+        self._groups = groups
+        self._view = View(reader, reader.storage.name, Selection.all(reader.segment_rows), None)
+        self.name = reader.storage.name
+        self.numbered = numbered
+        self.n_rows: int | None = sum(int(reader.segment_rows[g.start : g.stop].sum()) for g in groups)
+        self.n_features: int | None = reader.shape[1]
+        self.dtype: np.dtype[Any] | None = reader.dtype
+        own = {name: (schema.dtype, schema.shape) for name, schema in reader.manifest.columns.items()}
+        self.columns: Mapping[str, tuple[str, tuple[int, ...]]] = {
+            **own,
+            **({ROW_ID: ("int64", ())} if numbered else {}),
+        }
+        self.size: int | None = self.n_rows
+
+    def provenance(self) -> dict[str, Any]:
+        return {"source": self.name}
+
+    def blocks(self, max_bytes: int) -> Iterator[Block]:
+        """Yield the rows in order, and close segments on the way."""
+        starts, position = self._reader.segment_starts, 0
+        for group in self._groups:
+            for number in range(group.start, group.stop, _OPEN_SEGMENTS):
+                last = min(number + _OPEN_SEGMENTS, group.stop) - 1
+                at, stop = int(starts[number]), int(starts[last] + self._reader.segment_rows[last])
+                for block in StoreSource(self._view, rows=slice(at, stop)).blocks(max_bytes):
+                    rows = slice(at, at + len(block.x))
+                    columns = {name: values for name, values in block.columns.items() if name != ROW_ID}
+                    if self.numbered:
+                        columns[ROW_ID] = self._view.column(ROW_ID)[rows]
+                    at, position = rows.stop, position + len(block.x)
+                    yield replace(block, columns=columns, position=position)
+                self._reader.close()

@@ -248,6 +248,52 @@ class Store(View):
         """
         return integrity.verify(self._reader, deep=deep, progress=progress)
 
+    def optimize(
+        self,
+        *,
+        reshuffle: bool = False,
+        seed: int | None = None,
+        profile: str | None = None,
+        max_bytes: int | str = "1GiB",
+        progress: Any = None,
+    ) -> Store:
+        """Merge the small segments of the newest version into large ones, as after thousands of appends.
+
+        Parameters
+        ----------
+        reshuffle : bool
+            Put all rows in an exactly random order; the column ``row_id`` keeps the numbers they had.
+        seed : int, optional
+            Of the shuffle.
+        profile : {"raw", "compact"}, optional
+            Write all segments that have another one anew.
+        max_bytes : int or str
+            Memory that may be used.
+        progress : callable, bool or None
+            As in `convert`.
+
+        Returns
+        -------
+        Store
+            The new version, open, with the same rows; the newest where there was nothing to merge. See
+            `sparsestore.maintain.optimize`.
+
+        Examples
+        --------
+        >>> import numpy as np, tempfile, sparsestore as ss
+        >>> store = ss.convert(np.eye(2), tempfile.mkdtemp() + "/eye.zarr")
+        >>> for _ in range(3):
+        ...     store = store.append(np.eye(2))
+        >>> store = store.optimize()
+        >>> store.shape, store.version
+        ((8, 2), 5)
+        """
+        storage = self._reader.storage
+        version = maintain.optimize(
+            storage.root, reshuffle=reshuffle, seed=seed, profile=profile, max_bytes=max_bytes, progress=progress
+        )
+        return _of_new_version(storage, self.path, version, check=self._reader.check, mmap=self._reader.mmap)
+
     def gc(self, *, keep_versions: int = 1, older_than: str | float = "24h", dry_run: bool = False) -> list[str]:
         """Remove old versions and what no version needs; see `sparsestore.maintain.gc`."""
         root = self._reader.storage.root

@@ -8,8 +8,8 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -40,11 +40,19 @@ from sparsestore.format import (
 )
 from sparsestore.journal import Journal
 from sparsestore.layout import PROFILES, SHARD, ValueRange, indices_dtype, parse_bytes
-from sparsestore.manifest import is_foreign, latest_version, missing_objects, read_manifest, root_entry, versions
+from sparsestore.manifest import (
+    is_foreign,
+    latest_version,
+    missing_objects,
+    read_manifest,
+    root_entry,
+    segment_lines,
+    versions,
+)
 from sparsestore.segment_writer import Columns, SegmentWriter
 from sparsestore.storage import LocalStorage, open_storage
 
-__all__ = ["PART_BYTES", "Writer", "append_to", "create", "is_skeleton", "remove_skeleton"]
+__all__ = ["PART_BYTES", "Replaced", "Writer", "append_to", "create", "is_skeleton", "remove_skeleton", "rewrite"]
 
 log = logging.getLogger("sparsestore")
 
@@ -211,8 +219,86 @@ def append_to(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """Consecutive segments of a version that new ones with the same rows take the place of.
+
+    Attributes
+    ----------
+    first, stop : int
+        Their numbers.
+    rows : int
+        Of all of them.
+    row_id_start : int
+        Number of their first row, where rows do not bring their own.
+    shuffled : bool
+        What is said of the new segments.
+    values : ValueRange or None
+        Holds all their values, so that one segment can take them; None: what is written tells.
+    """
+
+    first: int
+    stop: int
+    rows: int
+    row_id_start: int
+    shuffled: bool
+    values: ValueRange | None
+
+
+def rewrite(
+    storage: LocalStorage,
+    base: Manifest,
+    before: Sequence[SegmentLine],
+    replaced: Sequence[Replaced],
+    *,
+    profile: str,
+    shuffled: Mapping[str, Any] | None = None,
+    max_bytes: int | str = 2 * HOLD_BYTES,
+    job: Callable[[], Mapping[str, Any] | None] | None = None,
+    journal: Journal | None = None,
+) -> Writer:
+    """Start a version with the same rows, some of them in new segments.
+
+    What is appended to the store meanwhile stays behind them. Where its rows were replaced meanwhile, publishing is a
+    FileExistsError, and nothing is changed.
+
+    Parameters
+    ----------
+    storage : LocalStorage
+    base : Manifest
+        The newest version, or one that was not long ago.
+    before : sequence of SegmentLine
+        Its segments, or the first of them.
+    replaced : sequence of Replaced
+        Which of these are replaced, in order. Blocks of rows come in this order, and none has rows of two.
+    profile : {"raw", "compact"}
+        Of the new segments, and of those to come.
+    shuffled : mapping, optional
+        As in `create`, where all of `before` is replaced by its rows in a random order.
+    max_bytes, job, journal
+        As in `create`.
+    """
+    return Writer(
+        storage,
+        "rewrite",
+        base,
+        n_features=base.n_features,
+        columns={name: (schema.dtype, *schema.shape) for name, schema in base.columns.items()},
+        dtype=None,
+        profile=profile,
+        attrs=None,
+        shuffled=shuffled,
+        max_bytes=max_bytes,
+        job=job,
+        journal=journal,
+        feature_names=None,
+        before=before,
+        replaced=replaced,
+    )
+
+
 class Writer:
-    """Row blocks in, one new version out. Make one with `create` or `append_to`; not for several threads at once.
+    """Row blocks in, one new version out. Make one with `create`, `append_to` or `rewrite`; not for several threads.
 
     Memory beside the block being appended is at most `max_bytes`: half of it to look at values before the dtypes of
     a segment are chosen, the rest for the open chunk of each array.
@@ -230,7 +316,7 @@ class Writer:
     def __init__(
         self,
         storage: LocalStorage,
-        mode: Literal["create", "append", "overwrite"],
+        mode: Literal["create", "append", "overwrite", "rewrite"],
         base: Manifest | None,
         *,
         n_features: int | None,
@@ -243,6 +329,8 @@ class Writer:
         job: Callable[[], Mapping[str, Any] | None] | None,
         journal: Journal | None,
         feature_names: Iterable[str] | None,
+        before: Sequence[SegmentLine] = (),
+        replaced: Sequence[Replaced] = (),
     ) -> None:
         if profile not in PROFILES:
             raise ValueError(f"profile is {profile!r}, expected one of {', '.join(PROFILES)}")
@@ -252,6 +340,9 @@ class Writer:
         self._storage = storage
         self._mode = mode
         self._base = base
+        self._before = before
+        self._replaced = replaced
+        self._ends = np.cumsum([each.rows for each in replaced], dtype=np.int64)
         self._n_features = None if n_features is None else int(n_features)
         self._schema = None if columns is None else schema_of(columns)
         self._dtype = None if dtype is None else csr.number_dtype(dtype)
@@ -369,17 +460,17 @@ class Writer:
         self._range = self._range.union(block)
         self.n_rows += len(rows)
         self.nnz += rows.nnz
-        if self._segment is not None:
-            self._write(rows, checked)
-            if self._segment.nbytes >= PART_BYTES:
-                self._finish_part()
-            return
-        self._held_bytes += rows.nbytes + sum(values.nbytes for values in checked.values())
-        if self._held_bytes < self._hold_bytes:
-            self._held.append((_copied(rows), {name: values.copy() for name, values in checked.items()}))
-            return
-        self._open_segment()
+        ends = bool(np.isin(self.n_rows, self._ends))  # where rows of other segments come next
+        begun = self._segment
+        if self._segment is None:
+            self._held_bytes += rows.nbytes + sum(values.nbytes for values in checked.values())
+            if self._held_bytes < self._hold_bytes and not ends:
+                self._held.append((_copied(rows), {name: values.copy() for name, values in checked.items()}))
+                return
+            self._open_segment()
         self._write(rows, checked)
+        if ends or (begun is not None and begun.nbytes >= PART_BYTES):
+            self._finish_part()
 
     def _write(self, rows: Rows, columns: Columns) -> None:
         """To the open segment. Where that fails half-way its arrays differ in length: it must never be published."""
@@ -421,9 +512,13 @@ class Writer:
         return checked
 
     def _open_segment(self) -> None:
-        """Fix the dtypes by all that was seen so far, and write what is held."""
-        stored = self._range.stored_dtype()
-        constant = np.dtype(stored).type(self._range.low).item() if self._range.constant else None
+        """Fix the dtypes by all that was seen so far, or is known to come, and write what is held."""
+        values = self._range
+        if len(self._replaced):
+            start = sum(line.rows for line in self._lines)
+            values = self._replaced[int(np.searchsorted(self._ends, start, side="right"))].values or values
+        stored = values.stored_dtype()
+        constant = np.dtype(stored).type(values.low).item() if values.constant else None
         width = self._n_features if self._n_features is not None else self._widest
         id = uuid.uuid4().hex
         self._journal.note("segment", f"segments/{id}")
@@ -566,6 +661,8 @@ class Writer:
             raise StoreExistsError(f"{self._storage.name}: another process made a store here meanwhile: append to it")
         if self._base is not None and self._base.version != newest:
             self._rebase()
+        if self._mode == "rewrite" and self._base is not None:
+            return self._rewritten(self._base)
         base = self._base if self._mode == "append" else None
         before = base.rows if base else 0
         lines = tuple(replace(line, row_id_start=line.row_id_start + before) for line in self._lines)
@@ -573,11 +670,7 @@ class Writer:
         width = max(base.n_features if base else 0, width)
         features = self._features(base, width)
         dtype = self._dtype or self._seen_dtype or np.dtype("float32")
-        inline = (*(base.segments if base else ()), *lines)
-        pages = list(base.pages if base else ())
-        while len(inline) > INLINE_SEGMENTS:
-            pages.append(self._write_page(inline[:INLINE_SEGMENTS]))
-            inline = inline[INLINE_SEGMENTS:]
+        pages, inline = self._paged((*(base.segments if base else ()), *lines))
         shuffled = self._shuffled
         if base is not None and base.rows:  # said of all rows or of none: each segment's line has its own word
             shuffled = base.shuffled if shuffled is not None or not lines else None
@@ -591,13 +684,56 @@ class Writer:
             columns=dict(self._schema or {}),
             root=self._base.root if self._base else root_entry(self._storage),
             segments=inline,
-            pages=tuple(pages),
+            pages=(*(base.pages if base else ()), *pages),
             features=features,
             shuffled=shuffled,
             profile=self._profile if base is None else base.profile,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             attrs={**(base.attrs if base else {}), **self.attrs},
         )
+
+    def _rewritten(self, base: Manifest) -> Manifest:
+        """The newest version with other segments for the same rows."""
+        there = segment_lines(self._storage, base)
+        if [line.id for line in there[: len(self._before)]] != [line.id for line in self._before]:
+            raise StoreExistsError(
+                f"{self._storage.name}: version {base.version}, published meanwhile, has other segments in place of "
+                "those that were rewritten: nothing was changed, run it again"
+            )
+        lines, new, at = list[SegmentLine](), iter(self._lines), 0
+        for each in self._replaced:
+            lines += there[at : each.first]
+            rows = 0
+            while rows < each.rows and (line := next(new, None)):
+                start = 0 if self._has_row_ids else each.row_id_start + rows
+                lines.append(replace(line, shuffled=each.shuffled, row_id_start=start))
+                rows += line.rows
+            if rows != each.rows:
+                raise SparsestoreError(f"{rows} rows were written, expected the {each.rows} that are replaced")
+            at = each.stop
+        rest = there[len(self._before) :]
+        shuffled = base.shuffled
+        if self._shuffled is not None:
+            shuffled = self._shuffled if all(line.shuffled for line in rest) else None
+        pages, inline = self._paged((*lines, *there[at:]))
+        return replace(
+            base,
+            version=base.version + 1,
+            parent=base.version,
+            segments=inline,
+            pages=tuple(pages),
+            shuffled=shuffled,
+            profile=self._profile,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def _paged(self, lines: tuple[SegmentLine, ...]) -> tuple[list[PageEntry], tuple[SegmentLine, ...]]:
+        """Pages of the older lines, written now, and the newest ones."""
+        pages = []
+        while len(lines) > INLINE_SEGMENTS:
+            pages.append(self._write_page(lines[:INLINE_SEGMENTS]))
+            lines = lines[INLINE_SEGMENTS:]
+        return pages, lines
 
     def _features(self, base: Manifest | None, n_features: int) -> FeaturesEntry | None:
         """Names for all features of the version: those that are there, where they do, or those given, written now."""

@@ -113,11 +113,14 @@ TABLE: dict[str, set[str]] = {
     | {"features", "format", "journal", "manifest", "sources.fingerprint"}  # to go on where another was interrupted
     | {"reader", "storage"},  # the hint at sorted rows; the folder of the buckets
     "flags": set(),
+    "exports": {"csr", "exports", "kernels", "parallel", "progress", "sources.base"},
+    "export": {"errors", "exports", "layout", "progress", "sources.store", "storage", "view"},
     "audit": {"checksum", "format", "statistics", "zarr_format"},
     "row_starts": {"kernels", "statistics"},
     "inspection": {*DISK, "audit", "kernels", "row_starts"},
     "integrity": {*DISK, "audit", "features", "inspection", "memory", "parallel", "progress", "reader", "row_starts"},
-    "maintain": {"journal", "reader", "writer", "format", "manifest", "storage", "errors"},
+    "maintain": {"journal", "reader", "writer", "format", "manifest", "storage", "errors"}
+    | {"checksum", "convert", "layout", "plan", "progress", "segment", "sources", "view"},  # optimize, a conversion
     "bench": {"batch", "bench", "errors", "manifest", "memory", "parallel", "progress", "reader", "storage", "store"},
     "bridges": {"loader", "batch", "buffers", "csr", "errors", "forking", "window"},
     "view": {
@@ -283,6 +286,8 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         pytest.param(["bench", "{}/s.zarr", "--repeat", "1", "--step-time", "1"], id="bench"),
         pytest.param(["verify", "{}/s.zarr"], id="verify"),
         pytest.param(["gc", "{}/s.zarr", "--dry-run"], id="gc"),
+        pytest.param(["optimize", "{}/s.zarr"], id="optimize"),
+        pytest.param(["export", "{}/s.zarr", "{}/x.svm.gz"], id="export"),
         pytest.param(["--help"], id="help"),
     ],
 )

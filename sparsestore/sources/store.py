@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,7 +98,7 @@ class StoreSource:
         self.n_rows: int | None = len(view)
         self.n_features: int | None = self._width
         self.dtype: np.dtype[Any] | None = self._dtype
-        self.columns: dict[str, tuple[str, tuple[int, ...]]] = {
+        self.columns: Mapping[str, tuple[str, tuple[int, ...]]] = {
             name: (schema.dtype, schema.shape) for name, schema in view.columns.items()
         }
         self.numbered = ROW_ID in self.columns
