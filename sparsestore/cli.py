@@ -30,6 +30,8 @@ __all__ = ["app", "main"]
 
 P = ParamSpec("P")
 
+_PAIRS = 12  # of a row that is shown before a conversion
+
 app = typer.Typer(
     name="sparsestore",
     help="Store large sparse matrices on disk and train Keras from them in shuffled batches.",
@@ -445,6 +447,40 @@ def _lines_of(path: str | None) -> list[str] | None:
         raise ValueError(f"{path}: is no UTF-8 text: {error.reason} at byte {error.start}") from None
 
 
+def _print_preview(seen: Any) -> None:
+    """What a conversion would do."""
+    about = "" if seen.read == 1 else "about "
+    rows = "an unknown number of" if seen.rows is None else f"{about}{seen.rows:,}"
+    features = "features that are counted at the end" if seen.features is None else f"{seen.features:,} features"
+    _show_facts(
+        {
+            "source": f"{seen.source} ({seen.format}), of which {seen.read:.3g} was looked at",
+            "options": ", ".join(f"{name}={value!r}" for name, value in seen.options.items()) or "none",
+            "shape": f"{rows} rows x {features}",
+            "entries": f"{about}{seen.nnz:,} {seen.dtype}",
+            "columns": ", ".join(f"{name} ({dtype})" for name, dtype in seen.columns.items()) or "none",
+            "steps": "; ".join(seen.steps),
+            "store": f"{about}{seen.store_bytes:,} bytes, of {seen.free_bytes:,} that are free",
+            "memory": f"at most {seen.memory_bytes:,} bytes, beside libraries and names of features",
+            "time": f"about {seen.seconds:.1f} s",
+        }
+    )
+    _print("", "first rows:")
+    _print_rows(seen.head)
+    for problem in seen.problems:
+        _say(f"error: {problem}")
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    """Rows, a line each: columns, then pairs of feature and value."""
+    for shown in rows:
+        beside = " ".join(f"{name}={value}" for name, value in shown["columns"].items())
+        features = shown.get("features", shown["indices"])
+        pairs = [f"{feature}:{value}" for feature, value in zip(features, shown["data"], strict=True)]
+        more = f" ... {len(pairs) - _PAIRS} more" if len(pairs) > _PAIRS else ""
+        _print(f"{shown['row']}  {beside}  {' '.join(pairs[:_PAIRS])}{more}".rstrip())
+
+
 @app.command(help=CONVERT_HELP)
 @_reported
 @with_source_options
@@ -462,12 +498,37 @@ def convert(
     duplicates: DuplicateEntries = Duplicates.sum,
     feature_names: FeatureNames = None,
     scratch: Scratch = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done, the first rows, size, time and memory.")
+    ] = False,
     as_json: Json = False,
     **options: Any,
 ) -> None:
     """Convert a file into a store."""
     from sparsestore.convert import convert as convert_source
 
+    if dry_run:
+        from sparsestore.preview import preview
+
+        seen = preview(
+            src,
+            dst,
+            format=format,
+            shuffle=shuffle,
+            seed=seed,
+            profile=profile.value,
+            columns=_columns(column),
+            max_bytes=max_bytes,
+            overwrite=overwrite,
+            duplicates=duplicates.value,
+            feature_names=_lines_of(feature_names),
+            scratch=scratch,
+            **given(options),
+        )
+        _show_json(seen.to_json()) if as_json else _print_preview(seen)
+        if seen.problems:
+            raise typer.Exit(1)
+        return
     start = time.perf_counter()
     with _progress("converting", as_json) as progress:
         convert_source(

@@ -30,7 +30,7 @@ from sparsestore.sources.base import Block, Source
 from sparsestore.storage import LocalStorage, naming, open_storage, scratch_folder
 from sparsestore.writer import Replaced, Writer, append_to, create, rewrite
 
-__all__ = ["MIN_BYTES", "REWRITE", "append_source", "convert", "rewrite_segments"]
+__all__ = ["MIN_BYTES", "REWRITE", "append_source", "convert", "prepared", "rewrite_segments"]
 
 Array = NDArray[Any]
 
@@ -155,6 +155,25 @@ def convert(
         with suppress(OSError):  # a hint is no reason to fail: the version is published
             _hint_at_sorted_rows(dst, version)
     return version
+
+
+def prepared(
+    source: Any,
+    *,
+    format: str | None = None,
+    columns: Mapping[str, Any] | None = None,
+    shuffle: bool = False,
+    seed: int | None = None,
+    max_bytes: int | str = "1GiB",
+    duplicates: Duplicates = "sum",
+    feature_names: Iterable[str] | None = None,
+    scratch: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> _Conversion:
+    """Check arguments of `convert`, and open the source; nothing is read but its head, and nothing written."""
+    return _Conversion.prepare(
+        source, format, columns, shuffle, seed, max_bytes, duplicates, feature_names, scratch, options
+    )
 
 
 def append_source(

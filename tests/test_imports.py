@@ -113,6 +113,7 @@ TABLE: dict[str, set[str]] = {
     | {"features", "format", "journal", "manifest", "sources.fingerprint"}  # to go on where another was interrupted
     | {"reader", "storage"},  # the hint at sorted rows; the folder of the buckets
     "flags": set(),
+    "preview": {"convert", "manifest", "sources.base", "storage", "store"},
     "exports": {"csr", "exports", "kernels", "parallel", "progress", "sources.base"},
     "export": {"errors", "exports", "layout", "progress", "sources.store", "storage", "view"},
     "audit": {"checksum", "format", "statistics", "zarr_format"},

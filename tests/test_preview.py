@@ -1,0 +1,101 @@
+"""What a conversion would do: the first rows as understood, exact where all was read, near where it was not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from check_source import DATA
+from scipy import sparse
+from typer.testing import CliRunner
+
+import sparsestore as ss
+from sparsestore import preview as module
+from sparsestore.cli import app
+from sparsestore.convert import convert
+from sparsestore.preview import preview
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_small_file_is_told_exactly(tmp_path: Path) -> None:
+    seen = preview(DATA / "a9a.gz", tmp_path / "a.zarr", format="svmlight", n_features=123)
+    convert(DATA / "a9a.gz", tmp_path / "b.zarr", format="svmlight", n_features=123, progress=False)
+    with ss.open(tmp_path / "b.zarr") as store:
+        assert (seen.rows, seen.features, seen.nnz) == (*store.shape, store.nnz)
+        assert seen.read == 1
+        assert seen.columns == {"y": "float32"}
+        assert [row["indices"] for row in seen.head] == [store[row].indices.tolist() for row in range(5)]
+        assert [row["columns"]["y"] for row in seen.head] == store.column("y")[:5].tolist()
+    size = sum(path.stat().st_size for path in (tmp_path / "b.zarr").rglob("*") if path.is_file())
+    assert abs(seen.store_bytes - size) < 1000
+    assert seen.problems == []
+    assert left_in(tmp_path) == ["b.zarr"]
+
+
+@pytest.mark.parametrize("shuffle", [False, True], ids=["in_order", "shuffled"])
+def test_a_part_tells_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shuffle: bool) -> None:
+    monkeypatch.setattr(module, "_SAMPLE", 1 << 20)
+    x = sparse.random_array((100_000, 50), density=0.2, rng=np.random.default_rng(0), dtype=np.float32).tocsr()
+    seen = preview(x, tmp_path / "a.zarr", columns={"z": np.arange(100_000)}, shuffle=shuffle)
+    assert seen.read < 0.6
+    assert seen.rows == 100_000
+    assert seen.nnz == pytest.approx(x.nnz, rel=0.05)
+    convert(x, tmp_path / "b.zarr", columns={"z": np.arange(100_000)}, shuffle=shuffle, progress=False)
+    size = sum(path.stat().st_size for path in (tmp_path / "b.zarr").rglob("*") if path.is_file())
+    assert seen.store_bytes == pytest.approx(size, rel=0.2)
+    assert "z" in seen.columns
+    assert any("random order" in step for step in seen.steps) == shuffle
+    assert seen.head[0]["columns"].get("z") == (None if shuffle else 0)
+
+
+def test_triples_and_texts_are_told_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = "".join(f"u{k % 700},i{k % 90},1\n" for k in range(700_000))
+    (tmp_path / "x.csv").write_text("u,i,x\n" + lines)
+    options: dict[str, Any] = {"row": "u:string", "feature": "i:string", "value": "x", "max_bytes": "24MiB"}
+    monkeypatch.setattr(module, "_SAMPLE", 1 << 20)
+    seen = preview(tmp_path / "x.csv", tmp_path / "a.zarr", **options)
+    assert (seen.rows, seen.features) == (None, None)
+    assert seen.feature_names is not None
+    assert seen.feature_names[:3] == ["i0", "i1", "i2"]
+    assert seen.scratch_bytes > 0
+    assert "bucket files" in seen.steps[1]
+    monkeypatch.setattr(module, "_SAMPLE", 1 << 30)
+    whole = preview(tmp_path / "x.csv", tmp_path / "a.zarr", **options)
+    assert (whole.rows, whole.features, whole.read) == (700, 90, 1)
+
+
+def test_what_would_be_refused_is_told(tmp_path: Path) -> None:
+    convert(np.eye(3), tmp_path / "a.zarr", progress=False)
+    seen = preview(np.eye(3), tmp_path / "a.zarr")
+    assert seen.problems == [
+        f"{tmp_path / 'a.zarr'} is a store already: give overwrite=True (--overwrite), or append to it"
+    ]
+    assert preview(np.eye(3), tmp_path / "a.zarr", overwrite=True).problems == []
+    with pytest.raises(ValueError, match="gives its blocks once"):
+        preview(iter([np.eye(3)]), tmp_path / "b.zarr")
+    (tmp_path / "x.svm").write_text("1 1:x\n")
+    with pytest.raises(ValueError, match=r"x\.svm:1: "):
+        preview(tmp_path / "x.svm", tmp_path / "b.zarr")
+    assert left_in(tmp_path) == ["a.zarr", "x.svm"]
+
+
+def test_the_command_line_shows_it_and_writes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a,y\n1,0\n2,1\n")
+    command = ["convert", str(tmp_path / "x.csv"), str(tmp_path / "a.zarr"), "--label", "y", "--dry-run"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "2 rows x 1 features" in done.stdout
+    assert "0  y=0.0  a:1.0" in done.stdout
+    told = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert told["rows"] == 2
+    assert told["head"][1] == {"row": 1, "columns": {"y": 1.0}, "indices": [0], "data": [2.0], "features": ["a"]}
+    assert left_in(tmp_path) == ["x.csv"]
+    ss.convert(tmp_path / "x.csv", tmp_path / "a.zarr")
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 1
