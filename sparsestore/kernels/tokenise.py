@@ -19,6 +19,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from sparsestore.kernels.counting import count
+
 __all__ = [
     "BAD_INDEX",
     "BAD_LABEL",
@@ -223,18 +225,6 @@ def _skip_line(text: Any, i: Any) -> Any:
     while text[i] != _NL:
         i += _ONE
     return i
-
-
-@njit(nogil=True, cache=True)
-def count(text: Any, colons: Any) -> Any:
-    """Number of newlines, of colons (not below `colons`), and of commas."""
-    lines, commas = np.int64(0), np.int64(0)
-    for k in range(len(text)):
-        b = text[k]
-        lines += b == _NL
-        colons += b == _COLON
-        commas += b == _COMMA
-    return lines, colons, commas
 
 
 @njit(nogil=True, cache=True)
@@ -475,12 +465,12 @@ class Lines(NamedTuple):
     """(n,) byte offset of each row."""
     label_ptr: NDArray[np.int64]
     """(n + 1,) labels of row i are ``labels[label_ptr[i]:label_ptr[i + 1]]``."""
-    labels: NDArray[np.float64]
+    labels: NDArray[Any]
     qids: NDArray[np.int64]
     """(n,) or (0,) where they were not asked for."""
     indptr: NDArray[np.int64]
     indices: NDArray[Any]
-    values: NDArray[np.float64]
+    values: NDArray[Any]
     ascending: bool
     """Whether the indices ascend strictly in every row."""
 
@@ -512,7 +502,7 @@ def svmlight(
     fields : bool
         Whether a whole number and a colon stand before each index (libffm); they are skipped.
     """
-    lines, colons, commas = count(text, np.int64(0))
+    lines, colons, commas = count(text, np.uint8(_NL), np.uint8(_COLON), np.uint8(_COMMA))
     colons //= 1 + fields
     n_labels = lines + (commas if multilabel else 0)
     starts, label_ptr = np.empty(lines, np.int64), np.zeros(lines + 1, np.int64)
@@ -686,7 +676,7 @@ def entries(
 
     Blank lines and those that start with % are skipped. The last byte of `text` must be a newline.
     """
-    lines, _, _ = count(text, np.int64(0))
+    lines, _, _ = count(text, np.uint8(_NL), np.uint8(_NL), np.uint8(_NL))
     rows, columns = np.empty(lines if indexed else 0, np.int64), np.empty(lines if indexed else 0, np.int64)
     values = np.empty(lines if valued else 0)
     room = 4096

@@ -149,7 +149,7 @@ class SvmlightSource:
             yield from parsed
 
     def _parsed(self, piece: Piece) -> Lines:
-        """The rows of a piece, in order."""
+        """The rows of a piece, in order, in the dtypes that they are to have: all that threads can do at once."""
         from sparsestore.kernels import tokenise
 
         narrow = _INT32_LIMIT if self.n_features is None else self.n_features - 1
@@ -167,7 +167,11 @@ class SvmlightSource:
                 break
         if lines.status != tokenise.OK:
             raise self._error(piece, lines)
-        return lines if lines.ascending else self._in_order(piece, lines)
+        if not lines.ascending:
+            lines = self._in_order(piece, lines)
+        if not self._multilabel:
+            lines = lines._replace(labels=self._rounded(piece, lines, lines.labels, "label"))
+        return lines._replace(values=self._rounded(piece, lines, lines.values, "value"))
 
     def _in_order(self, piece: Piece, lines: Lines) -> Lines:
         """Sort the entries of each row; duplicates are an error."""
@@ -189,14 +193,14 @@ class SvmlightSource:
             return
         columns: dict[str, NDArray[Any]] = {}
         if self._classes is None:
-            columns["y"] = self._rounded(piece, lines, lines.labels, "label")
+            columns["y"] = lines.labels
         if self._qid == 1:
             columns["qid"] = lines.qids
         wide = width > _INT32_LIMIT + 1
         x = Rows(
             lines.indptr,
             lines.indices.astype(np.int64 if wide else np.int32, copy=False),
-            self._rounded(piece, lines, lines.values, "value"),
+            lines.values,
             width,
         )
         if self._classes is None:

@@ -82,6 +82,9 @@ class TextFile:
         order mark, and one that is not as it was when it was opened. The first `skip` bytes of text are left out: they
         end where line number `line` starts.
         """
+        from sparsestore.kernels.counting import count
+
+        newline = np.uint8(10)
         tail, start, position = list[bytes](), True, 0
         with closing(self.chunks(piece_bytes)) as chunks:
             for block, at in chain(chunks, [(b"", 0)]):  # the last line may lack its end
@@ -99,7 +102,7 @@ class TextFile:
                     first, skip = min(skip, len(text)), max(0, skip - len(text))
                     if first < len(text):
                         lines = np.frombuffer(text, np.uint8)[first:]
-                        n_lines = int(np.count_nonzero(lines == 10))  # twice as fast as bytes.count
+                        n_lines = int(count(lines, newline, newline, newline)[0])
                         yield Piece(lines, line, position, n_lines)
                         line += n_lines
                 else:
