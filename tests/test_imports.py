@@ -44,7 +44,7 @@ SHARED = {
 }
 TABLES = {
     *SHARED,
-    *(f"sources.{name}" for name in ("categories", "dictionary", "fields", "ranges", "row_values")),
+    *(f"sources.{name}" for name in ("categories", "dictionary", "fields", "numbering", "ranges", "row_values")),
 }
 TYPED = {*TABLES, "sources.arrow", "sources.table"}
 TABLE: dict[str, set[str]] = {
@@ -89,6 +89,7 @@ TABLE: dict[str, set[str]] = {
     "sources.lda_c": {*SHARED, "sources.svmlight"},
     "sources.uci": {*SHARED, "sources.matrix_market"},
     "sources.categories": {*SHARED, "sources.dictionary"},
+    "sources.numbering": TABLES,
     "sources.csv": TABLES,
     "sources.triples": TABLES,
     "sources.vw": TABLES,

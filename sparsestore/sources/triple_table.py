@@ -12,11 +12,10 @@ from sparsestore.csr import number_dtype
 from sparsestore.errors import SourceError
 from sparsestore.sources import arrow, options
 from sparsestore.sources.base import Triples
-from sparsestore.sources.categories import Categories
-from sparsestore.sources.dictionary import BadNameError, Dictionary
+from sparsestore.sources.dictionary import BadNameError
 from sparsestore.sources.file import shown
 from sparsestore.sources.layouts import converted
-from sparsestore.sources.row_values import RowValues
+from sparsestore.sources.numbering import Numbering
 from sparsestore.sources.table import Columns, Table, batches
 
 __all__ = ["TripleTableSource"]
@@ -88,13 +87,25 @@ class TripleTableSource:
         self._value = value
         self._dtype = options.value_dtype(self.name, found, None if dtype is None else number_dtype(dtype))
         self.dtype: np.dtype[Any] | None = self._dtype
-        self._row_text = row_text
-        self.columns = dict.fromkeys(columns.schema(), ("float64", ()))
-        if row_text:
-            if self._row in self.columns:
-                raise ValueError(f"{self.name}: two columns become the column {self._row!r}: rename one")
-            self.columns[self._row] = "string", ()
-        self._set_shape(feature_text, n_rows, n_features, encode, unknown)
+        texts = [option for option, text in (("row", row_text), ("feature", feature_text)) if text]
+        self._numbering = Numbering(
+            self.name,
+            row=self._row,
+            feature=self._feature,
+            texts=texts,
+            values={kept.name: kept.field for kept in columns.kept},
+            dtype="float64",
+            n_rows=n_rows,
+            n_features=n_features,
+            encode=encode,
+            unknown=unknown,
+            noun="column",
+        )
+        self.columns = self._numbering.columns
+        self.hold, self.beside = self._numbering.hold, self._numbering.beside
+        if self._numbering.categories is not None and self._numbering.numbers_texts:
+            self.adopt = self._numbering.categories.adopt
+        self._set_shape(row_text, feature_text)
         self._options = {
             "row": row,
             "feature": feature,
@@ -108,8 +119,6 @@ class TripleTableSource:
             "unknown": unknown if feature_text else None,
             "dtype": None if dtype is None else str(self._dtype),
         }
-        self._max_bytes: int | None = None
-        self._start()
 
     def _id(self, given: str, option: str) -> tuple[str, bool]:
         """A column of numbers of rows or features, and whether they are texts."""
@@ -120,76 +129,32 @@ class TripleTableSource:
             raise ValueError(f"{self.name}: {option}={given!r}: the column has texts, expected whole numbers")
         return name, text or dtype == "string"
 
-    def _set_shape(
-        self, feature_text: bool, n_rows: int | None, n_features: int | None, encode: str, unknown: str
-    ) -> None:
+    def _set_shape(self, row_text: bool, feature_text: bool) -> None:
         """What is known of the shape before anything was read: what is said, or what the table knows of its columns."""
-        self.n_rows: int | None = n_rows
-        if n_rows is not None:
-            options.check_n_features(n_rows)  # the same numbers may be
-            if self._row_text:
-                raise ValueError(f"{self.name}: n_rows={n_rows} is for numbered rows: texts are counted")
-        elif not self._row_text and (highest := self._table.highest(self._row)) is not None:
+        self.n_rows, self.n_features = self._numbering.n_rows, self._numbering.n_features
+        if self.n_rows is None and not row_text and (highest := self._table.highest(self._row)) is not None:
             self.n_rows = max(0, highest + 1 - self._base)
             options.check_rows(self.name, self.n_rows, self._table.n_rows or 0)
-        self.n_features: int | None = None
-        self._categories: Categories | None = None
-        if feature_text:
-            self._categories = Categories(
-                f"{self.name}: column {self._feature!r}",
-                [""],
-                encode=encode,
-                n_features=n_features,
-                unknown=unknown,
-            )
-            if encode != "hash":
-                if n_features is not None:
-                    raise ValueError(
-                        f"{self.name}: n_features={n_features} is for numbered features or encode='hash': a dictionary "
-                        "finds out"
-                    )
-                self.adopt = self._categories.adopt
-            else:
-                self.n_features = n_features
-            return
-        if encode != "dictionary" or unknown != "add":
-            raise ValueError(f"{self.name}: encode and unknown are for features that are texts: feature='name:string'")
-        highest = self._table.highest(self._feature)
-        self.n_features = None if highest is None else max(0, highest + 1 - self._base)
-        if n_features is not None:
-            self.n_features = options.width(self.name, self.n_features or 0, n_features)
+        if not feature_text and (highest := self._table.highest(self._feature)) is not None:
+            self.n_features = options.width(self.name, max(0, highest + 1 - self._base), self.n_features)
 
     @property
     def feature_names(self) -> list[str] | None:
         """Names of the features that were read, where they are texts and not hashed."""
-        names = self._categories.names() if self._categories is not None else None
-        return None if names is None else list(names)
+        return self._numbering.feature_names
 
     @property
     def width(self) -> int:
         """Features that there are so far, those that were adopted included."""
-        return self._categories.width if self._categories is not None else self.n_features or 0
-
-    def hold(self, max_bytes: int) -> None:
-        """Limit what is held until all rows were given."""
-        self._max_bytes = max_bytes
+        return self._numbering.width or self.n_features or 0
 
     def provenance(self) -> dict[str, Any]:
         """What the table says of itself, and the options."""
         return {**self._table.provenance(), "options": {k: v for k, v in self._options.items() if v is not None}}
 
-    def beside(self, rows: Ints) -> dict[str, Array]:
-        """Columns of some rows."""
-        out: dict[str, Array] = {name: held.of(rows, np.float64) for name, held in self._values.items()}
-        if self._rows is not None:
-            names = np.empty(len(rows), object)
-            names[:] = self._rows.of(rows)
-            out[self._row] = names
-        return out
-
     def blocks(self, max_bytes: int) -> Iterator[Triples]:
         """Yield the entries in order of the table."""
-        self._start()
+        self._numbering.start()
         used = [name for name in self._columns.names if name in self._columns.taken]
         n_entries = highest = 0
         for batch, position in batches(self._table, used, max_bytes // 2):
@@ -202,18 +167,6 @@ class TripleTableSource:
                 yield triples
         options.check_rows(self.name, max(highest, self.n_rows or 0), n_entries)
 
-    def _start(self) -> None:
-        """Forget what was read."""
-        kept = self._columns.kept
-        n = len(kept) + self._row_text + (self._categories is not None)
-        share = None if self._max_bytes is None else self._max_bytes // max(n, 1)
-        self._rows = Dictionary(f"{self.name}: column {self._row!r}", share) if self._row_text else None
-        self._values = {each.name: RowValues(f"{self.name}: column {each.field!r}", share) for each in kept}
-        if self._categories is not None:
-            self._categories.start()
-            if share is not None:
-                self._categories.hold(share)
-
     def _triples(self, batch: Any, first: int, position: int) -> Triples:
         columns = self._columns
         for name in batch.schema.names:
@@ -223,14 +176,14 @@ class TripleTableSource:
                     f"{columns.where(first + int(np.argmax(none)), name)}: has no value, expected one in each triple"
                 )
         signs = None
-        if self._rows is None:
+        if self._numbering.rows is None:
             rows = self._numbers(batch, "row", self._row, self.n_rows, first)
         else:
-            rows, _ = self._coded(batch, self._row, self._rows.codes, first)
-        if self._categories is None:
+            rows, _ = self._coded(batch, "row", self._row, first)
+        if self._numbering.categories is None:
             features = self._numbers(batch, "feature", self._feature, self.n_features, first)
         else:
-            features, signs = self._coded(batch, self._feature, self._categories.codes, first)
+            features, signs = self._coded(batch, "feature", self._feature, first)
         values: Array = np.ones(batch.num_rows, self._dtype)
         if self._value is not None:
             where = f"{self.name}: rows from {first} on, column {self._value!r}"
@@ -242,7 +195,7 @@ class TripleTableSource:
             if not np.isfinite(numbers).all():
                 row = int(np.argmin(np.isfinite(numbers)))
                 raise SourceError(f"{columns.where(first + row, kept.field)}: {numbers[row]}, expected a finite number")
-            if (at := self._values[kept.name].put(rows, numbers)) is not None:
+            if (at := self._numbering.put(kept.name, rows, numbers)) is not None:
                 raise SourceError(
                     f"{columns.where(first + at, kept.field)}: {numbers[at]:g} is another than in a triple before, of "
                     "the same row"
@@ -252,16 +205,11 @@ class TripleTableSource:
             rows, features, values = rows[there], features[there], values[there]
         return Triples(rows, features, values, position)
 
-    def _coded(self, batch: Any, name: str, codes: Any, first: int) -> tuple[Ints, Array | None]:
+    def _coded(self, batch: Any, option: str, name: str, first: int) -> tuple[Ints, Array | None]:
         """Numbers of texts."""
         spans = arrow.texts(batch.column(name))
         try:
-            if self._rows is not None and name == self._row:
-                return codes(spans.text, spans.starts, spans.stops, 0), None
-            if self._categories is not None and self._categories.n_hashed and (spans.starts == spans.stops).any():
-                raise BadNameError("is empty", int(np.argmax(spans.starts == spans.stops)))
-            found: tuple[Ints, Array | None] = codes(0, *spans)
-            return found
+            return self._numbering.codes(option, *spans)
         except BadNameError as error:
             where = self._columns.where(first + error.at, name)
             raise SourceError(f"{where}: {error.reason}, found {shown(spans.at(error.at))}") from None

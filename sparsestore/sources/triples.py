@@ -14,11 +14,10 @@ from sparsestore.errors import SourceError
 from sparsestore.parallel import mapped, n_cores
 from sparsestore.sources import options
 from sparsestore.sources.base import Triples
-from sparsestore.sources.categories import Categories
-from sparsestore.sources.dictionary import BadNameError, Dictionary
+from sparsestore.sources.dictionary import BadNameError
 from sparsestore.sources.fields import Fields, unquoted
 from sparsestore.sources.file import shown
-from sparsestore.sources.row_values import RowValues
+from sparsestore.sources.numbering import Numbering
 from sparsestore.sources.text import Piece
 
 if TYPE_CHECKING:
@@ -113,7 +112,25 @@ class CsvTriplesSource:
             self._of[option] = field, int(self._places[field])
             kinds[field] = kind
         self._kinds = kinds
-        self._set_shape(texts, n_rows, n_features, encode, unknown)
+        columns = {"label": "y", "weight": "sample_weight"}
+        self._numbering = Numbering(
+            self.name,
+            row=self._name_of("row"),
+            feature=self._name_of("feature"),
+            texts=sorted(texts),
+            values={column: self._name_of(option) for option, column in columns.items() if option in self._of},
+            dtype=self._dtype,
+            n_rows=n_rows,
+            n_features=n_features,
+            encode=encode,
+            unknown=unknown,
+            noun="field",
+        )
+        self.columns = self._numbering.columns
+        self.n_rows, self.n_features = self._numbering.n_rows, self._numbering.n_features
+        self.hold, self.beside = self._numbering.hold, self._numbering.beside
+        if self._numbering.categories is not None and self._numbering.numbers_texts:
+            self.adopt = self._numbering.categories.adopt
         self._options = {
             "row": row,
             "feature": feature,
@@ -129,78 +146,16 @@ class CsvTriplesSource:
             "unknown": unknown if "feature" in texts else None,
             "dtype": str(self._dtype),
         }
-        self.columns: dict[str, tuple[str, tuple[int, ...]]] = {}
-        for option, column in (("label", "y"), ("weight", "sample_weight")):
-            if option in self._of:
-                self.columns[column] = self._dtype.name, ()
-        if "row" in texts:
-            name = self._name_of("row")
-            if name in self.columns:
-                raise ValueError(f"{self.name}: two fields become the column {name!r}: rename one")
-            self.columns[name] = "string", ()
-        self._max_bytes: int | None = None
-        self._start()
-
-    def _set_shape(
-        self, texts: set[str], n_rows: int | None, n_features: int | None, encode: str, unknown: str
-    ) -> None:
-        """What is known of the shape before anything was read."""
-        self.n_rows: int | None = None
-        self.n_features: int | None = None
-        if n_rows is not None:
-            options.check_n_features(n_rows)  # the same numbers may be
-            if "row" in texts:
-                raise ValueError(f"{self.name}: n_rows={n_rows} is for numbered rows: texts are counted")
-            self.n_rows = int(n_rows)
-        if n_features is not None:
-            options.check_n_features(n_features)
-            self.n_features = int(n_features)
-        self._categories: Categories | None = None
-        if "feature" in texts:
-            self._categories = Categories(
-                f"{self.name}: field {shown(self._name_of('feature'))}",
-                [""],
-                encode=encode,
-                n_features=n_features,
-                unknown=unknown,
-            )
-            if encode != "hash":
-                if n_features is not None:
-                    raise ValueError(
-                        f"{self.name}: n_features={n_features} is for numbered features or encode='hash': a dictionary "
-                        "finds out"
-                    )
-                self.adopt = self._categories.adopt
-        elif encode != "dictionary" or unknown != "add":
-            raise ValueError(f"{self.name}: encode and unknown are for features that are texts: feature='name:string'")
-        self._row_texts = "row" in texts
 
     @property
     def feature_names(self) -> list[str] | None:
         """Names of the features that were read, where they are texts and not hashed."""
-        names = self._categories.names() if self._categories is not None else None
-        return None if names is None else list(names)
+        return self._numbering.feature_names
 
     @property
     def width(self) -> int:
         """Features that there are so far, those that were adopted included."""
-        return self._categories.width if self._categories is not None else self.n_features or 0
-
-    def hold(self, max_bytes: int) -> None:
-        """Limit what is held until all rows were given."""
-        self._max_bytes = max_bytes
-
-    def beside(self, rows: Ints) -> dict[str, Array]:
-        """Columns of some rows."""
-        out: dict[str, Array] = {}
-        for option, column in (("label", "y"), ("weight", "sample_weight")):
-            if option in self._of:
-                out[column] = self._values[option].of(rows, self._dtype)
-        if self._rows is not None:
-            names = np.empty(len(rows), object)
-            names[:] = self._rows.of(rows)
-            out[self._name_of("row")] = names
-        return out
+        return self._numbering.width
 
     def provenance(self) -> dict[str, Any]:
         """Path, size, time of change, and the options that say how the file was read."""
@@ -210,7 +165,7 @@ class CsvTriplesSource:
         """Yield the entries in the order of the file."""
         from sparsestore.kernels import table
 
-        self._start()
+        self._numbering.start()
         n_threads = n_cores()
         n_entries = highest = 0
 
@@ -235,25 +190,13 @@ class CsvTriplesSource:
                 yield triples
         options.check_rows(self.name, max(highest, self.n_rows or 0), n_entries)
 
-    def _start(self) -> None:
-        """Forget what was read."""
-        held = [option for option in ("label", "weight") if option in self._of]
-        n = len(held) + self._row_texts + (self._categories is not None)
-        share = None if self._max_bytes is None else self._max_bytes // max(n, 1)
-        self._rows = Dictionary(self._field_name("row"), share) if self._row_texts else None
-        self._values: dict[str, RowValues] = {option: RowValues(self._field_name(option), share) for option in held}
-        if self._categories is not None:
-            self._categories.start()
-            if share is not None:
-                self._categories.hold(share)
-
     def _triples(self, piece: Piece, found: Table) -> Triples:
-        if self._rows is None:
+        signs = None
+        if self._numbering.rows is None:
             rows = self._ids(piece, found, "row", self.n_rows)
         else:
-            rows = self._coded(piece, found, "row")[0]
-        signs = None
-        if self._categories is None:
+            rows, _ = self._coded(piece, found, "row")
+        if self._numbering.categories is None:
             features = self._ids(piece, found, "feature", self.n_features)
         else:
             features, signs = self._coded(piece, found, "feature")
@@ -265,7 +208,9 @@ class CsvTriplesSource:
                 raise self._error(piece, found, at, "value", f"is beyond {self._dtype}: give dtype='float64'")
         if signs is not None:
             values = values * signs.astype(values.dtype)
-        for option, held in self._values.items():
+        for option, column in (("label", "y"), ("weight", "sample_weight")):
+            if option not in self._of:
+                continue
             numbers = self._numbers(piece, found, option)
             bad = ~np.isfinite(numbers)
             if bad.any():
@@ -273,7 +218,7 @@ class CsvTriplesSource:
             _, at, wrong = options.rounded_labels(numbers, self._dtype)
             if at is not None:
                 raise self._error(piece, found, at, option, f"{wrong}: give dtype='float64'")
-            if (at := held.put(rows, numbers)) is not None:
+            if (at := self._numbering.put(column, rows, numbers)) is not None:
                 raise self._error(piece, found, at, option, "is another than in a line before, of the same row")
         if features.min(initial=0) < 0:  # what is to be ignored
             kept = features >= 0
@@ -308,13 +253,7 @@ class CsvTriplesSource:
         """Numbers of texts."""
         text, starts, stops = unquoted(piece.text, found.spans[:, self._of[option][1]])
         try:
-            if option == "row" and self._rows is not None:
-                return self._rows.codes(text, starts, stops, 0), None
-            if self._categories is None:
-                raise RuntimeError(option)  # never
-            if self._categories.n_hashed and (starts == stops).any():
-                raise BadNameError("is empty", int(np.argmax(starts == stops)))
-            return self._categories.codes(0, text, starts, stops)
+            return self._numbering.codes(option, text, starts, stops)
         except BadNameError as error:
             raise self._error(piece, found, error.at, option, error.reason) from None
 
@@ -332,6 +271,3 @@ class CsvTriplesSource:
 
     def _name_of(self, option: str) -> str:
         return self._fields.names[self._of[option][0]]
-
-    def _field_name(self, option: str) -> str:
-        return f"{self.name}: field {shown(self._name_of(option))}" if option in self._of else self.name
