@@ -30,7 +30,10 @@ class FrameTable:
             raise ValueError(
                 f"{self.name}: has sparse columns: convert data.sparse.to_coo(), and its columns beside it"
             )
-        self._data = data.reset_index(drop=True) if hasattr(data, "reset_index") else data
+        if hasattr(data, "reset_index"):  # which copies all of a frame of pandas
+            data = data.copy(deep=False)
+            data.index = range(len(data))
+        self._data = data
         self._once = hasattr(data, "read_next_batch")  # a reader of batches gives them once
         self.schema: Any = data.schema if self._once else pa.RecordBatchReader.from_stream(self._data).schema
         n = getattr(data, "shape", (None,))[0]
