@@ -290,6 +290,26 @@ def _scan_svmlight(
         first = True
         has_qid = False
         while True:
+            # most of a line: index, colon, number, blank. Whatever is not exactly that is left for the rest of the loop
+            i = _skip_blanks(text, i)
+            while not fields:
+                at, index, sound = _index(text, i)
+                if not sound or text[at] != _COLON or index < base or index - base > limit or index - base < before:
+                    break
+                at += _ONE
+                value = np.float64(np.uint64(text[at]) - np.uint64(48))
+                if value < 10 and text[at + _ONE] == 32:  # mostly 1: it needs no more than this
+                    at += _ONE
+                else:
+                    at, value, sound = _number(text, at)
+                    if not sound or text[at] != 32:
+                        break
+                first = False
+                before = index - base + _ONE
+                indices[entry] = index - base
+                values[entry] = value
+                entry += _ONE
+                i = at + _ONE
             i = _skip_blanks(text, i)
             if text[i] == _NL:
                 break
@@ -340,13 +360,6 @@ def _scan_svmlight(
             before = index + _ONE
             i += _ONE
             token = i
-            digit = np.uint64(text[i]) - np.uint64(48)
-            if digit < _TEN and _ends(text[i + _ONE]):  # mostly 1: it needs no more than this
-                indices[entry] = index
-                values[entry] = np.float64(digit)
-                entry += _ONE
-                i += _ONE
-                continue
             i, value, sound = _number(text, i)
             if not (sound and _ends(text[i])):
                 i = token
