@@ -194,7 +194,7 @@ def converting(small: str, path: str, folder: str, options: dict[str, Any]) -> R
 def bench(given: argparse.Namespace) -> list[Results]:
     rows = []
     with stage.scratch(given.home) as folder:
-        sizes = [Rows(folder, n) for n in (200, given.rows, 10 * given.rows)]
+        sizes = [Rows(folder, n) for n in (100, given.rows, 10 * given.rows)]
         for name in given.only or MAKERS:
             suffix, make, options = MAKERS[name]
             paths = []

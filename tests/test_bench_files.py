@@ -92,6 +92,31 @@ def test_transpose_holds_the_file_against_a_copy_and_scipy(tmp_path: Path) -> No
     assert all(row["convert / it"] > 0 for row in rows)
 
 
+def test_triples_are_held_against_duckdb_and_scipy(tmp_path: Path) -> None:
+    pytest.importorskip("duckdb")
+    command = [
+        sys.executable,
+        BENCH / "triples.py",
+        "--millions",
+        "1",
+        "--rounds",
+        "1",
+        "--folder",
+        tmp_path,
+        "--check",
+    ]
+    done = subprocess.run([*map(str, command), "--json"], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert set(found) == {"sparsestore", "duckdb"}
+    assert all(way["seconds"] > 0 for way in found.values())
+
+
+def test_memory_is_watched_format_by_format(tmp_path: Path) -> None:
+    (rows,) = tables("memory.py", tmp_path, "--rows", "200", "--only", "svmlight", "csv, texts", "npy")
+    assert [row["format"] for row in rows] == ["svmlight", "csv, texts", "npy"]
+    assert all(row["10x peak MiB"] > 0 for row in rows)
+
+
 def test_scale_compares_the_cost_of_a_row_over_the_sizes(tmp_path: Path) -> None:
     rows, ratios = tables("scale.py", tmp_path, "--rows", "20000", "200000")
     assert [row["rows"] for row in rows] == [20_000, 200_000]
