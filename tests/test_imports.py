@@ -58,6 +58,7 @@ TABLE: dict[str, set[str]] = {
     "memory": set(),
     "progress": set(),
     "parallel": set(),
+    "workers": {"errors", "parallel"},
     "indexing": set(),
     "csr": {"errors", "forking", "kernels"},
     "statistics": {"errors"},
@@ -111,6 +112,7 @@ TABLE: dict[str, set[str]] = {
     "sort": {"buckets", "csr", "kernels", "memory", "plan", "errors", "sources.base"},
     "convert": {"progress", "sources.base", "sources.registry", "csr", "plan", "sort", "layout", "writer", "errors"}
     | {"features", "format", "journal", "manifest", "sources.fingerprint"}  # to go on where another was interrupted
+    | {"workers"}
     | {"reader", "storage"},  # the hint at sorted rows; the folder of the buckets
     "flags": set(),
     "exports": {"csr", "exports", "kernels", "parallel", "progress", "sources.base"},
