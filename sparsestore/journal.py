@@ -199,9 +199,15 @@ class Journal:
 class Told(Journal):
     """What a writer has in place of a journal whose journal is in another process: that is told."""
 
-    def __init__(self, tell: Callable[[str, Any], None], parts: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, key: str, tell: Callable[[str, Any], None], parts: Sequence[Mapping[str, Any]]) -> None:
+        self._key = key
         self._tell = tell
         self.state = JournalState(job={}, parts=[dict(part) for part in parts])
+
+    @property
+    def key(self) -> str:
+        """Where the journal lies."""
+        return self._key
 
     def note(self, kind: str, value: Any, *, durable: bool = False) -> None:  # noqa: ARG002 - the other process knows
         """Tell the other process, which answers once it has written it down."""

@@ -319,6 +319,8 @@ class Share:
         Which of the parts of all rows it is.
     n_features, columns, profile, shuffled
         As the other process's writer has them.
+    journal : str
+        Key of that writer's journal.
     lasting : bool
         Whether somebody may go on where this is interrupted.
     begun : tuple of dict
@@ -331,6 +333,7 @@ class Share:
     columns: dict[str, Any]
     profile: str
     shuffled: dict[str, Any] | None
+    journal: str
     lasting: bool
     begun: tuple[dict[str, Any], ...]
 
@@ -363,7 +366,7 @@ class Share:
             shuffled=self.shuffled,
             max_bytes=max_bytes,
             job=dict if self.lasting else None,
-            journal=Told(tell, self.begun),
+            journal=Told(self.journal, tell, self.begun),
             feature_names=None,
         )
 
@@ -693,6 +696,7 @@ class Writer:
             {name: (schema.dtype, *schema.shape) for name, schema in (self._schema or {}).items()},
             self._profile,
             self._shuffled,
+            self._journal.key,
             job is not None,
             tuple(part for part in self._journal.state.parts if part.get("number") == number),
         )
