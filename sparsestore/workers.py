@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, NoReturn, TypeVar
@@ -129,7 +130,8 @@ class _Worker:
     def start(cls, number: int, n_cores: int, inherited: Sequence[int]) -> _Worker:
         ours, theirs = Pipe()
         try:
-            search = json.dumps([os.fspath(path) for path in sys.path])
+            here = Path(__file__).parents[1]  # found by a relative path, maybe, from a folder that was left since
+            search = json.dumps([*map(str, sys.path), str(here)])
             process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _COMMAND, search, str(theirs.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,

@@ -507,10 +507,12 @@ def told(*arguments):
     return worker
 workers._Worker.start = told
 def kill(*_):
+    if not os.path.exists(sys.argv[2] + "/segments"):
+        return
     for process in processes:
         process.send_signal(signal.SIGSTOP)
     os.kill(os.getpid(), signal.SIGKILL)
-convert(sys.argv[1], sys.argv[2], workers=2, progress=kill)
+convert(sys.argv[1], sys.argv[2], workers=2, max_bytes="48MiB", progress=kill)
 """
 
 
@@ -541,7 +543,7 @@ def test_workers_end_with_a_coordinator_that_is_killed_and_hold_its_journal_unti
 @linux
 def test_ctrl_c_ends_all_and_leaves_nothing(tmp_path: Path) -> None:
     path, dst = big(tmp_path), tmp_path / "a"
-    command = [sys.executable, "-m", "sparsestore", "convert", path, dst, "--workers", "2"]
+    command = [sys.executable, "-m", "sparsestore", "convert", path, dst, "--workers", "2", "--max-bytes", "48MiB"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         until(lambda: list(dst.glob("segments/*")))
         children = [
