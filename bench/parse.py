@@ -188,7 +188,7 @@ def bench(given: argparse.Namespace) -> list[Results]:
                         found = stage.in_child("reading", path=file, way=way, folder=made, workers=workers)
                     if turn:  # in the first turn what is compiled is kept
                         runs[way].append(found)
-            if len({run["nnz"] for way in ("one core", "all cores", "converted") for run in runs[way]}) != 1:
+            if len({run["nnz"] for way in ways if way != rival for run in runs[way]}) != 1:
                 raise RuntimeError(f"{what}: not all ways gave the same entries")
             figures: dict[str, Any] = {way: stage.figures(found) for way, found in runs.items()}
             row: Results = {"file": what, "MB": path.stat().st_size / 1e6}

@@ -137,7 +137,7 @@ class _Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno(), *inherited],
-                process_group=0,  # Ctrl-C is this process's to hear
+                start_new_session=True,  # Ctrl-C is this process's to hear
                 env={**os.environ, "BLOSC_NTHREADS": str(n_cores)},
             )
         except BaseException:
