@@ -495,10 +495,16 @@ def test_a_killed_worker_ends_the_conversion_which_can_be_gone_on_with(
     assert content(tmp_path / "a") == content(tmp_path / "one")
 
 
-KILLED = """
-import os, signal, sys
-from sparsestore import workers
+SMALL = """
+import sys
 from sparsestore.convert import convert
+sys.modules["sparsestore.convert"].LEAST_PART = {"bytes": 1}
+"""
+KILLED = (
+    SMALL
+    + """
+import os, signal
+from sparsestore import workers
 start, processes = workers._Worker.start, []
 def told(*arguments):
     worker = start(*arguments)
@@ -514,6 +520,7 @@ def kill(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 convert(sys.argv[1], sys.argv[2], workers=2, max_bytes="48MiB", progress=kill)
 """
+)
 
 
 @linux
@@ -543,7 +550,8 @@ def test_workers_end_with_a_coordinator_that_is_killed_and_hold_its_journal_unti
 @linux
 def test_ctrl_c_ends_all_and_leaves_nothing(tmp_path: Path) -> None:
     path, dst = big(tmp_path), tmp_path / "a"
-    command = [sys.executable, "-m", "sparsestore", "convert", path, dst, "--workers", "2", "--max-bytes", "48MiB"]
+    code = SMALL + "from sparsestore.cli import main; main()"
+    command = [sys.executable, "-c", code, "convert", path, dst, "--workers", "2", "--max-bytes", "48MiB"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         until(lambda: list(dst.glob("segments/*")))
         children = [
@@ -589,10 +597,11 @@ def test_an_error_that_can_not_be_pickled_is_told_in_words() -> None:
     assert str(error) == "StrangeError: how odd"
 
 
-PEAK = """
-import os, sys, threading
+PEAK = (
+    SMALL
+    + """
+import os, threading
 from pathlib import Path
-from sparsestore.convert import convert
 
 def anonymous(pid):
     try:
@@ -624,6 +633,7 @@ finally:
     thread.join()
 print(peak)
 """
+)
 
 
 @linux
@@ -631,7 +641,7 @@ def test_all_processes_together_stay_within_max_bytes(tmp_path: Path) -> None:
     budget = 64 << 20
     line = b"1 " + b" ".join(b"%d:1.25" % (k * 50 + 1) for k in range(40)) + b"\n"
     peaks = []
-    for name, rows in (("none.svm", 8_000), ("some.svm", 40_000), ("more.svm", 400_000)):  # 2, 12 and 120 MB
+    for name, rows in (("none.svm", 8_000), ("some.svm", 70_000), ("more.svm", 700_000)):  # 2, 20 and 200 MB
         path = tmp_path / name
         path.write_bytes(line * rows)
         done = subprocess.run(
@@ -645,4 +655,4 @@ def test_all_processes_together_stay_within_max_bytes(tmp_path: Path) -> None:
         path.unlink()
     none, some, more = peaks
     assert more - none <= budget + 2 * (18 << 20)  # and what imported libraries take, which `none` has
-    assert more - some <= 24 << 20
+    assert more - some <= 40 << 20  # of three processes, whose imports alone differ by ten from run to run
