@@ -209,7 +209,7 @@ def test_an_error_in_a_part_names_its_line_of_the_file(tmp_path: Path, bad: str,
 
 def test_a_line_that_is_too_long_names_its_line_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "long.svm"
-    path.write_text("1 1:1\n" * 2_000_000 + "1 " + "1" * (9 << 20) + "\n" + "1 1:1\n" * 400_000)
+    path.write_text("1 1:1\n" * 2_000_000 + "1 " + "1" * (17 << 20) + "\n" + "1 1:1\n" * 400_000)
     _, *rest = open_source(path).parts(9)  # type: ignore[attr-defined]
     with pytest.raises(SourceError, match=r"long.svm:2000001: the line has at least"):
         list(map(read, rest))
