@@ -3,12 +3,13 @@
 Data: a part of clicks (39 entries a row, all ones) and of text (83 a row, nine digits each), written as svmlight; a
 wide CSV of 100 columns, of which 1 in 100 cells is set; and text once more as sparse ARFF and as TFRecord (lists of
 indices and values, a label). *Parsed* is all that a source gives, read and dropped; *converted* is a store, by all
-cores. Beside svmlight scikit-learn's `load_svmlight_file` reads a tenth of the file, with one core, pandas the CSV,
-scikit-learn's copy of liac-arff the ARFF, and tf.data with `parse_example` the whole TFRecord file, in batches of 4,096
-and held to one core, too. Everything is a process of its own, in turns, with files in the page cache, and what is
+cores, and with ``--workers 2`` once more by so many processes, with the CPU time of both. Beside svmlight
+scikit-learn's `load_svmlight_file` reads a tenth of the file, with one core, pandas the CSV, scikit-learn's copy of
+liac-arff the ARFF, and tf.data with `parse_example` the whole TFRecord file, in batches of 4,096 and held to one core,
+too. Everything is a process of its own, in turns, with files in the page cache, and what is
 compiled once an installation compiled before. Peak memory is anonymous memory beyond what was there before.
 
-    python bench/parse.py [--what clicks text csv arff tfrecord] [--mb 300] [--rounds 3] [--json]
+    python bench/parse.py [--what clicks text csv arff tfrecord] [--mb 300] [--workers 2] [--rounds 3] [--json]
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def head_of(path: Path, n_bytes: float, head: Path) -> Path:
     return head
 
 
-def reading(path: str, way: str, folder: str) -> Results:
+def reading(path: str, way: str, folder: str, workers: int = 1) -> Results:
     """One way to read a file, timed and watched."""
     size = Path(path).stat().st_size
     if way in ("one core", "tf.data"):
@@ -123,11 +124,12 @@ def reading(path: str, way: str, folder: str) -> Results:
     for _ in open_source(tiny, **options).blocks(READ_BYTES):  # compiles
         pass
     with stage.PeakMemory() as memory:
-        start = time.perf_counter()
+        start, before = time.perf_counter(), cpu_seconds()
         if way in ("one core", "all cores"):
             nnz = sum(block.x.nnz for block in open_source(path, **options).blocks(READ_BYTES))
-        elif way == "converted":
-            nnz = ss.convert(path, Path(folder) / "store", progress=False, **options).nnz
+        elif way in ("converted", "by workers"):
+            store = ss.convert(path, Path(folder) / "store", progress=False, workers=workers, **options)
+            nnz = store.nnz
         elif way == "scikit-learn":
             from sklearn.datasets import load_svmlight_file
 
@@ -153,7 +155,12 @@ def reading(path: str, way: str, folder: str) -> Results:
             start = time.perf_counter()
             nnz = sum(int((part != 0).to_numpy().sum()) for part in pandas.read_csv(path, chunksize=100_000))
         seconds = time.perf_counter() - start
-    return {"MB/s": size / 1e6 / seconds, "peak MB": memory.beyond, "nnz": nnz}
+    return {"MB/s": size / 1e6 / seconds, "CPU s": cpu_seconds() - before, "peak MB": memory.beyond, "nnz": nnz}
+
+
+def cpu_seconds() -> float:
+    """Of this process and those that it has waited for."""
+    return sum(os.times()[:4])
 
 
 def bench(given: argparse.Namespace) -> list[Results]:
@@ -170,20 +177,27 @@ def bench(given: argparse.Namespace) -> list[Results]:
             rival = RIVALS.get(what, "scikit-learn")
             tenth = path if rival == "tf.data" else head_of(path, 1e5 * given.mb, path.with_name(f"head-{path.name}"))
             ways: dict[str, Path] = {"one core": path, "all cores": path, "converted": path, rival: tenth}
+            if given.workers > 1:
+                ways["by workers"] = path
             runs: dict[str, list[Results]] = {way: [] for way in ways}
             for turn in range(given.rounds + 1):
                 for way, file in ways.items():
                     stage.measure.warm(file)
                     with stage.scratch(folder) as made:
-                        found = stage.in_child("reading", path=file, way=way, folder=made)
+                        workers = given.workers if way == "by workers" else 1
+                        found = stage.in_child("reading", path=file, way=way, folder=made, workers=workers)
                     if turn:  # in the first turn what is compiled is kept
                         runs[way].append(found)
-            if len({run["nnz"] for way in ("one core", "all cores", "converted") for run in runs[way]}) != 1:
+            if len({run["nnz"] for way in ways if way != rival for run in runs[way]}) != 1:
                 raise RuntimeError(f"{what}: not all ways gave the same entries")
             figures: dict[str, Any] = {way: stage.figures(found) for way, found in runs.items()}
             row: Results = {"file": what, "MB": path.stat().st_size / 1e6}
             row |= {f"{way} MB/s": figures[way]["MB/s"] for way in ("one core", "all cores", "converted")}
             row |= {"peak MB": figures["converted"]["peak MB"], "rival": rival, "its MB/s": figures[rival]["MB/s"]}
+            if given.workers > 1:
+                row |= {f"{given.workers} workers MB/s": figures["by workers"]["MB/s"]}
+                row["workers / one"] = figures["by workers"]["MB/s"].over(figures["converted"]["MB/s"])
+                row |= {"CPU s": figures["converted"]["CPU s"], "workers' CPU s": figures["by workers"]["CPU s"]}
             row["one core / rival"] = figures["one core"]["MB/s"].over(figures[rival]["MB/s"])
             rows.append(row)
     return [{"title": "Text", "rows": rows}]
@@ -192,5 +206,6 @@ def bench(given: argparse.Namespace) -> list[Results]:
 if __name__ == "__main__":
     parser = stage.arguments(__doc__, rounds=3)
     parser.add_argument("--what", nargs="+", choices=WHAT, default=WHAT, help=", ".join(WHAT))
+    parser.add_argument("--workers", type=int, default=1, help="processes that convert, once more (1)")
     parser.add_argument("--mb", type=float, default=300, help="length of each file (300)")
     stage.run(parser, bench, {"reading": reading})

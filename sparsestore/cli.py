@@ -90,6 +90,9 @@ Scratch = Annotated[
     str | None,
     typer.Option("--scratch", metavar="FOLDER", help="Where to put what is sorted, as large as the data; in DST."),
 ]
+Workers = Annotated[
+    int, typer.Option("--workers", min=1, help="Processes that convert parts of SRC at the same time, where it allows.")
+]
 Shuffle = Annotated[
     bool, typer.Option("--shuffle", help="Put the rows in random order once, exactly, in bounded memory.")
 ]
@@ -498,6 +501,7 @@ def convert(
     duplicates: DuplicateEntries = Duplicates.sum,
     feature_names: FeatureNames = None,
     scratch: Scratch = None,
+    workers: Workers = 1,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done, the first rows, size, time and memory.")
     ] = False,
@@ -545,6 +549,7 @@ def convert(
             duplicates=duplicates.value,
             feature_names=_lines_of(feature_names),
             scratch=scratch,
+            workers=workers,
             progress=progress,
             **given(options),
         )
@@ -568,6 +573,7 @@ def append(
     duplicates: DuplicateEntries = Duplicates.sum,
     feature_names: FeatureNames = None,
     scratch: Scratch = None,
+    workers: Workers = 1,
     as_json: Json = False,
     **options: Any,
 ) -> None:
@@ -592,6 +598,7 @@ def append(
             duplicates=duplicates.value,
             feature_names=_lines_of(feature_names),
             scratch=scratch,
+            workers=workers,
             progress=progress,
             **given(options),
         )

@@ -28,7 +28,8 @@ from sparsestore.sort import ORDER_BYTES, Duplicates, random_order, shuffled_blo
 from sparsestore.sources import fingerprint
 from sparsestore.sources.base import Block, Source
 from sparsestore.storage import LocalStorage, naming, open_storage, scratch_folder
-from sparsestore.writer import Replaced, Writer, append_to, create, rewrite
+from sparsestore.workers import Teller, results
+from sparsestore.writer import Replaced, Share, Writer, append_to, create, rewrite
 
 __all__ = ["MIN_BYTES", "REWRITE", "append_source", "convert", "prepared", "rewrite_segments"]
 
@@ -38,6 +39,7 @@ MIN_BYTES = 24 << 20
 """The smallest `max_bytes`: less would make reads and writes so small that nothing but overhead is left."""
 WRITER_BYTES = 128 << 20
 BLOCK_BYTES = 64 << 20
+LEAST_PART = {"bytes": 32 << 20, "rows": 4096}  # of a source, that is worth a process
 BESIDE_ROWS = 65_536  # rows whose columns are read together where entries had to be sorted
 REWRITE = "optimize"
 """What the journal of `rewrite_segments` calls it."""
@@ -63,6 +65,7 @@ def convert(
     duplicates: Duplicates = "sum",
     feature_names: Iterable[str] | None = None,
     scratch: str | os.PathLike[str] | None = None,
+    workers: int = 1,
     progress: Progress | bool | None = None,
     **options: Any,
 ) -> int:
@@ -78,6 +81,13 @@ def convert(
     A conversion that was interrupted, or for which the disk or memory did not suffice, goes on from its last whole part
     (some 2 GiB of the store) when it is called again: the rows before are read from the source once more, not written.
     `gc` removes what it left if that is not wanted.
+
+    With several `workers` the source is cut into as many parts of consecutive rows, and processes write each part into
+    segments of its own, all at the same time. Rows, numbers of rows, columns, names and attrs are the same as with one.
+    They share `max_bytes`, and have 2 MiB, imported libraries and what sources of text read ahead each; given columns
+    are copied to them, to each those of its rows. What can be cut is plain text of svmlight, libffm and LDA-C, wide
+    tables of text without a dictionary, .npy, dense HDF5, stores and views of them; with columns given only what knows
+    its number of rows before. All else, and a shuffle, is the work of one, which a log line says.
 
     Parameters
     ----------
@@ -110,6 +120,8 @@ def convert(
     scratch : path, optional
         Folder that is there, for the bucket files: another disk, say. A kill leaves them there; in the store `gc`
         would find them.
+    workers : int
+        Processes that write at the same time. They are started anew: nothing of the calling program is run in them.
     progress : callable, bool or None
         Called as ``progress(position, total, unit)`` from time to time; a shuffle or sort starts from 0 a second time.
         None shows a bar on a terminal and logs lines elsewhere, False shows nothing: see `sparsestore.progress`.
@@ -124,12 +136,15 @@ def convert(
         Where `dst` exists and `overwrite` is false, or is the unfinished conversion of something else.
     ResourceError
         Where `max_bytes` is too little to work with, or the disk is full.
+    WorkerError
+        Where a worker was killed. What whole parts there are is gone on with by the same call, with as many workers.
     """
     plan = _Conversion.prepare(
         source, format, columns, shuffle, seed, max_bytes, duplicates, feature_names, scratch, options
     )
+    parts = plan.parts(workers)
     storage = open_storage(dst)
-    chosen = {"into": "overwrite" if overwrite else "create", "profile": profile}
+    chosen = {"into": "overwrite" if overwrite else "create", "profile": profile, **_cut(parts)}
     journal = None
     if overwrite or not versions(storage):  # else it is refused, whatever was begun there
         plan, journal = plan.unfinished(storage, chosen, resume)
@@ -148,7 +163,7 @@ def convert(
             journal=journal,
         )
         with writer, shown("converting", progress) as report:
-            plan.copy(writer, report)
+            plan.copy(writer, report, parts)
             writer.feature_names = plan.names()
             version = writer.publish()
     if not shuffle:
@@ -190,6 +205,7 @@ def append_source(
     duplicates: Duplicates = "sum",
     feature_names: Iterable[str] | None = None,
     scratch: str | os.PathLike[str] | None = None,
+    workers: int = 1,
     progress: Progress | bool | None = None,
     **options: Any,
 ) -> int:
@@ -199,7 +215,7 @@ def append_source(
 
     Parameters
     ----------
-    source, format, columns, max_bytes, resume, duplicates, feature_names, scratch, progress, **options
+    source, format, columns, max_bytes, resume, duplicates, feature_names, scratch, workers, progress, **options
         As in `convert`.
     dst : str or path-like
         The store.
@@ -212,13 +228,14 @@ def append_source(
     ------
     FileNotFoundError
         Where there is no store.
-    ValueError, ResourceError
+    ValueError, ResourceError, WorkerError
         As in `convert`.
     """
     plan = _Conversion.prepare(
         source, format, columns, shuffle, seed, max_bytes, duplicates, feature_names, scratch, options
     )
-    chosen = {"into": "append", "grow_features": grow_features}
+    parts = plan.parts(workers)
+    chosen = {"into": "append", "grow_features": grow_features, **_cut(parts)}
     plan.go_on_with_names(open_storage(dst))
     plan, journal = plan.unfinished(open_storage(dst), chosen, resume)
     with _released(journal):
@@ -232,7 +249,7 @@ def append_source(
             journal=journal,
         )
         with writer, shown("appending", progress) as report:
-            plan.copy(writer, report)
+            plan.copy(writer, report, parts)
             writer.feature_names = plan.names()
             return writer.publish()
 
@@ -435,8 +452,10 @@ class _Conversion:
             except BaseException:
                 journal.release()
                 raise
-            rows = journal.state.parts[-1]["rows"]
-            log.info("%s: going on behind row %s, where a conversion was interrupted", storage.name, f"{rows:,}")
+            done = (
+                f"with {journal.state.rows:,} rows done" if "parts" in chosen else f"behind row {journal.state.rows:,}"
+            )
+            log.info("%s: going on %s, where a conversion was interrupted", storage.name, done)
             return same, journal
         return self, None
 
@@ -446,8 +465,36 @@ class _Conversion:
             if len(array) != n_rows:
                 raise ValueError(f"column {name!r} has {len(array)} values, expected one for each of the {n_rows} rows")
 
-    def copy(self, writer: Writer, report: Progress) -> None:
+    def parts(self, workers: int) -> list[Source]:
+        """Consecutive parts of the source for as many processes; none where one does it all."""
+        if isinstance(workers, bool) or not isinstance(workers, (int, np.integer)) or workers < 1:
+            raise ValueError(f"workers is {workers!r}, expected at least 1")
+        if workers == 1:
+            return []
+        if self.max_bytes // workers < MIN_BYTES:
+            raise ResourceError(
+                f"max_bytes is {self.max_bytes} for {workers} workers, expected at least {MIN_BYTES} (24 MiB) for each"
+            )
+        found, least = list[Source](), LEAST_PART[self.source.unit]
+        if self.seed is not None:
+            why = "all its rows are shuffled together"
+        elif self.columns and self.source.n_rows is None:
+            why = "the number of its rows, and so which given columns are whose, is known at its end only"
+        elif not hasattr(self.source, "parts"):
+            why = "it can not be cut into parts"
+        else:
+            why = "it is compressed, small, or its texts are numbered in the order of the rows"
+            found = self.source.parts(max(1, min(int(workers), (self.source.size or 0) // least)))
+        if len(found) > 1:
+            return found
+        log.info("%s: is read by one worker: %s", self.source.name, why)
+        return []
+
+    def copy(self, writer: Writer, report: Progress, parts: Sequence[Source] = ()) -> None:
         """Read everything, put it in order, and write what the writer does not have yet."""
+        if parts:
+            self.copy_parts(writer, report, parts)
+            return
         done = writer.n_rows
         left = self.max_bytes - self.writer_bytes
         if hasattr(self.source, "hold"):
@@ -483,6 +530,40 @@ class _Conversion:
                 writer.write(block.x, block.columns)
                 if n_passes:
                     report(writer.n_rows, self.source.n_rows, "rows")
+
+    def copy_parts(self, writer: Writer, report: Progress, parts: Sequence[Source]) -> None:
+        """Have processes read and write a part each, as far as they did not before."""
+        shares, stop, tasks = list[Share](), 0, list[tuple[Share, _Conversion]]()
+        positions = [0] * len(parts)
+        for number, part in enumerate(parts):
+            share, (start, stop) = writer.share(number), (stop, stop + (part.n_rows or 0))
+            columns = {name: array[start:stop] for name, array in self.columns.items()}
+            shares.append(share)
+            if share.whole:
+                positions[number] = part.size or 0
+            else:
+                left = self.max_bytes // len(parts)
+                plan = replace(self, source=part, columns=columns, max_bytes=left, file=None, feature_names=None)
+                tasks.append((share, plan))
+
+        def move(task: int, position: int) -> None:
+            positions[tasks[task][0].number] = position
+            report(sum(positions), self.source.size, self.source.unit)
+
+        with naming(self.source.name):
+            done = results(
+                _write_share,
+                tasks,
+                note=lambda task, kind, value: writer.note(tasks[task][0].number, kind, value),
+                progress=move,
+                inherited=[writer.journal_descriptor],
+            )
+        states = iter(done)
+        writer.take(share.state if share.whole else next(states) for share in shares)
+        report(self.source.size or 0, self.source.size, self.source.unit)
+        if self.source.n_features is None and not writer.nnz:  # that may be an error, of which no part can know
+            for _ in self.source.blocks(BLOCK_BYTES):
+                pass
 
     def read(self, max_bytes: int, report: Progress) -> Iterator[Any]:
         """The source's blocks, or triples, with reports of how far it is."""
@@ -555,6 +636,19 @@ class _Conversion:
         self.check_length(stop)
 
 
+def _write_share(task: tuple[Share, _Conversion], teller: Teller) -> dict[str, Any]:
+    """What a worker does."""
+    share, plan = task
+    writer = share.writer(teller.note, max_bytes=plan.writer_bytes)
+    plan.copy(writer, teller.progress)
+    return writer.finish()
+
+
+def _cut(parts: Sequence[Source]) -> dict[str, int]:
+    """What a conversion by several processes is known by."""
+    return {"parts": len(parts)} if parts else {}
+
+
 def _limit(max_bytes: int | str) -> int:
     limit = parse_bytes(max_bytes)
     if limit < MIN_BYTES:
@@ -604,7 +698,7 @@ def _refusal(storage: LocalStorage, journal: Journal, wanted: Mapping[str, Any])
     found = journal.state.job or {}
     name = next(name for name in {**found, **wanted} if found.get(name) != wanted.get(name))
     return (
-        f"{storage.name}: an unfinished conversion is there, with {journal.state.parts[-1]['rows']:,} rows done, "
+        f"{storage.name}: an unfinished conversion is there, with {journal.state.rows:,} rows done, "
         f"and it is not this one: its {name} was {found.get(name)}, now {wanted.get(name)}. Run that one again to "
         "finish it, or give resume=False (--no-resume) to throw it away"
     )

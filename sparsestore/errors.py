@@ -10,6 +10,7 @@ __all__ = [
     "SourceError",
     "SparsestoreError",
     "StoreExistsError",
+    "WorkerError",
 ]
 
 
@@ -39,3 +40,7 @@ class ResourceError(SparsestoreError, MemoryError):
 
 class CorruptStoreError(SparsestoreError, OSError):
     """Bytes on disk are not the bytes that were written; the message names store, version, key, byte range and rows."""
+
+
+class WorkerError(SparsestoreError, ChildProcessError):
+    """A process that did a part of the work ended before it was done: killed, mostly, where memory is short."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ from sparsestore.documents import dump, parse_json
 from sparsestore.errors import SparsestoreError
 from sparsestore.storage import Held, LocalStorage
 
-__all__ = ["FOLDER", "Journal", "JournalState", "all_journals", "owner_of"]
+__all__ = ["FOLDER", "Journal", "JournalState", "Told", "all_journals", "owner_of"]
 
 FOLDER = "writers"
 _NAME = re.compile(r"[0-9a-f]{32}")
@@ -37,7 +37,8 @@ class JournalState:
     job : dict or None
         What is being converted, for those who would go on with it.
     parts : list of dict
-        Whole segments, durable, in order, as the writer describes them.
+        Whole segments, durable, in order, as the writer describes them; where several processes write, each a part of
+        the rows, with the "number" of the part.
     length : int
         Bytes that were read: whole lines.
     features : set of str
@@ -66,6 +67,11 @@ class JournalState:
             state.take(entry)
             state.length += len(line)
         return state
+
+    @property
+    def rows(self) -> int:
+        """Rows in whole segments that somebody may go on behind."""
+        return sum({part.get("number"): int(part["rows"]) for part in self.parts}.values())
 
     @property
     def made(self) -> set[str]:
@@ -133,6 +139,11 @@ class Journal:
         return self._held.key
 
     @property
+    def descriptor(self) -> int:
+        """Of the file. Processes that inherit it hold the journal too: it is let go of once all of them have ended."""
+        return self._held.descriptor
+
+    @property
     def temporary(self) -> str:
         """Key for an object that is about to get another name."""
         return f"{self.key}.tmp"
@@ -183,6 +194,34 @@ class Journal:
         for key in sorted(self.state.made - set(needed)):
             self._storage.remove(key)
         self.end()
+
+
+class Told(Journal):
+    """What a writer has in place of a journal whose journal is in another process: that is told."""
+
+    def __init__(self, key: str, tell: Callable[[str, Any], None], parts: Sequence[Mapping[str, Any]]) -> None:
+        self._key = key
+        self._tell = tell
+        self.state = JournalState(job={}, parts=[dict(part) for part in parts])
+
+    @property
+    def key(self) -> str:
+        """Where the journal lies."""
+        return self._key
+
+    def note(self, kind: str, value: Any, *, durable: bool = False) -> None:  # noqa: ARG002 - the other process knows
+        """Tell the other process, which answers once it has written it down."""
+        self._tell(kind, value)
+        self.state.take({"kind": kind, "value": value})
+
+    def tidy(self) -> None:
+        """Nothing is kept for a while."""
+
+    def end(self, *, keep: bool = False) -> None:
+        """It is not this process's."""
+
+    def release(self) -> None:
+        """It is not this process's."""
 
 
 def all_journals(storage: LocalStorage) -> Iterator[str]:

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["as_done", "mapped", "n_cores", "over_ranges", "over_rows"]
+__all__ = ["as_done", "limit_cores", "mapped", "n_cores", "over_ranges", "over_rows"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,12 +24,22 @@ LEAST_ENTRIES = 1 << 17
 """Entries for which a thread is worth starting: they take longer to copy than the tenth of a millisecond it costs."""
 
 
+_limit: int | None = None
+
+
 def n_cores() -> int:
-    """Cores that this process may use."""
+    """Cores that this process may use, and was told to."""
     try:
-        return len(os.sched_getaffinity(0))
+        found = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS and Windows do not tell
-        return os.cpu_count() or 1
+        found = os.cpu_count() or 1
+    return found if _limit is None else min(found, _limit)
+
+
+def limit_cores(n: int) -> None:
+    """Let this process use no more than so many cores from now on: others are at work beside it."""
+    global _limit
+    _limit = n
 
 
 def over_rows(work: Callable[[int, int], None], ends: NDArray[np.int64], n_threads: int | None = None) -> None:

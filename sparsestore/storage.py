@@ -205,6 +205,11 @@ class Held:
         self._path = path
         self._descriptor = descriptor
 
+    @property
+    def descriptor(self) -> int:
+        """Of the open file."""
+        return self._descriptor
+
     def read(self) -> bytes:
         """All bytes of the object."""
         with naming(self._path):

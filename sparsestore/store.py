@@ -64,6 +64,7 @@ def convert(
     overwrite: bool = False,
     resume: bool = True,
     feature_names: Iterable[str] | None = None,
+    workers: int = 1,
     progress: Any = None,
     **options: Any,
 ) -> Store:
@@ -97,6 +98,9 @@ def convert(
         unfinished one of something else is a FileExistsError; False throws it away.
     feature_names : sequence of str, optional
         A name for each feature, no two alike; otherwise those of the source, where it has names.
+    workers : int
+        Processes that convert a part of a file or store each, at the same time, where it can be cut: see
+        `sparsestore.convert.convert`.
     progress : callable, bool or None
         None shows a bar on a terminal and logs lines elsewhere, False shows nothing; a callable is called with how far
         a pass has come, its total where known, and the unit, "bytes" or "rows".
@@ -136,6 +140,7 @@ def convert(
         overwrite=overwrite,
         resume=resume,
         feature_names=feature_names,
+        workers=workers,
         progress=progress,
         **options,
     )

@@ -38,7 +38,7 @@ from sparsestore.format import (
     manifest_key,
     root_document,
 )
-from sparsestore.journal import Journal
+from sparsestore.journal import Journal, Told
 from sparsestore.layout import PROFILES, SHARD, ValueRange, indices_dtype, parse_bytes
 from sparsestore.manifest import (
     is_foreign,
@@ -52,7 +52,17 @@ from sparsestore.manifest import (
 from sparsestore.segment_writer import Columns, SegmentWriter
 from sparsestore.storage import LocalStorage, open_storage
 
-__all__ = ["PART_BYTES", "Replaced", "Writer", "append_to", "create", "is_skeleton", "remove_skeleton", "rewrite"]
+__all__ = [
+    "PART_BYTES",
+    "Replaced",
+    "Share",
+    "Writer",
+    "append_to",
+    "create",
+    "is_skeleton",
+    "remove_skeleton",
+    "rewrite",
+]
 
 log = logging.getLogger("sparsestore")
 
@@ -297,6 +307,70 @@ def rewrite(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a process needs to write segments with some of the rows of a version that another process publishes.
+
+    Attributes
+    ----------
+    root : Path
+        Of the store.
+    number : int
+        Which of the parts of all rows it is.
+    n_features, columns, profile, shuffled
+        As the other process's writer has them.
+    journal : str
+        Key of that writer's journal.
+    lasting : bool
+        Whether somebody may go on where this is interrupted.
+    begun : tuple of dict
+        Parts of the journal: what was done of it before.
+    """
+
+    root: Path
+    number: int
+    n_features: int | None
+    columns: dict[str, Any]
+    profile: str
+    shuffled: dict[str, Any] | None
+    journal: str
+    lasting: bool
+    begun: tuple[dict[str, Any], ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows that were done before."""
+        return int(self.begun[-1]["rows"]) if self.begun else 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether it was all done before."""
+        return bool(self.begun) and bool(self.begun[-1].get("whole"))
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Of what was done before, all of it together."""
+        return {**self.begun[-1], "lines": [line for part in self.begun for line in part["lines"]]}
+
+    def writer(self, tell: Callable[[str, Any], None], *, max_bytes: int) -> Writer:
+        """The writer of these rows, which tells the other process what it makes, and is ended with `finish`."""
+        return Writer(
+            LocalStorage(self.root),
+            "create",
+            None,
+            n_features=self.n_features,
+            columns=self.columns,
+            dtype=None,
+            profile=self.profile,
+            attrs=None,
+            shuffled=self.shuffled,
+            max_bytes=max_bytes,
+            job=dict if self.lasting else None,
+            journal=Told(self.journal, tell, self.begun),
+            feature_names=None,
+        )
+
+
 class Writer:
     """Row blocks in, one new version out. Make one with `create`, `append_to` or `rewrite`; not for several threads.
 
@@ -372,7 +446,9 @@ class Writer:
             if journal is not None:
                 journal.tidy()  # a name that a killed writer left taken, and bucket files as large as the data
             for part in self._journal.state.parts:
-                self._take_over(part)
+                lines = self._checked(part)
+                if isinstance(self._journal, Told) or "number" not in part:  # else it is another writer's
+                    self._take_over(part, lines)
         except BaseException:
             if journal is not None:
                 journal.release()
@@ -553,8 +629,12 @@ class Writer:
         self._storage.sync()
         if self._journal.state.job is None:
             self._journal.note("job", dict(job))
-        state = {
-            "lines": [line.to_json() for line in self._lines[len(self._parted) :]],
+        self._journal.note("part", self._state(len(self._parted)), durable=True)
+
+    def _state(self, first: int) -> dict[str, Any]:
+        """Of what is in whole segments, of which lines are told from the first on that nobody was told of."""
+        return {
+            "lines": [line.to_json() for line in self._lines[first:]],
             "rows": self.n_rows,
             "nnz": self.nnz,
             "width": self._widest,
@@ -563,15 +643,14 @@ class Writer:
             "row_ids": self._has_row_ids,
             "columns": {name: schema.to_json() for name, schema in (self._schema or {}).items()},
         }
-        self._journal.note("part", state, durable=True)
 
     @property
     def _parted(self) -> list[str]:
         """Ids of the segments that parts of the journal name."""
         return [line[0] for part in self._journal.state.parts for line in part["lines"]]
 
-    def _take_over(self, part: Mapping[str, Any]) -> None:
-        """Go on behind a part that another writer made.
+    def _checked(self, part: Mapping[str, Any]) -> list[SegmentLine]:
+        """Segments of a part that another writer made.
 
         Raises
         ------
@@ -587,6 +666,10 @@ class Writer:
                     f"{problem}: what was done of this conversion can not be used: give resume=False (--no-resume) "
                     "to start again"
                 )
+        return lines
+
+    def _take_over(self, part: Mapping[str, Any], lines: list[SegmentLine]) -> None:
+        """Go on behind a part that another writer made."""
         self._lines += lines
         self.n_rows, self.nnz, self._widest = part["rows"], part["nnz"], part["width"]
         self._range, self._has_row_ids = ValueRange.from_json(part["range"]), part["row_ids"]
@@ -595,6 +678,62 @@ class Writer:
             self._schema = {
                 name: ColumnSchema(schema["dtype"], tuple(schema["shape"])) for name, schema in part["columns"].items()
             }
+
+    # ------------------------------------------------------------------------------------- several processes
+
+    @property
+    def journal_descriptor(self) -> int:
+        """What processes that write a share inherit, so that nobody takes them for dead; see `Journal.descriptor`."""
+        return self._journal.descriptor
+
+    def share(self, number: int) -> Share:
+        """What another process needs to write part `number` of the rows."""
+        job = None if self._job is None else self._job()
+        return Share(
+            self._storage.root,
+            number,
+            self._n_features,
+            {name: (schema.dtype, *schema.shape) for name, schema in (self._schema or {}).items()},
+            self._profile,
+            self._shuffled,
+            self._journal.key,
+            job is not None,
+            tuple(part for part in self._journal.state.parts if part.get("number") == number),
+        )
+
+    def note(self, number: int, kind: str, value: Any) -> None:
+        """Write down what the writer of a share tells."""
+        if kind != "part":
+            self._journal.note(kind, value)
+            return
+        if self._journal.state.job is None and self._job is not None:
+            self._journal.note("job", dict(self._job() or {}))
+        self._journal.note("part", {"number": number, **value}, durable=True)
+
+    def finish(self) -> dict[str, Any]:
+        """End the writer of a share: all is made durable, and what `take` takes is given."""
+        self._close_all()
+        self._storage.sync()
+        if self._job is not None:
+            self._journal.note("part", {**self._state(len(self._parted)), "whole": True}, durable=True)
+        self._closed = True
+        return self._state(0)
+
+    def take(self, states: Iterable[Mapping[str, Any]]) -> None:
+        """Take in what the writers of all shares have written, in order, as if it had been written here."""
+        for state in states:
+            problems = Problems(f"{self._storage.name}: a worker")
+            lines = [SegmentLine.from_json(line, "lines", problems) for line in state["lines"]]
+            problems.raise_if_any()
+            before = 0 if state["row_ids"] else self.n_rows
+            self._lines += [replace(line, row_id_start=before + line.row_id_start) for line in lines]
+            self.n_rows, self.nnz = self.n_rows + state["rows"], self.nnz + state["nnz"]
+            self._widest = max(self._widest, state["width"])
+            if state["dtype"] is not None:
+                known = self._seen_dtype
+                self._seen_dtype = np.result_type(*([] if known is None else [known]), np.dtype(state["dtype"]))
+            if state["row_ids"] is not None:
+                self._has_row_ids = state["row_ids"]
 
     # ----------------------------------------------------------------------------------------------- publish
 
@@ -606,13 +745,7 @@ class Writer:
         FileExistsError
             Where another process made the same new store meanwhile.
         """
-        if self._closed:
-            raise ValueError("the writer is closed: it has been published or aborted")
-        if self._torn:
-            raise ValueError("an earlier append failed half-way: nothing can be published, start again")
-        if self._held:
-            self._open_segment()
-        self._close_segment()
+        self._close_all()
         with contextlib.suppress(FileExistsError):
             if not self._storage.exists(ROOT):
                 self._storage.publish(ROOT, dump(root_document(uuid.uuid4().hex)), self._journal.temporary)
@@ -630,6 +763,16 @@ class Writer:
         finally:
             self._end()
         return version
+
+    def _close_all(self) -> None:
+        """Write what is held, and close the segment."""
+        if self._closed:
+            raise ValueError("the writer is closed: it has been published or aborted")
+        if self._torn:
+            raise ValueError("an earlier append failed half-way: nothing can be published, start again")
+        if self._held:
+            self._open_segment()
+        self._close_segment()
 
     def _publish_manifest(self) -> int:
         for _ in range(_PUBLISH_ATTEMPTS):
@@ -805,7 +948,7 @@ class Writer:
             log.warning(
                 "%s: %s rows in %d whole parts are kept: run the same again to go on from there, or gc to remove them",
                 self._storage.name,
-                f"{self._journal.state.parts[-1]['rows']:,}",
+                f"{self._journal.state.rows:,}",
                 len(self._journal.state.parts),
             )
         self._end(keep=bool(kept))

@@ -58,6 +58,7 @@ TABLE: dict[str, set[str]] = {
     "memory": set(),
     "progress": set(),
     "parallel": set(),
+    "workers": {"errors", "parallel"},
     "indexing": set(),
     "csr": {"errors", "forking", "kernels"},
     "statistics": {"errors"},
@@ -112,6 +113,7 @@ TABLE: dict[str, set[str]] = {
     "sort": {"buckets", "csr", "kernels", "memory", "plan", "errors", "sources.base"},
     "convert": {"progress", "sources.base", "sources.registry", "csr", "plan", "sort", "layout", "writer", "errors"}
     | {"features", "format", "journal", "manifest", "sources.fingerprint"}  # to go on where another was interrupted
+    | {"workers"}
     | {"reader", "storage"},  # the hint at sorted rows; the folder of the buckets
     "flags": set(),
     "preview": {"convert", "manifest", "sources.base", "storage", "store"},

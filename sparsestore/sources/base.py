@@ -85,6 +85,9 @@ class Source(Protocol):
     - ``width``: of triples whose features are texts: how many there are so far, those adopted included;
     - ``hold(max_bytes)``: called before `blocks`, limits what a source keeps until its end, such as dictionaries;
     - ``beside(rows)``: of triples with columns: their values of some rows, (k,) int64, once all triples were read.
+    - ``parts(n)``: at most n sources that together give the same rows, in order, each a consecutive part of them, for
+      as many processes: pickled, of classes that can be imported. One where the input can not be cut. Their messages
+      name the same places; `size`, `position` and `n_rows` are of the part;
     - ``following()``: the same of triples whose columns stand in a file, in its order: a context manager, whose
       function of n gives those of the next n rows.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -236,6 +237,17 @@ class CsvSource:
     def provenance(self) -> dict[str, Any]:
         """Path, size, time of change, and the options that say how the file was read."""
         return options.provenance(self._fields.file.path, "csv", self._options)
+
+    def parts(self, n: int) -> list[CsvSource]:
+        """Sources of at most n consecutive parts of the file; one where it is compressed, or has a dictionary."""
+        if self._categories is not None and self._categories.encode != "hash":
+            return [self]
+        found = list[CsvSource]()
+        for fields in self._fields.parts(n):
+            part = copy.copy(self)
+            part._fields, part.size = fields, fields.file.size
+            found.append(part)
+        return found
 
     def blocks(self, max_bytes: int) -> Iterator[Block]:
         """Yield the rows in order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import fnmatch
 from collections.abc import Sequence
@@ -90,11 +91,21 @@ class Fields:
         """Fields of a line, for messages."""
         return next(csv.reader([line.decode(errors="replace")], delimiter=self.delimiter), [])
 
+    def parts(self, n: int) -> list[Fields]:
+        """The same fields of at most n consecutive parts of the file."""
+        found = list[Fields]()
+        for file in self.file.parts(n):
+            part = copy.copy(self)
+            part.file = file
+            part.skip = 0 if file.start else self.skip
+            found.append(part)
+        return found
+
     def pieces(self, max_bytes: int, n_threads: int) -> Any:
         """Pieces of the lines behind the first, of a size for so many threads."""
         # 24: a field of 2 bytes becomes an entry of 12 to 16, and its value twice; and what stands beside the rows
         piece_bytes = min(PIECE, max(max_bytes // (24 * (n_threads + 1)), 4096))
-        return self.file.pieces(piece_bytes, LONGEST_LINE, skip=self.skip, line=1 + self.header)
+        return self.file.pieces(piece_bytes, LONGEST_LINE, skip=self.skip, line=1 + bool(self.skip))
 
     def error(self, piece: Piece, status: int, offset: int, field: int) -> SourceError:
         """What a scan of a piece found to be wrong."""
@@ -114,7 +125,7 @@ class Fields:
             reason = f"field {name} goes on behind its closing quote or over the end of the line, which is not read"
         else:
             reason = f"field {name} is not a number that float64 can hold, found {shown(token)}"
-            if not offset and piece.line == 1 and not self.header:
+            if not offset and piece.line_at(0) == 1 and not self.header:
                 reason += ": is this a header?"
         return SourceError(f"{self._name}:{piece.line_at(offset)}: {reason}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
@@ -87,10 +88,20 @@ class Hdf5Source:
         self.n_features: int | None = self._width
         self.dtype: np.dtype[Any] | None = self._dtype
         self.size: int | None = self._shape[0]
+        self._rows_read = 0, self._shape[0]
 
     def provenance(self) -> dict[str, Any]:
         """Path, size, time of change, the dataset, and the options."""
         return {**options.provenance(self._path, "hdf5", self._options), "dataset": self._dataset}
+
+    def parts(self, n: int) -> list[Hdf5Source]:
+        """Sources of at most n consecutive parts of the rows."""
+        found = list[Hdf5Source]()
+        for start, stop in options.ranges(self._shape[0], n):
+            part = copy.copy(self)
+            part._rows_read, part.n_rows, part.size = (start, stop), stop - start, stop - start
+            found.append(part)
+        return found
 
     def blocks(self, max_bytes: int) -> Iterator[Block]:
         """Yield the rows in order."""
@@ -98,12 +109,13 @@ class Hdf5Source:
         with containers.opened(self._path, max_bytes) as box:
             read = containers.banded(box.array(self._dataset), max_bytes // 4)
             columns = {name: box.array(where) for name, where in self._beside.items()}
+            first, end = self._rows_read
             made: dict[str, Any] = {"width": self._width, "dtype": self._dtype, "max_bytes": max_bytes // 2}
-            for block in layouts.dense_blocks(f"{self.name}: {self._dataset}", read, self._shape, **made):
+            name, shape = f"{self.name}: {self._dataset}", (end, self._shape[1])
+            for block in layouts.dense_blocks(name, read, shape, first=first, **made):
                 start, stop = block.position - len(block.x), block.position
-                yield replace(
-                    block, columns={name: containers.targets(stored, start, stop) for name, stored in columns.items()}
-                )
+                beside = {name: containers.targets(stored, start, stop) for name, stored in columns.items()}
+                yield replace(block, columns=beside, position=stop - first)
         self._state.check(self._path)
 
 

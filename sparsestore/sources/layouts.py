@@ -289,14 +289,15 @@ def dense_blocks(
     dtype: np.dtype[Any],
     max_bytes: int,
     beside_bytes: int = 0,
+    first: int = 0,
 ) -> Iterator[Block]:
-    """Rows of a dense matrix, in C or Fortran order; zeros are dropped; positions are rows.
+    """Rows of a dense matrix from the `first` on, in C or Fortran order; zeros are dropped; positions are rows.
 
-    ``read(start, stop)`` gives rows as they are, of up to 8 bytes an element.
+    ``read(start, stop)`` gives rows as they are, of up to 8 bytes an element; `shape` counts the rows from 0.
     """
     # at worst every element is an entry: read, where it is, its index thrice, its value twice, the last block's
     step = max(1, max_bytes // (_ROW_BYTES + beside_bytes + shape[1] * (40 + 3 * dtype.itemsize)))
-    for start in range(0, shape[0], step):
+    for start in range(first, shape[0], step):
         part = read(start, min(start + step, shape[0]))
         rows = csr.from_dense(part.astype(part.dtype.newbyteorder("="), copy=False))
         indices = rows.indices.astype(csr.index_dtype(width), copy=False)

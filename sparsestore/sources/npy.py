@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from io import FileIO
 from math import prod
 from pathlib import Path
@@ -165,10 +167,20 @@ class NpySource:
         self.dtype: np.dtype[Any] | None = self._dtype
         self.columns: dict[str, tuple[str, tuple[int, ...]]] = {}
         self.size: int | None = shape[0]
+        self._rows_read = 0, shape[0]
 
     def provenance(self) -> dict[str, Any]:
         """Path, size, time of change, and the options."""
         return options.provenance(self._path, "npy", self._options)
+
+    def parts(self, n: int) -> list[NpySource]:
+        """Sources of at most n consecutive parts of the rows."""
+        found = list[NpySource]()
+        for start, stop in options.ranges(self._header.shape[0], n):
+            part = copy.copy(self)
+            part._rows_read, part.n_rows, part.size = (start, stop), stop - start, stop - start
+            found.append(part)
+        return found
 
     def blocks(self, max_bytes: int) -> Iterator[Block]:
         """Yield the rows in order."""
@@ -178,10 +190,10 @@ class NpySource:
             def read(start: int, stop: int) -> Array:
                 return self._rows(file, start, stop)
 
-            shape: Any = self._header.shape
-            yield from layouts.dense_blocks(
-                self.name, read, shape, width=self._width, dtype=self._dtype, max_bytes=max_bytes
-            )
+            first, stop = self._rows_read
+            made: dict[str, Any] = {"width": self._width, "dtype": self._dtype, "max_bytes": max_bytes, "first": first}
+            for block in layouts.dense_blocks(self.name, read, (stop, self._header.shape[1]), **made):
+                yield replace(block, position=block.position - first)
             self._state.check(self._path)
 
     def _rows(self, file: FileIO, start: int, stop: int) -> Array:

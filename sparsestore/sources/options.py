@@ -18,6 +18,7 @@ __all__ = [
     "numeric",
     "parts",
     "provenance",
+    "ranges",
     "rounded",
     "rounded_labels",
     "text_dtype",
@@ -136,6 +137,18 @@ def rounded_labels(exact: NDArray[np.float64], dtype: np.dtype[Any]) -> tuple[ND
         return values, at, f"is beyond {dtype}"
     changed = (values != exact) & (np.rint(exact) == exact)
     return values, int(np.argmax(changed)) if changed.any() else None, f"is a whole number that {dtype} lacks"
+
+
+def ranges(n_rows: int, n: int) -> list[tuple[int, int]]:
+    """At most n consecutive ranges of about as many rows each, none empty unless there are no rows.
+
+    Examples
+    --------
+    >>> ranges(10, 3)
+    [(0, 3), (3, 6), (6, 10)]
+    """
+    n = max(1, min(n, n_rows))
+    return [(n_rows * at // n, n_rows * (at + 1) // n) for at in range(n)]
 
 
 def provenance(path: Path, format_name: str, options: Mapping[str, Any]) -> dict[str, Any]:

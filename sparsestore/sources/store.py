@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -103,6 +104,7 @@ class StoreSource:
         }
         self.numbered = ROW_ID in self.columns
         self.size: int | None = self.n_rows
+        self._rows_read = 0, len(view)
         self.feature_names = view.feature_names
         self.shuffled = self._reader.manifest.shuffled if self._selection.in_order else None
         self._options = {
@@ -145,16 +147,26 @@ class StoreSource:
             "features": None if features is None else f"{len(features)} {crc32c(features.astype('<i8').tobytes()):08x}",
         }
 
+    def parts(self, n: int) -> list[StoreSource]:
+        """Sources of at most n consecutive parts of the rows, without the names of features."""
+        found = list[StoreSource]()
+        for start, stop in options.ranges(len(self._view), n):
+            part = copy.copy(self)
+            part._rows_read, part.n_rows, part.size = (start, stop), stop - start, stop - start
+            part.feature_names = None
+            found.append(part)
+        return found
+
     def blocks(self, max_bytes: int) -> Iterator[Block]:
         """Yield the rows in order."""
-        reader, total = self._reader, len(self._view)
+        reader, (begin, end) = self._reader, self._rows_read
         columns = {name: self._view.column(name) for name in self.columns}
         entry = index_dtype(reader.shape[1]).itemsize + reader.dtype.itemsize
         entry *= 3 if self._features is None else 8  # which scipy copies, sorts and renumbers
         row = _ROW_BYTES + sum(2 * _width(*schema) for schema in self.columns.values())
         step = max(1, min(_STEP, max_bytes // 4 // row))
-        for first in range(0, total, step):
-            numbers = self._selection.rows(np.arange(first, min(first + step, total)))
+        for first in range(begin, end, step):
+            numbers = self._selection.rows(np.arange(first, min(first + step, end)))
             costs = np.cumsum(row + entry * reader.lengths(numbers))
             start = 0
             while start < len(numbers):
@@ -162,7 +174,7 @@ class StoreSource:
                 stop = max(start + 1, int(np.searchsorted(costs, held + max_bytes // 2, side="right")))
                 at = slice(first + start, first + stop)
                 x = self._taken(numbers[start:stop], at)
-                yield Block(x, {name: column[at] for name, column in columns.items()}, at.stop)
+                yield Block(x, {name: column[at] for name, column in columns.items()}, at.stop - begin)
                 start = stop
 
     def _taken(self, numbers: Ints, at: slice) -> Rows:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -120,6 +121,15 @@ class SvmlightSource:
             facts["labels"] = self._classes.tolist()
         return facts
 
+    def parts(self, n: int) -> list[Self]:
+        """Sources of at most n consecutive parts of the file, cut at ends of lines; of one where it is compressed."""
+        found = list[Self]()
+        for file in self._file.parts(n):
+            part = copy.copy(self)
+            part._file, part.size = file, file.size
+            found.append(part)
+        return found
+
     def blocks(self, max_bytes: int) -> Iterator[Block]:
         """Yield the rows in order; `x.n_features` grows where `n_features` was not given."""
         width = self.n_features or 0
@@ -132,7 +142,8 @@ class SvmlightSource:
             if self.n_features is None and len(lines.indices):
                 width = max(width, int(lines.indices.max()) + 1)
             yield from self._blocks(piece, lines, width, max_bytes)
-        if self.n_features is None and nnz == 0:
+        whole = self._file.size == self._file.state.size  # a part may have no entry
+        if self.n_features is None and nnz == 0 and whole:
             raise SourceError(
                 f"{self.name}: {f'none of the {n_rows} rows has an entry' if n_rows else 'there are no rows'}, "
                 f"expected label {self._entry} ...: check the format, or give n_features if that is meant"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from io import FileIO
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -27,6 +28,8 @@ _STEP = 256 << 10  # compressed bytes read at a time
 _FIRST = 512  # bytes that a new decoder is given at first: what a member leaves over is copied
 _MARKS = {b"\xef\xbb\xbf": "UTF-8", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 _ZSTD_STEP = 1 << 10  # zstd has no limit on its output: 32 MiB a step at worst, a few KiB in any honest file
+_COUNT = 1 << 20  # bytes in which lines are counted at a time
+_FAR = 16 << 20  # a line is shorter, or an error
 _WINDOW = 128 << 20  # history that a decompressor may hold: what `zstd --long` and `xz -9` need, and no more
 
 
@@ -39,20 +42,35 @@ class Piece:
     text : (n,) uint8 array
         Its last byte is a newline, added where the file has none at its end.
     line : int
-        Number of the first line, counted from 1.
+        Number of the first line, counted from 1, in the part of the file that is read.
     position : int
         How far the file (the compressed one) has been read.
     n_lines : int
+    before : callable
+        Counts the lines of the file before that part: for messages.
     """
 
     text: NDArray[np.uint8]
     line: int
     position: int
     n_lines: int
+    before: Callable[[], int] = int
 
     def line_at(self, offset: int) -> int:
         """Number of the line that byte `offset` of the text lies in."""
-        return self.line + int(np.count_nonzero(self.text[:offset] == 10))
+        return self.before() + self.line + int(np.count_nonzero(self.text[:offset] == 10))
+
+
+def _line_end(raw: FileIO, at: int) -> int | None:
+    """Where the first line begins that begins at a byte or behind it; None where that is too far away."""
+    raw.seek(at - 1)
+    for _ in range(_FAR // _STEP):
+        start, step = raw.tell(), raw.read(_STEP)
+        if (found := step.find(b"\n")) >= 0:
+            return start + found + 1
+        if not step:
+            break
+    return None
 
 
 _Filled = tuple[bytes, int, Exception | None]  # text, how far the file was read, or what went wrong
@@ -63,13 +81,22 @@ class TextFile:
 
     Memory of `pieces`: three pieces, a longest line, and the decompressor's own window (gzip 32 KiB, bzip2 4 MiB,
     xz and zstd what the file asks for, at most 128 MiB; a zstd file made to expand may take 64 MiB more).
+
+    Attributes
+    ----------
+    path : Path
+    state : FileState
+    size : int
+        Bytes of the file, the compressed one, or of the part of it that is read.
+    start : int
+        Where that begins.
     """
 
     def __init__(self, path: Path, suffix: str | None = None) -> None:
         """Note what the file is; `suffix` is taken for that of the path, ".zlib" and "" may be given so."""
         self.path = path
         self.state = FileState.of(path)
-        self.size = self.state.size
+        self.size, self.start = self.state.size, 0
         self.suffix = path.suffix.lower() if suffix is None else suffix
         self.compressed = self.suffix in (*COMPRESSIONS, ".zlib")
 
@@ -85,7 +112,7 @@ class TextFile:
         from sparsestore.kernels.counting import count
 
         newline = np.uint8(10)
-        tail, start, position = list[bytes](), True, 0
+        tail, start, position = list[bytes](), not self.start, 0
         with closing(self.chunks(piece_bytes)) as chunks:
             for block, at in chain(chunks, [(b"", 0)]):  # the last line may lack its end
                 position = max(position, at)
@@ -103,15 +130,40 @@ class TextFile:
                     if first < len(text):
                         lines = np.frombuffer(text, np.uint8)[first:]
                         n_lines = int(count(lines, newline, newline, newline)[0])
-                        yield Piece(lines, line, position, n_lines)
+                        yield Piece(lines, line, position, n_lines, self._lines_before)
                         line += n_lines
                 else:
                     tail.append(block)
                 if (length := sum(map(len, tail))) > max_line_bytes:
                     raise SourceError(
-                        f"{self.path}:{line}: the line has at least {length} bytes, expected at most "
-                        f"{max_line_bytes}: {hint}"
+                        f"{self.path}:{self._lines_before() + line}: the line has at least {length} bytes, expected at "
+                        f"most {max_line_bytes}: {hint}"
                     )
+
+    def parts(self, n: int) -> list[TextFile]:
+        """At most n consecutive parts of about one length, cut at ends of lines; the file itself where compressed."""
+        if self.compressed or n < 2:
+            return [self]
+        cuts = [0]
+        with closing(FileIO(self.path)) as raw:
+            for number in range(1, n):
+                cut = _line_end(raw, max(self.size * number // n, cuts[-1] + 1))
+                if cut is not None and cut < self.size:
+                    cuts.append(cut)
+        found = list[TextFile]()
+        for start, stop in pairwise([*cuts, self.size]):
+            part = copy.copy(self)
+            part.start, part.size = start, stop - start
+            found.append(part)
+        return found
+
+    def _lines_before(self) -> int:
+        """Lines of the file before the part that is read."""
+        n, left = 0, self.start
+        with closing(FileIO(self.path)) as raw:
+            while left and (step := raw.read(min(left, _COUNT))):
+                n, left = n + step.count(b"\n"), left - len(step)
+        return n
 
     def chunks(self, size: int) -> Generator[tuple[bytes, int], None, None]:
         """Yield so many bytes at a time, and how far the file was read, while a thread reads and decompresses more."""
@@ -136,13 +188,17 @@ class TextFile:
         """Fill a piece for each request, until one for 0 bytes or an error."""
         try:
             with closing(FileIO(self.path)) as raw:
+                raw.seek(self.start)
+                stop = self.start + self.size
                 read = _Decompressed(self.path, self.suffix, raw).read if self.compressed else raw.read
+                if stop < self.state.size:
+                    read = lambda size: raw.read(min(size, stop - raw.tell()))  # noqa: E731
                 while size := requests.get():
                     text = self._filled(read, size)
                     position = raw.tell()
-                    if position > self.size or not text:
+                    if position > self.state.size or not text:
                         self.state.check(self.path)
-                    results.put((text, position, None))
+                    results.put((text, position - self.start, None))
                     del text
         except Exception as error:
             results.put((b"", 0, error))
