@@ -18,7 +18,7 @@ LONGEST_TEXT = 1 << 16
 # what h5py, zarr-python and their codecs raise on a damaged file
 _DAMAGE = (
     *(OSError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError),
-    *(zlib.error, zipfile.BadZipFile),
+    *(SystemError, zlib.error, zipfile.BadZipFile),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 import sqlite3
 import zipfile
 import zlib
@@ -541,6 +542,25 @@ def _edited(rng: random.Random, buffer: io.BytesIO) -> None:
                     changed = mutation.mutated(rng, old.encode()).replace(b"\0", b"")
                     new = [json.dumps(mutation.document(rng, json.loads(old))), changed.decode(errors="replace")]
                 owner.attrs[attribute] = rng.choice(new)
+
+
+def endless(data: bytes) -> bool:
+    """Whether a heap of text has free space of no bytes, over which HDF5 (1.14) goes round in a circle.
+
+    Where the text is that of a dataset the source refuses it; that of an attribute can not be looked at before.
+    """
+    for found in re.finditer(b"GCOL", data):
+        at = found.start() + 16
+        stop = min(len(data), found.start() + int.from_bytes(data[at - 8 : at], "little"))
+        while at + 16 <= stop:
+            number, length = (
+                int.from_bytes(data[at : at + 2], "little"),
+                int.from_bytes(data[at + 8 : at + 16], "little"),
+            )
+            if not number and not length:
+                return True
+            at += 16 + (length + 7) // 8 * 8 if number else length
+    return False
 
 
 def hdf5(rng: random.Random) -> Made:

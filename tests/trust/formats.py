@@ -98,6 +98,8 @@ def _timed(source: str, case: int, folder: Path) -> str:
 def _case(source: str, case: int, folder: Path) -> str:
     rng = random.Random(case)
     made = format_inputs.made(source, rng)
+    if isinstance(made.data, bytes) and format_inputs.endless(made.data):
+        return "left out: HDF5's library does not end"
     path = _placed(made, folder / f"x{made.suffix}")
     small = int(rng.choice([4096, 65536]))
     found, error = _measured(source, path, made)
@@ -275,8 +277,8 @@ def _convert(path: Path, made: Made, found: Found | None, error: Exception | Non
 CAMPAIGN = Campaign(
     name="formats",
     about="damaged files of all other formats: one error that names the file, or the same rows however they are read",
-    total=40 * 100_000,
-    sample=6_000,
+    total=40 * 40_000,
+    sample=4_000,
     few=120,
     unit=4_000,
     run=run,
