@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsestore.csr import index_dtype
+from sparsestore.csr import Rows, index_dtype
 from sparsestore.errors import ResourceError, StoreExistsError
 from sparsestore.features import as_names, read_names
 from sparsestore.format import ROW_ID, Manifest, SegmentLine
@@ -530,6 +530,19 @@ class _Conversion:
                 writer.write(block.x, block.columns)
                 if n_passes:
                     report(writer.n_rows, self.source.n_rows, "rows")
+        if not writer.n_rows and self.source.n_features is None:
+            self.write_names_alone(writer)
+
+    def write_names_alone(self, writer: Writer) -> None:
+        """A table of categories without rows has features all the same: those that are no categories."""
+        names = self.names()
+        n, dtype = (0 if names is None else len(list(names))), self.source.dtype
+        rows = Rows(np.zeros(1, np.int64), np.empty(0, index_dtype(n)), np.empty(0, dtype or np.float32), n)
+        columns = {
+            name: np.empty((0, *shape), object if dtype == "string" else dtype)
+            for name, (dtype, *shape) in self.schema().items()
+        }
+        writer.write(rows, columns)
 
     def copy_parts(self, writer: Writer, report: Progress, parts: Sequence[Source]) -> None:
         """Have processes read and write a part each, as far as they did not before."""

@@ -232,7 +232,7 @@ def test_a_gc_whose_removals_come_in_any_order_is_found(tmp_path: Path, monkeypa
     assert losses.run(lost("gc", range(3, 6)), tmp_path / "any").faults
 
 
-@pytest.mark.parametrize("scene", SCENES, ids=[scene.name for scene in SCENES])
+@pytest.mark.parametrize("scene", [*SCENES, *scenes.MORE_SCENES], ids=lambda scene: scene.name)
 def test_no_scene_makes_more_calls_than_there_are_cases_for(tmp_path: Path, scene: scenes.Scene) -> None:
     counts = dict.fromkeys((kind.name for kind in faults.KINDS), 0)
 

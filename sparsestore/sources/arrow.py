@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 
 from sparsestore.errors import SourceError
 
-__all__ = ["Lists", "Texts", "kind_of", "lists", "nulls", "numbers", "required", "texts", "vectors"]
+__all__ = ["Lists", "Texts", "kind_of", "lists", "nulls", "numbers", "readable", "required", "texts", "vectors"]
 
 Array = NDArray[Any]
+
+_VECTOR = {"type": "integer", "size": "integer", "indices": "list", "values": "list"}
+"""Of Spark ML: VectorUDT."""
 
 
 def required() -> Any:
@@ -23,6 +26,22 @@ def required() -> Any:
             f'tables of Arrow need pyarrow ({error}): pip install "sparsestore[arrow]"', name="pyarrow"
         ) from error
     return pyarrow
+
+
+def readable(schema: Any, name: str) -> Any:
+    """The schema of a file, where the names in it are text; SourceError where not."""
+    types = [schema.field(at).type for at in range(len(schema))]
+    try:
+        schema.names  # noqa: B018 - they are decoded one by one, when they are asked for
+        while types:
+            inner = types.pop()
+            if required().types.is_struct(inner):
+                types += [field.type for field in inner if field.name is not None]
+            elif hasattr(inner, "value_type"):
+                types.append(inner.value_type)
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{name}: a column has a name that is no UTF-8 text: {error.reason}") from None
+    return schema
 
 
 def kind_of(type_: Any) -> str:
@@ -40,8 +59,10 @@ def kind_of(type_: Any) -> str:
         return "text"
     if types.is_list(type_) or types.is_large_list(type_) or types.is_fixed_size_list(type_):
         return "list" if kind_of(type_.value_type) in ("bool", "integer", "float") else "other"
-    if types.is_struct(type_) and {"type", "size", "indices", "values"} <= {field.name for field in type_}:
-        return "vector"  # of Spark ML: VectorUDT
+    if types.is_struct(type_):
+        kinds = {field.name: kind_of(field.type) for field in type_}
+        if kinds.items() >= _VECTOR.items() and len(kinds) == type_.num_fields:
+            return "vector"
     return "other"
 
 

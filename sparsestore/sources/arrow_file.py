@@ -8,7 +8,7 @@ from typing import Any
 
 from sparsestore.errors import SourceError
 from sparsestore.sources import arrow, options
-from sparsestore.sources.file import FileState
+from sparsestore.sources.file import FileState, printable
 from sparsestore.sources.table import rows_within
 
 __all__ = ["ArrowTable"]
@@ -31,7 +31,7 @@ class ArrowTable:
         self._state = FileState.of(path)
         self._pa = arrow.required()
         with self._read() as reader:
-            self.schema: Any = reader.schema
+            self.schema: Any = arrow.readable(reader.schema, self.name)
         self.n_rows: int | None = None
         self.size: int | None = None
 
@@ -43,7 +43,7 @@ class ArrowTable:
         except (self._pa.ArrowException, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
-            raise SourceError(f"{self.name}: is no Arrow file that can be read: {str(error)[:200]}") from error
+            raise SourceError(f"{self.name}: is no Arrow file that can be read: {printable(error)}") from error
 
     def batches(self, columns: Sequence[str], max_bytes: int) -> Iterator[tuple[Any, int]]:
         """Yield batches of these columns, in order, of about so many bytes."""
@@ -55,7 +55,7 @@ class ArrowTable:
                     batch = reader.get_batch(number).select(list(columns))
                     batch.validate(full=True)
                 except (self._pa.ArrowException, OSError) as error:
-                    raise SourceError(f"{self.name}: batch {number} is damaged: {str(error)[:200]}") from error
+                    raise SourceError(f"{self.name}: batch {number} is damaged: {printable(error)}") from error
                 for start in range(0, batch.num_rows, n_rows):
                     piece = batch.slice(start, n_rows)
                     row += piece.num_rows

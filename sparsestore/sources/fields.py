@@ -89,7 +89,11 @@ class Fields:
 
     def split(self, line: bytes) -> list[str]:
         """Fields of a line, for messages."""
-        return next(csv.reader([line.decode(errors="replace")], delimiter=self.delimiter), [])
+        text = line.decode(errors="replace")
+        try:
+            return next(csv.reader([text], delimiter=self.delimiter), [])
+        except csv.Error:  # of a lone \r, or a very long field
+            return text.split(self.delimiter)
 
     def parts(self, n: int) -> list[Fields]:
         """The same fields of at most n consecutive parts of the file."""
@@ -139,7 +143,10 @@ class Fields:
                 raise SourceError(
                     f"{self._name}:1: the line is no UTF-8 text: {error.reason} at byte {error.start}: save it as UTF-8"
                 ) from None
-            fields = next(csv.reader([text], delimiter=self.delimiter), [])
+            try:
+                fields = next(csv.reader([text], delimiter=self.delimiter), [])
+            except csv.Error as error:
+                raise SourceError(f"{self._name}:1: the line has no fields that can be read: {error}") from None
             if len(fields) > _MAX_FIELDS:
                 raise SourceError(f"{self._name}:1: {len(fields)} fields, expected at most {_MAX_FIELDS}")
             if not any(fields):

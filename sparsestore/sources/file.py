@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,18 +11,27 @@ from typing import NamedTuple
 
 from sparsestore.errors import SourceError
 
-__all__ = ["LONGEST_TEXT", "FileState", "check_file", "damage", "shown"]
+__all__ = ["LONGEST_TEXT", "FileState", "check_file", "damage", "printable", "shown"]
 
 LONGEST_TEXT = 1 << 16
 """Bytes of a string that stands for a row or a feature."""
 # what h5py, zarr-python and their codecs raise on a damaged file
-_DAMAGE = (OSError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, zlib.error)
+_DAMAGE = (
+    *(OSError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError),
+    *(SystemError, zlib.error, zipfile.BadZipFile),
+)
 
 
 def shown(text: bytes | str, limit: int = 40) -> str:
     """Text or bytes of a file as a message shows them: quoted, cut, nothing unprintable (so no escape sequence)."""
     start = text[:limit].decode("utf-8", "backslashreplace") if isinstance(text, bytes) else text[:limit]
     return repr(start) + ("..." if len(text) > limit else "")
+
+
+def printable(text: object, limit: int = 200) -> str:
+    """What a library says of a file, which may quote it, as a message shows it: a line, cut, nothing unprintable."""
+    line = " ".join(str(text).split()) or type(text).__name__
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line[:limit])
 
 
 def check_file(path: Path) -> None:

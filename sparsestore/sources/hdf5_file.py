@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,10 @@ _MOST_LINKS = 32
 _MOST_ATTRIBUTE = 1 << 20
 _GROWTH = 1 << 12  # by which what can not be compressed may grow
 _DEFLATE, _SHUFFLE, _FLETCHER32 = 1, 2, 3
+_LONGEST_HEAP = 1 << 24
+_REFERENCE = np.dtype([("length", "<u4"), ("heap", "<u8"), ("number", "<u4")])
+"""Of text, as it lies in a dataset."""
+_HEADER = struct.Struct("<H6xQ")  # of an object of a heap: its number and length
 _KNOWN = {32000: "lzf", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32013: "zfp", 32015: "zstd", 32026: "blosc2"}
 
 
@@ -130,6 +135,7 @@ class _Dataset:
         self.name = name
         self._dataset = dataset
         self._filters: list[int] = []
+        self._heaps = set[int]()  # that the last read was of
         self._last: tuple[tuple[int, ...], Array] | None = None  # a chunk that was inflated
         if dataset.shape is None:
             raise SourceError(f"{name}: is empty, it has not even a shape")
@@ -175,9 +181,31 @@ class _Dataset:
             with Path(self._dataset.file.filename).open("rb") as file:
                 file.seek(offset + 16 * start)
                 found = np.frombuffer(file.read(16 * (stop - start)), self._stored_type)
-        lengths = np.ascontiguousarray(found).view("<u4")[::4]
+        references = np.ascontiguousarray(found).view(_REFERENCE).reshape(-1)
+        lengths = references["length"]
         if len(lengths) and int(lengths.max()) > LONGEST_TEXT:
             raise SourceError(f"{self.name}: has text of {lengths.max()} bytes, expected at most {LONGEST_TEXT}")
+        self._check_heaps(np.unique(references["heap"][lengths > 0]).tolist())
+
+    def _check_heaps(self, addresses: list[int]) -> None:
+        """HDF5 goes round in a circle where a heap of text says that nothing is left, and nothing of that."""
+        base = self._dataset.file.id.get_create_plist().get_userblock()
+        with Path(self._dataset.file.filename).open("rb") as file:
+            for address in addresses:
+                if address in self._heaps:
+                    continue
+                file.seek(base + address)
+                head = file.read(16)
+                size = int.from_bytes(head[8:16], "little")
+                if head[:4] != b"GCOL" or not 16 <= size <= _LONGEST_HEAP:
+                    raise SourceError(f"{self.name}: damaged: no heap of text is at byte {address}, where it should be")
+                heap, at = file.read(size - 16), 0
+                while at + 16 <= len(heap):
+                    number, length = _HEADER.unpack_from(heap, at)
+                    if not number and not length:
+                        raise SourceError(f"{self.name}: damaged: the heap of text at byte {address} has no end")
+                    at += 16 + (length + 7) // 8 * 8 if number else length
+        self._heaps = set(addresses)
 
     def _inflated_rows(self, start: int, stop: int) -> Array:
         chunks = self._chunks or ()

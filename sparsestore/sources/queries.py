@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from sparsestore.errors import SourceError
 from sparsestore.sources import arrow
+from sparsestore.sources.file import printable
 from sparsestore.sources.table import rows_within
 
 __all__ = ["DuckdbQuery", "PostgresqlQuery", "SqliteQuery"]
@@ -64,7 +65,7 @@ class DuckdbQuery(_Query):
             try:
                 self.schema: Any = connection.sql(f"select * from ({_body(sql)}) limit 0").to_arrow_table().schema
             except Exception as error:
-                raise SourceError(f"{self.name}: the query fails: {_line(error)}") from error
+                raise SourceError(f"{self.name}: the query fails: {printable(error, 300)}") from error
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
@@ -78,7 +79,7 @@ class DuckdbQuery(_Query):
         try:
             connection = duckdb.connect(self._address or ":memory:", read_only=bool(self._address))
         except duckdb.Error as error:
-            raise SourceError(f"{self.name}: can not be opened: {_line(error)}") from error
+            raise SourceError(f"{self.name}: can not be opened: {printable(error, 300)}") from error
         with closing(connection):
             connection.execute("set memory_limit='512MiB'")
             connection.execute("set preserve_insertion_order=true")  # else an "order by" may be lost
@@ -97,7 +98,7 @@ class DuckdbQuery(_Query):
             except Exception as error:
                 if isinstance(error, SourceError):
                     raise
-                raise SourceError(f"{self.name}: the query fails behind row {row}: {_line(error)}") from error
+                raise SourceError(f"{self.name}: the query fails behind row {row}: {printable(error, 300)}") from error
 
 
 class SqliteQuery(_Query):
@@ -145,8 +146,8 @@ class SqliteQuery(_Query):
                 if cursor.description is None:
                     raise SourceError(f"{self.name}: the query gives no columns, expected a select")
                 yield cursor
-            except sqlite3.Error as error:
-                raise SourceError(f"{self.name}: the query fails: {_line(error)}") from error
+            except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter of names, and of SQLite's own messages
+                raise SourceError(f"{self.name}: the query fails: {printable(error, 300)}") from error
 
     def batches(self, columns: Sequence[str], max_bytes: int) -> Iterator[tuple[Any, int]]:
         """Yield batches of these columns, in order, of about so many bytes."""
@@ -160,8 +161,9 @@ class SqliteQuery(_Query):
                     try:
                         arrays.append(pa.array(values, field.type))
                     except (pa.ArrowException, TypeError) as error:
+                        where = f"{self.name}: rows {row} to {row + len(rows)}, column {field.name!r}"
                         raise SourceError(
-                            f"{self.name}: rows {row} to {row + len(rows)}, column {field.name!r}: {_line(error)}: "
+                            f"{where}: {printable(error, 300)}: "
                             f"expected {field.type} as in the first rows: cast it in the query"
                         ) from error
                 row += len(rows)
@@ -233,7 +235,7 @@ class PostgresqlQuery(_Query):
 
     def _told(self, error: BaseException) -> str:
         """What went wrong, without anything of the address that is no host or database."""
-        text = _line(error)
+        text = printable(error, 300)
         parts = urlsplit(self._dsn) if "://" in self._dsn else None
         secrets = [parts.password, parts.query] if parts else self._dsn.split()
         for secret in secrets:
@@ -253,7 +255,3 @@ def _public(dsn: str) -> str:
 def _body(sql: str) -> str:
     """A query as part of another."""
     return sql.strip().rstrip(";")
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sparsestore.errors import SourceError
 from sparsestore.sources import arrow, options
 from sparsestore.sources.fields import DTYPES
-from sparsestore.sources.file import shown
+from sparsestore.sources.file import printable, shown
 from sparsestore.sources.layouts import converted
 
 __all__ = ["NUMBERS", "Columns", "Kept", "Table", "batches", "rows_within"]
@@ -162,15 +162,15 @@ class Columns:
     def expect(self, name: str, option: str, kinds: Sequence[str], noun: str) -> None:
         """Raise unless a column is of one of some kinds."""
         if self.kinds[name] not in kinds:
-            raise ValueError(f"{self.name}: {option}={name!r} is of type {self.type(name)}, expected {noun}")
+            raise ValueError(f"{self.name}: {option}={name!r} is of type {printable(self.type(name))}, expected {noun}")
 
     def _kept_as(self, given: str) -> Kept:
         name, dtype = self.typed(given, "keep", DTYPES)
         if not dtype:
             if self.kinds[name] not in (*NUMBERS, "text"):
                 raise ValueError(
-                    f"{self.name}: keep={given!r} is of type {self.type(name)}: say what it is to become, as "
-                    f"'{name}:int64'"
+                    f"{self.name}: keep={given!r} is of type {printable(self.type(name))}: say what it is to become, "
+                    f"as '{name}:int64'"
                 )
             dtype = "string" if self.kinds[name] == "text" else self.dtype(name).name
         return Kept(name, name, dtype)
@@ -201,7 +201,7 @@ class Columns:
             try:
                 column = column.cast(pa.from_numpy_dtype(dtype))
             except pa.ArrowException as error:
-                raise SourceError(f"{where}: {error}: keep it as another dtype") from error
+                raise SourceError(f"{where}: {printable(error)}: keep it as another dtype") from error
         values = converted(where, arrow.numbers(column), dtype)
         if none is None:
             return values

@@ -26,6 +26,11 @@ NAMES: tuple[str, ...] = (
     "faults",
     "losses",
     "kills",
+    "formats",
+    "names",
+    "faults_more",
+    "losses_more",
+    "kills_more",
 )
 
 

@@ -71,6 +71,10 @@ class Given:
     source: Any
     options: dict[str, Any]
     block_bytes: int
+    names: list[str] | None = None
+    """Of the features, where the store must have some."""
+    texts: dict[str, list[str]] = field(default_factory=dict)
+    """Columns of text."""
 
     def __len__(self) -> int:
         return len(self.y)
@@ -483,7 +487,7 @@ class Life:
         files, folders = below(self.path)
         wanted = named(self.path, newest)
         kept = {parent.as_posix() for key in wanted for parent in Path(key).parents}
-        kept |= {"segments", "versions", "versions/pages", "writers"}
+        kept |= {"segments", "versions", "versions/pages", "writers", "features"}
         if left := sorted((files - wanted) | (folders - kept)):
             self.faults.append(f"gc leaves {left[:3]}")
         if lost := sorted(wanted - files):
@@ -496,7 +500,7 @@ def differs(store: ss.Store, content: Content) -> str:
     if store.shape != (rows, WIDTH):
         return f"shape is {store.shape}, expected {(rows, WIDTH)}"
     found, y, row_id = store[:], store.column("y")[:], store.column("row_id")[:]
-    matrices, labels, start = [], [], 0
+    matrices, labels, numbers, start = [], [], list[Any](), 0
     for given, shuffled in content:
         stop = start + len(given)
         order = row_id[start:stop] - start
@@ -504,11 +508,19 @@ def differs(store: ss.Store, content: Content) -> str:
             return f"rows {start} to {stop} are not every row of the source once"
         matrices.append(given.x[order])
         labels.append(given.y[order])
+        numbers.append(order)
         start = stop
     expected = sp.vstack(matrices, format="csr")
     same = all(np.array_equal(getattr(found, name), getattr(expected, name)) for name in ("indptr", "indices", "data"))
     if not same or not np.array_equal(y, np.concatenate(labels)):
         return "rows are not those of the source"
+    names = None if store.feature_names is None else list(store.feature_names)
+    if names != content[-1][0].names:
+        return f"features are called {names}, expected {content[-1][0].names}"
+    for name in content[0][0].texts:
+        wanted = [given.texts[name][at] for (given, _), rows in zip(content, numbers, strict=True) for at in rows]
+        if store.column(name)[:].tolist() != wanted:
+            return f"the column {name} is not that of the source"
     return ""
 
 
@@ -536,6 +548,10 @@ def named(path: Path, number: int) -> set[str]:
         keys.add(f"segments/{id}/segment.json")
         document = json.loads((path / f"segments/{id}/segment.json").read_bytes())
         keys |= {f"segments/{id}/{key}" for key, *_ in document["objects"]}
+    if features := json.loads((path / f"versions/{number:08}.json").read_bytes())["features"]:
+        prefix = f"features/{features[0]}"
+        document = json.loads((path / f"{prefix}/features.json").read_bytes())
+        keys |= {f"{prefix}/features.json", *(f"{prefix}/{key}" for key, *_ in document["objects"])}
     return keys
 
 
@@ -588,6 +604,8 @@ def small() -> Iterator[None]:
 
 class Bench:
     """Sources, stores in several states, and how long works take, made once for all cases of a process."""
+
+    turns: tuple[str, ...] = TURNS
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -715,7 +733,7 @@ class Bench:
     def case(self, number: int) -> tuple[str, list[str]]:
         """What came of a case, and what was wrong."""
         rng = np.random.default_rng([number, 1])
-        work = self.work(TURNS[number // 2 % len(TURNS)], rng)
+        work = self.work(self.turns[number // 2 % len(self.turns)], rng)
         self.seed = number << 4
         usual = self.usual(work.key, work.usual or work.steps, work.profile, work.state)
         exact = bool(number % 2)
@@ -788,11 +806,11 @@ def _after(usual: Told, moment: Moment) -> Told:
 
 
 @contextlib.contextmanager
-def bench(folder: Path) -> Iterator[Bench]:
+def bench(folder: Path, kind: type[Bench] = Bench) -> Iterator[Bench]:
     """A bench in a folder, in memory where there is one, and all that children inherit."""
     root = place(folder)
     try:
-        made = Bench(root)
+        made = kind(root)
         temporary = str(root / "temporary")
         with (
             small(),
@@ -807,8 +825,13 @@ def bench(folder: Path) -> Iterator[Bench]:
 
 def run(cases: Sequence[int], folder: Path) -> Tally:
     """Kill as each case says."""
+    return run_on(Bench, cases, folder)
+
+
+def run_on(kind: type[Bench], cases: Sequence[int], folder: Path) -> Tally:
+    """The same on another bench."""
     tally = Tally(Counter())
-    with bench(folder / "bench") as made:
+    with bench(folder / "bench", kind) as made:
         for number in cases:
             outcome, faults = made.case(number)
             tally.outcomes[outcome] += 1

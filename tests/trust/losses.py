@@ -19,20 +19,29 @@ from trust.disk import ALL_LOSSES, Disk, Losses, Recorder, Step, taken
 from trust.scenes import SCENES, SOURCE, STORE, Scene
 from trust.tracing import trace
 
-MOST: dict[str, int] = {"convert": 140, "shuffle and overwrite": 100, "append": 90, "gc": 4}
+MOST: dict[str, int] = {"convert": 140, "shuffle and overwrite": 100, "append": 90, "gc": 4, "optimize": 200}
 """More fsyncs than each scene makes: the rest of the cases find none."""
 
 
+WRITING = SCENES[:4]
+"""Scenes that write."""
+
+
 @cache
-def _ends() -> list[int]:
-    return list(accumulate(len(ALL_LOSSES) * (2 * n + 1) for n in MOST.values()))
+def _ends(of: tuple[Scene, ...] = WRITING) -> list[int]:
+    return list(accumulate(len(ALL_LOSSES) * (2 * MOST[scene.name] + 1) for scene in of))
 
 
-def meaning(case: int) -> tuple[Scene, int, Losses]:
+def total(of: tuple[Scene, ...]) -> int:
+    """Cases of some scenes."""
+    return _ends(of)[-1]
+
+
+def meaning(case: int, of: tuple[Scene, ...] = WRITING) -> tuple[Scene, int, Losses]:
     """Scene, which moment of it, and what is lost."""
-    part = next(i for i, end in enumerate(_ends()) if case < end)
-    moment, which = divmod(case - (_ends()[part - 1] if part else 0), len(ALL_LOSSES))
-    return SCENES[part], moment, ALL_LOSSES[which]
+    part = next(i for i, end in enumerate(_ends(of)) if case < end)
+    moment, which = divmod(case - (_ends(of)[part - 1] if part else 0), len(ALL_LOSSES))
+    return of[part], moment, ALL_LOSSES[which]
 
 
 def moments(steps: Sequence[Step]) -> list[int]:
@@ -40,15 +49,15 @@ def moments(steps: Sequence[Step]) -> list[int]:
     return [at for i, step in enumerate(steps) if step[0] == "sync" for at in (i, i + 1)] + [len(steps)]
 
 
-def run(cases: Sequence[int], folder: Path) -> Tally:
+def run(cases: Sequence[int], folder: Path, of: tuple[Scene, ...] = WRITING) -> Tally:
     """Record each scene once, then lose of it what the cases say."""
     tally = Tally()
-    for scene, numbers, fresh in scenes.staged(cases, lambda case: meaning(case)[0], folder):
-        _scene(scene, numbers, fresh(), tally)
+    for scene, numbers, fresh in scenes.staged(cases, lambda case: meaning(case, of)[0], folder, of):
+        _scene(scene, {case: meaning(case, of) for case in numbers}, fresh(), tally)
     return tally
 
 
-def _scene(scene: Scene, cases: Sequence[int], folder: Path, tally: Tally) -> None:
+def _scene(scene: Scene, cases: dict[int, tuple[Scene, int, Losses]], folder: Path, tally: Tally) -> None:
     disk, recorder = Disk(taken(folder)), Recorder(folder)
     told = trace(lambda: scene.work(folder) or "done", lambda _: None, recorder.leaving)
     if told != "done":
@@ -56,8 +65,7 @@ def _scene(scene: Scene, cases: Sequence[int], folder: Path, tally: Tally) -> No
     cuts, done = moments(recorder.steps), 0
     if len(cuts) > 2 * MOST[scene.name] + 1:
         raise AssertionError(f"{scene.name} has {len(cuts) // 2} fsyncs: more than MOST says")
-    for case in cases:
-        _, moment, losses = meaning(case)
+    for case, (_, moment, losses) in cases.items():
         if moment >= len(cuts):
             tally.outcomes["no such fsync"] += 1
             continue
@@ -106,7 +114,7 @@ def _judged(scene: Scene, folder: Path, moment: int, *, acknowledged: bool) -> t
 CAMPAIGN = Campaign(
     name="losses",
     about="the power fails before or after an fsync, and what was not synced is lost as it happens",
-    total=_ends()[-1],
+    total=total(WRITING),
     sample=300,
     few=12,
     unit=200,

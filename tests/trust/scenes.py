@@ -20,15 +20,17 @@ import scipy.sparse as sp
 
 import sparsestore as ss
 from sparsestore import sort
+from sparsestore.export import export
+from sparsestore.features import read_document
 from sparsestore.format import manifest_key
-from sparsestore.maintain import gc
+from sparsestore.maintain import gc, optimize
 from sparsestore.manifest import read_manifest, segment_lines, versions
 from sparsestore.storage import LocalStorage
 from trust import small_store
 from trust.answers import describe, strict
 
 WIDTH = 23
-STORE, SOURCE = "s.zarr", "rows.svm"
+STORE, SOURCE, EXPORTED = "s.zarr", "rows.svm", "out.svm"
 
 
 def rows_of(numbers: Any) -> tuple[sp.csr_array, dict[str, Any]]:
@@ -68,6 +70,10 @@ def unnamed(root: Path) -> list[str]:
             folder = f"segments/{line.id}"
             document = json.loads(storage.read(f"{folder}/segment.json"))
             named |= {f"{folder}/segment.json", *(f"{folder}/{entry[0]}" for entry in document["objects"])}
+        if manifest.features is not None:
+            prefix = manifest.features.prefix
+            objects = read_document(storage, manifest.features).objects
+            named |= {f"{prefix}/features.json", *(f"{prefix}/{entry.key}" for entry in objects)}
     there = {path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()}
     empty = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_dir() and not any(path.iterdir())}
     return sorted(there - named | empty - {"segments", "versions", "versions/pages", "features", "writers"})
@@ -112,6 +118,29 @@ class Scene:
             return "", f"the newest version is {store.version}"
 
 
+@dataclass(frozen=True)
+class Export(Scene):
+    """A store that is exported, whether something is at the destination before or not.
+
+    `before` and `after` have the rows that are there, of no version: the store stays as it is.
+    """
+
+    def state(self, folder: Path) -> tuple[str, str]:
+        """Whether the file is as "before" or "after"."""
+        try:
+            with ss.open(folder / STORE) as store:
+                if store.version != 2 or (wrong := wrong_rows(store, 0, 40)):
+                    return "", f"the store is another, version {store.version}: {wrong}"
+        except Exception as error:
+            return "", describe(error)
+        path = folder / EXPORTED
+        found = path.read_bytes() if path.exists() else None
+        for name, expected in (("after", self.after), ("before", self.before)):
+            if found == (None if expected is None else _svmlight(range(*expected[1:]), zero_based=True)):
+                return name, ""
+        return "", f"the file is neither the old nor the new one: {found!r:.200}"
+
+
 # ---------------------------------------------------------------------------------------------------- what comes then
 
 
@@ -147,7 +176,8 @@ def _collect_all(folder: Path) -> None:
 
 def _left(scene: Scene, folder: Path) -> list[str]:
     """What nobody needs, in the store and beside it."""
-    beside = [path.name for path in folder.iterdir() if path.name not in (STORE, SOURCE)]
+    own = (STORE, SOURCE, EXPORTED) if isinstance(scene, Export) else (STORE, SOURCE)
+    beside = [path.name for path in folder.iterdir() if path.name not in own]
     if not (folder / STORE).exists():
         return beside
     if scene.before is None and not list((folder / STORE).glob("versions/0*")):
@@ -179,12 +209,17 @@ def small() -> Iterator[None]:
 
 
 def _nothing(folder: Path) -> None:
-    x, columns = rows_of(range(700))
+    (folder / SOURCE).write_bytes(_svmlight(range(700)))
+
+
+def _svmlight(numbers: Any, *, zero_based: bool = False) -> bytes:
+    """Rows as text."""
+    x, columns = rows_of(numbers)
     lines = []
-    for number, label in enumerate(columns["y"]):
-        entries = zip(x[[number]].indices + 1, x[[number]].data, strict=True)
+    for row, label in enumerate(columns["y"]):
+        entries = zip(x[[row]].indices + (not zero_based), x[[row]].data, strict=True)
         lines.append(" ".join([str(label), *(f"{index}:{value:g}" for index, value in entries)]))
-    (folder / SOURCE).write_text("\n".join(lines) + "\n", encoding="ascii")
+    return ("\n".join(lines) + "\n").encode()
 
 
 def _convert(folder: Path) -> None:
@@ -233,6 +268,40 @@ def _collect(folder: Path) -> None:
         store.gc(keep_versions=1, older_than=0)
 
 
+def _small_segments(folder: Path) -> None:
+    """Rows 0 to 56 in seven segments, a version each, with names of the features."""
+    path = folder / STORE
+    for start in range(0, 56, 8):
+        x, columns = rows_of(range(start, start + 8))
+        if start:
+            with ss.open(path) as store:
+                store.append(x, **columns).close()
+        else:
+            names = [f"feature {i}" for i in range(WIDTH)]
+            ss.convert(x, path, columns=columns, feature_names=names, progress=False).close()
+
+
+def _optimize(folder: Path) -> None:
+    optimize(folder / STORE, progress=False)
+
+
+def _labelled(folder: Path) -> None:
+    """As `_two_versions`, with labels alone, which svmlight can hold."""
+    x, columns = rows_of(range(40))
+    ss.convert(x[:20], folder / STORE, columns={"y": columns["y"][:20]}, progress=False).close()
+    with ss.open(folder / STORE) as store:
+        store.append(x[20:], y=columns["y"][20:]).close()
+
+
+def _labelled_and_exported(folder: Path) -> None:
+    _labelled(folder)
+    (folder / EXPORTED).write_bytes(_svmlight(range(5), zero_based=True))
+
+
+def _export(folder: Path, *, overwrite: bool) -> None:
+    export(folder / STORE, folder / EXPORTED, zero_based=True, overwrite=overwrite, progress=False)
+
+
 def _read(folder: Path, *, mmap: bool) -> None:
     with ss.open(folder / STORE, mmap=mmap) as store:
         read_all(store)
@@ -263,6 +332,12 @@ SCENES: tuple[Scene, ...] = (
     Scene("read mapped", _two_versions, partial(_read, mmap=True), (2, 0, 40), (2, 0, 40)),
     Scene("read", _two_versions, partial(_read, mmap=False), (2, 0, 40), (2, 0, 40)),
 )
+MORE_SCENES: tuple[Scene, ...] = (
+    Scene("optimize", _small_segments, _optimize, (7, 0, 56), (8, 0, 56)),
+    Export("export", _labelled, partial(_export, overwrite=False), None, (0, 0, 40)),
+    Export("export over a file", _labelled_and_exported, partial(_export, overwrite=True), (0, 0, 5), (0, 0, 40)),
+)
+"""Those of campaigns of their own: the cases of others keep their numbers."""
 
 
 @contextlib.contextmanager
@@ -291,7 +366,7 @@ def stage(scene: Scene, folder: Path) -> Iterator[Callable[[], Path]]:
 
 
 def staged(
-    cases: Sequence[int], scene_of: Callable[[int], Scene], folder: Path
+    cases: Sequence[int], scene_of: Callable[[int], Scene], folder: Path, of: Sequence[Scene] = SCENES
 ) -> Iterator[tuple[Scene, list[int], Callable[[], Path]]]:
     """The scenes of some cases, each on its stage, with the numbers of its cases; the folder is gone afterwards."""
     folder = small_store.place(folder)
@@ -299,7 +374,7 @@ def staged(
     for case in cases:
         by_scene.setdefault(scene_of(case).name, []).append(case)
     try:
-        for scene in SCENES:
+        for scene in of:
             if scene.name in by_scene:
                 with strict(), small(), stage(scene, folder / scene.name.replace(" ", "-")) as fresh:
                     yield scene, by_scene[scene.name], fresh
