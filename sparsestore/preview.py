@@ -106,7 +106,7 @@ def preview(
     ValueError, FileNotFoundError
         As `convert`, for what it finds in the arguments and in the part that was read.
     """
-    for name in ("resume", "progress"):
+    for name in ("resume", "progress", "workers"):
         arguments.pop(name, None)
     plan = prepared(source, columns=columns, **arguments)
     opened = plan.source
