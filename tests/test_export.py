@@ -475,7 +475,10 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["x.svm", "x.mtx", "x.npz", "x.parquet", "x.h5ad"])
+@pytest.mark.parametrize(
+    "name",
+    ["x.svm", *(pytest.param(name, marks=pytest.mark.slow) for name in ("x.mtx", "x.npz", "x.parquet", "x.h5ad"))],
+)
 def test_memory_is_bounded(stores: Path, tmp_path: Path, name: str) -> None:
     code = """
     import sys, warnings

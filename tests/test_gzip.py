@@ -12,7 +12,7 @@ import pytest
 from sparsestore.errors import SourceError
 from sparsestore.sources.text import TextFile
 
-TEXT = b"".join(b"%d %d:0.%d\n" % (k % 2, k % 90 + 1, k * k % 997) for k in range(400))
+TEXT = b"".join(b"%d %d:0.%d\n" % (k % 2, k % 90 + 1, k * k % 997) for k in range(80))
 
 
 @pytest.fixture(params=["isal", "zlib"])

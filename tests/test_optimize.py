@@ -213,6 +213,7 @@ def test_segments_are_cut_where_they_are_large(path: Path, monkeypatch: pytest.M
     same(store.optimize(progress=False), store)
 
 
+@pytest.mark.slow
 def test_many_segments_stand_in_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maintain, "_OPEN_SEGMENTS", 7)
     store = filled(tmp_path / "s.zarr", n=270, a_segment=1)
@@ -451,7 +452,7 @@ def test_there_must_be_a_store(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------------------------- memory
 
 
-@pytest.mark.parametrize("n_segments", [300, 2000])
+@pytest.mark.parametrize("n_segments", [300, pytest.param(2000, marks=pytest.mark.slow)])
 def test_memory_does_not_depend_on_the_number_of_segments(tmp_path: Path, n_segments: int) -> None:
     rng = np.random.default_rng(0)
     x = sparse.random_array((10, 1000), density=0.1, rng=rng, format="csr", dtype=np.float32)

@@ -375,7 +375,12 @@ def test_whatever_the_bytes_are_it_is_rows_or_one_error(
 
 
 @pytest.mark.parametrize(
-    "line", ["{3 1, 17 0.25, 99 b}\n", "{}\n", ",".join(["0"] * 99) + ",a\n"], ids=["sparse", "empty", "dense"]
+    "line",
+    [
+        pytest.param("{3 1, 17 0.25, 99 b}\n", id="sparse"),
+        pytest.param("{}\n", id="empty", marks=pytest.mark.slow),
+        pytest.param(",".join(["0"] * 99) + ",a\n", id="dense", marks=pytest.mark.slow),
+    ],
 )
 def test_memory_is_bounded_and_does_not_grow_with_the_file(tmp_path: Path, line: str) -> None:
     head = "@relation x\n" + "".join(f"@attribute f{k} numeric\n" for k in range(99)) + "@attribute y {a,b}\n@data\n"

@@ -518,12 +518,17 @@ def write_large(folder: Path, layout: str, n: int, per_row: int = 20, form: str 
 @pytest.mark.parametrize(
     ("layout", "form"),
     [
-        ("csr", "h5ad"),
         ("csr", "gzip.h5ad"),
-        ("csr", "3.zarr"),
-        ("csc", "h5ad"),
-        ("dense", "h5ad"),
-        ("dense", "gzip.h5ad"),
+        *(
+            pytest.param(layout, form, marks=pytest.mark.slow)
+            for layout, form in (
+                ("csr", "h5ad"),
+                ("csr", "3.zarr"),
+                ("csc", "h5ad"),
+                ("dense", "h5ad"),
+                ("dense", "gzip.h5ad"),
+            )
+        ),
     ],
 )
 def test_memory_is_bounded(tmp_path: Path, layout: str, form: str) -> None:
@@ -531,6 +536,7 @@ def test_memory_is_bounded(tmp_path: Path, layout: str, form: str) -> None:
     assert peak_of_reading(MEMORY, *paths) <= (8 << 20) + (8 << 20)
 
 
+@pytest.mark.slow
 def test_memory_of_a_transposition_does_not_grow_with_the_file(tmp_path: Path) -> None:
     code = """
     import sys

@@ -156,7 +156,9 @@ def test_hdf5_without_its_library_names_the_extra(tmp_path: Path, monkeypatch: p
         open_source(path)
 
 
-@pytest.mark.parametrize("how", ["contiguous", "gzip", "tall"])
+@pytest.mark.parametrize(
+    "how", ["gzip", *(pytest.param(how, marks=pytest.mark.slow) for how in ("contiguous", "tall"))]
+)
 def test_memory_is_bounded(tmp_path: Path, how: str) -> None:
     chunks: dict[str, Any] = {"contiguous": {}, "gzip": {"chunks": (500, 64)}, "tall": {"chunks": (20_000, 4)}}
     if how != "contiguous":

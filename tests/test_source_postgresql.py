@@ -133,7 +133,7 @@ def test_a_query_that_fails_says_why(address: str, tmp_path: Path) -> None:
     assert not (tmp_path / "a.zarr").exists()
 
 
-@pytest.mark.parametrize("n", [200_000, 2_000_000])
+@pytest.mark.parametrize("n", [200_000, pytest.param(2_000_000, marks=pytest.mark.slow)])
 def test_memory_is_flat(address: str, tmp_path: Path, n: int) -> None:
     code = """
     import sys, shutil

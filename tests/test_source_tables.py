@@ -375,7 +375,9 @@ except ImportError as error:
     assert 'pip install "sparsestore[arrow]"' in done.stdout
 
 
-@pytest.mark.parametrize("shape", ["wide", "triples", "lists"])
+@pytest.mark.parametrize(
+    "shape", ["triples", *(pytest.param(shape, marks=pytest.mark.slow) for shape in ("wide", "lists"))]
+)
 def test_memory_is_bounded(tmp_path: Path, shape: str) -> None:
     rng = np.random.default_rng(0)
     n = 1_000_000

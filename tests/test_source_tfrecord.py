@@ -840,7 +840,7 @@ MEMORY: dict[str, tuple[bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", MEMORY)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind != "sparse")) for kind in MEMORY])
 def test_memory_is_bounded_and_does_not_grow_with_the_file(tmp_path: Path, kind: str) -> None:
     one, options = MEMORY[kind]
     end = t.tfrecord([{"i": [0]}]) if kind == "rows_of_nothing" else b""  # a width

@@ -208,7 +208,7 @@ def test_what_is_held_for_rows_is_limited(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]
 
 
-@pytest.mark.parametrize("n", [200_000, 2_000_000])
+@pytest.mark.parametrize("n", [200_000, pytest.param(2_000_000, marks=pytest.mark.slow)])
 def test_memory_is_bounded(tmp_path: Path, n: int) -> None:
     rng = np.random.default_rng(0)
     users, items = rng.integers(0, 1000, n), rng.integers(0, 500, n)

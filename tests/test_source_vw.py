@@ -188,7 +188,7 @@ def test_options_that_make_no_sense_are_refused(tmp_path: Path, options: dict[st
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("n", [40_000, 400_000])
+@pytest.mark.parametrize("n", [40_000, pytest.param(400_000, marks=pytest.mark.slow)])
 def test_memory_is_bounded(tmp_path: Path, n: int) -> None:
     rng = np.random.default_rng(0)
     words = [f"w{k}" for k in range(1000)]

@@ -637,6 +637,7 @@ print(peak)
 
 
 @linux
+@pytest.mark.slow
 def test_all_processes_together_stay_within_max_bytes(tmp_path: Path) -> None:
     budget = 64 << 20
     line = b"1 " + b" ".join(b"%d:1.25" % (k * 50 + 1) for k in range(40)) + b"\n"
