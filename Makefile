@@ -1,7 +1,8 @@
 # Needs python3 (3.11 or newer) with its venv module, and make. `make demo` and `make test` do all the rest.
 PYTHON ?= python3
 VENV ?= .venv
-WORKERS ?= 2
+# processes of tests: as many as there are cores, from 2 to 4, as each may take a gigabyte
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2); echo $$((n < 2 ? 2 : n > 4 ? 4 : n)))
 BENCH ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet

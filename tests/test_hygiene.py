@@ -117,7 +117,7 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return path
 
 
-def script(text: str, *arguments: object, limit_s: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+def script(text: str, *arguments: object, limit_s: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run Python in a process of its own; its output is part of the report where it fails."""
     return subprocess.run(
         # what Python 3.12 says of a fork beside threads is what is tried here
@@ -132,7 +132,7 @@ def script(text: str, *arguments: object, limit_s: float = 120, **environment: s
     )
 
 
-def passes(text: str, *arguments: object, limit_s: float = 120, **environment: str) -> str:
+def passes(text: str, *arguments: object, limit_s: float = 300, **environment: str) -> str:
     """Run Python that must end with 0 and say nothing of its own on standard error."""
     done = script(text, *arguments, limit_s=limit_s, **environment)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
