@@ -511,48 +511,30 @@ def convert(
     """Convert a file into a store."""
     from sparsestore.convert import convert as convert_source
 
+    arguments: dict[str, Any] = {
+        "format": format,
+        "shuffle": shuffle,
+        "seed": seed,
+        "profile": profile.value,
+        "columns": _columns(column),
+        "max_bytes": max_bytes,
+        "overwrite": overwrite,
+        "duplicates": duplicates.value,
+        "feature_names": _lines_of(feature_names),
+        "scratch": scratch,
+        **given(options),
+    }
     if dry_run:
         from sparsestore.preview import preview
 
-        seen = preview(
-            src,
-            dst,
-            format=format,
-            shuffle=shuffle,
-            seed=seed,
-            profile=profile.value,
-            columns=_columns(column),
-            max_bytes=max_bytes,
-            overwrite=overwrite,
-            duplicates=duplicates.value,
-            feature_names=_lines_of(feature_names),
-            scratch=scratch,
-            **given(options),
-        )
+        seen = preview(src, dst, **arguments)
         _show_json(seen.to_json()) if as_json else _print_preview(seen)
         if seen.problems:
             raise typer.Exit(1)
         return
     start = time.perf_counter()
     with _progress("converting", as_json) as progress:
-        convert_source(
-            src,
-            dst,
-            format=format,
-            shuffle=shuffle,
-            seed=seed,
-            profile=profile.value,
-            columns=_columns(column),
-            max_bytes=max_bytes,
-            overwrite=overwrite,
-            resume=resume,
-            duplicates=duplicates.value,
-            feature_names=_lines_of(feature_names),
-            scratch=scratch,
-            workers=workers,
-            progress=progress,
-            **given(options),
-        )
+        convert_source(src, dst, resume=resume, workers=workers, progress=progress, **arguments)
     seconds = time.perf_counter() - start
     _print_store({**_facts(dst), "seconds": round(seconds, 3)}, as_json)
 

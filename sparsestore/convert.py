@@ -76,7 +76,9 @@ def convert(
     up to 16 MiB that sources of text read ahead, the imported libraries, and a row that alone exceeds the limit. Of
     it the writer takes a quarter, at most 128 MiB; the rest is for blocks read and, where the source isn't in row
     order or is to be shuffled, for the bucket sort: see `sparsestore.sort`. Then bucket files as large as the data
-    are kept in a folder below ``writers/`` of the store, removed at the end.
+    are kept in a folder below ``writers/`` of the store, or below `scratch`, removed at the end. What a source has to
+    hold until its end, dictionaries of texts and labels of the rows of triples, may take a quarter of what the writer
+    leaves, and so may the order of the rows where triples are sorted and shuffled in one pass.
 
     A conversion that was interrupted, or for which the disk or memory did not suffice, goes on from its last whole part
     (some 2 GiB of the store) when it is called again: the rows before are read from the source once more, not written.
