@@ -132,7 +132,7 @@ class ArrayWriter:
             for start in range(0, len(payload), size):
                 self._index.append((self._file.length + start, size))
             self._checks.append(piece_crc32c(payload))
-            self._file.write(payload)
+            self._file.write(payload, self._checks[-1])
         else:
             encoded = [b""] * (len(values) // chunk)
 

@@ -235,17 +235,26 @@ def check(rows: Rows, *, canonical: bool = False) -> None:
                 f"row {row} has feature number {int(indices[at])}, expected 0 to {rows.n_features - 1} "
                 f"({rows.n_features} features)"
             )
-    if canonical and len(indices) > 1:
-        ascends = indices[1:] > indices[:-1]
-        inner = indptr[1:-1]
-        ascends[inner[(inner > 0) & (inner < len(indices))] - 1] = True  # a new row starts here
-        if not ascends.all():
-            at = int(np.argmin(ascends)) + 1
-            row = int(np.searchsorted(indptr, at, side="right")) - 1
-            raise ValueError(
-                f"row {row}: feature number {int(indices[at])} follows {int(indices[at - 1])}, "
-                f"expected strictly ascending"
-            )
+    if canonical and not (ascends := _ascends(rows)).all():
+        at = int(np.argmin(ascends)) + 1
+        row = int(np.searchsorted(indptr, at, side="right")) - 1
+        raise ValueError(
+            f"row {row}: feature number {int(indices[at])} follows {int(indices[at - 1])}, expected strictly ascending"
+        )
+
+
+def is_canonical(rows: Rows) -> bool:
+    """Whether column numbers ascend strictly inside each row, of rows that `check` has nothing against."""
+    return bool(_ascends(rows).all())
+
+
+def _ascends(rows: Rows) -> NDArray[np.bool_]:
+    """Whether each entry but the first is in another row than the one before, or in a later column."""
+    indptr, indices = rows.indptr, rows.indices
+    ascends = indices[1:] > indices[:-1]
+    inner = indptr[1:-1]
+    ascends[inner[(inner > 0) & (inner < len(indices))] - 1] = True  # a new row starts here
+    return ascends
 
 
 def _value_dtype(x: Any) -> np.dtype[Any]:

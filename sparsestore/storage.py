@@ -13,6 +13,8 @@ import shutil
 import stat
 import sys
 import time
+from _thread import start_new_thread
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -23,7 +25,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsestore.checksum import extend_crc32c
+from sparsestore.checksum import PIECE, extend_crc32c, follow_crc32c
 from sparsestore.errors import CorruptStoreError, ResourceError, SparsestoreError
 
 __all__ = [
@@ -130,7 +132,7 @@ def _pieces(descriptor: int, length: int) -> Iterator[bytes]:
         yield piece
 
 
-@dataclass
+@dataclass(eq=False)
 class ObjectWriter:
     """A new object, written front to back.
 
@@ -139,6 +141,10 @@ class ObjectWriter:
     key : str
     path : Path
         For errors.
+    descriptor : int
+        Of the open file; -1 once it is closed.
+    later : callable
+        Takes it when it is whole, and has `sync` or `discard` called some time.
     length, crc32c : int
         Of what was written so far.
     """
@@ -146,38 +152,73 @@ class ObjectWriter:
     key: str
     path: Path
     descriptor: int
+    later: Callable[[ObjectWriter], None]
     length: int = 0
     crc32c: int = 0
-    _pending: bytearray = field(default_factory=bytearray, repr=False)
+    _buffer: bytearray = field(default_factory=bytearray, repr=False)
+    _held: int = 0  # bytes of the buffer that are not in the file yet
+    _left: int = 0  # bytes of the file that the disk was not told to begin with
 
-    def write(self, payload: Any) -> None:
-        """Append bytes, or a contiguous uint8 array."""
+    def write(self, payload: Any, pieces: NDArray[np.uint32] | None = None) -> None:
+        """Append bytes, or a contiguous uint8 array, of which the crc32c of each piece of 16 KiB may be known."""
         view = memoryview(payload).cast("B")
-        self.crc32c = extend_crc32c(self.crc32c, payload)
+        if pieces is None:
+            self.crc32c = extend_crc32c(self.crc32c, payload)
+        else:
+            whole = len(view) // PIECE
+            self.crc32c = follow_crc32c(self.crc32c, pieces[:whole])
+            self.crc32c = extend_crc32c(self.crc32c, payload[whole * PIECE :])
         self.length += len(view)
         # The system keeps what was written as it was written. Where that is a large page at a time, a reader maps large
         # pages: a 16th of the page faults, and far fewer misses of the processor's table of pages.
-        if self._pending:
-            room = LARGE_PAGE - len(self._pending)
-            self._pending += view[:room]
+        if self._held:
+            room = LARGE_PAGE - self._held
+            self._hold(view[:room])
             view = view[room:]
-            if len(self._pending) < LARGE_PAGE:
+            if self._held < LARGE_PAGE:
                 return
-            self._put(memoryview(self._pending))
-            self._pending = bytearray()
+            self._flush()
         whole = len(view) // LARGE_PAGE * LARGE_PAGE
         self._put(view[:whole])
-        self._pending += view[whole:]
+        self._hold(view[whole:])
+
+    def _hold(self, view: memoryview) -> None:
+        stop = self._held + len(view)
+        if len(self._buffer) < stop:  # it grows, and stays: memory that is fresh costs more than the copy
+            held = self._buffer
+            self._buffer = bytearray(min(LARGE_PAGE, max(stop, 2 * len(held))))
+            self._buffer[: len(held)] = held
+        with memoryview(self._buffer) as buffer:  # a slice of the bytearray itself would copy what it is given first
+            buffer[self._held : stop] = view
+        self._held = stop
+
+    def _flush(self) -> None:
+        with memoryview(self._buffer) as buffer:
+            self._put(buffer[: self._held])
+        self._held = 0
 
     def _put(self, view: memoryview) -> None:
+        self._left += len(view)
         with naming(self.path):
             while len(view):
                 view = view[os.write(self.descriptor, view) :]
+        if self._left >= _WRITTEN_AT_ONCE:
+            _start_writing(self.descriptor)
+            self._left = 0
 
     def close(self) -> None:
-        """Make it durable."""
+        """Nothing more is written: `LocalStorage.sync` makes it durable."""
         if self.descriptor >= 0:
-            self._put(memoryview(self._pending))
+            self._flush()
+            self._buffer = bytearray()
+            if self._left >= LARGE_PAGE:
+                _start_writing(self.descriptor)
+            self.later(self)
+
+    def sync(self) -> None:
+        """Make it durable, and close the file."""
+        if self.descriptor >= 0:
+            self._flush()
             descriptor, self.descriptor = self.descriptor, -1
             with naming(self.path):
                 try:
@@ -186,10 +227,12 @@ class ObjectWriter:
                     os.close(descriptor)
 
     def discard(self) -> None:
-        """Close without making anything durable."""
+        """Close the file without making anything durable."""
         if self.descriptor >= 0:
             descriptor, self.descriptor = self.descriptor, -1
             _close(descriptor)
+
+    __del__ = discard  # of a writer that nobody published or aborted
 
 
 class Held:
@@ -248,6 +291,7 @@ class LocalStorage:
         self._folders: set[str] = set()  # keys of folders that were seen to be no links, nor behind one
         self._changed: set[str] = set()  # folders whose names are not durable yet
         self._made: set[Path] = set()  # the same of folders above the store
+        self._whole: deque[ObjectWriter] = deque()  # objects that are written, and not durable yet
 
     def __repr__(self) -> str:
         return f"LocalStorage({self.name!r})"
@@ -514,22 +558,51 @@ class LocalStorage:
     @_names_its_key
     def create(self, key: str) -> ObjectWriter:
         """A new object; FileExistsError where there is one."""
+        try:
+            descriptor = self._create(key)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._whole:
+                raise
+            self._sync_objects()
+            descriptor = self._create(key)
+        self._note(key)
+        return ObjectWriter(key, self.path(key), descriptor, self._later)
+
+    def _create(self, key: str) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         with self._at(key, make=True) as (folder, name):
-            descriptor = os.open(name, flags, 0o666, dir_fd=folder)
-        self._note(key)
-        return ObjectWriter(key, self.path(key), descriptor)
+            return os.open(name, flags, 0o666, dir_fd=folder)
 
     @_names_its_key
-    def put(self, key: str, payload: bytes) -> ObjectWriter:
+    def put(self, key: str, payload: bytes, *, durable: bool = False) -> ObjectWriter:
         """Create, write and close in one call; the closed writer tells length and crc32c."""
         writer = self.create(key)
         try:
             writer.write(payload)
-            writer.close()
-        finally:
+            writer.sync() if durable else writer.close()
+        except BaseException:
             writer.discard()
+            raise
         return writer
+
+    def _later(self, writer: ObjectWriter) -> None:
+        """Take an object that is whole. It stays open until `sync`, or until there are many.
+
+        To wait for the disk at each takes a journaling file system a commit an object; at the end it is one for nearly
+        all, and large objects are on the disk by then.
+        """
+        self._whole.append(writer)
+        while len(self._whole) > _most_whole() or sum(each.length for each in self._whole) > _MOST_WHOLE_BYTES:
+            self._whole.popleft().sync()
+
+    def _sync_objects(self) -> None:
+        while self._whole:
+            self._whole.popleft().sync()
+
+    def discard(self) -> None:
+        """Close the files of objects that are not durable: they are to be removed."""
+        while self._whole:
+            self._whole.popleft().discard()
 
     @_names_its_key
     def make_folder(self, prefix: str) -> None:
@@ -547,7 +620,7 @@ class LocalStorage:
         if "/" in key:
             self.make_folder(key.rpartition("/")[0])
         try:
-            self.put(temporary, payload)
+            self.put(temporary, payload, durable=True)
             self._link(temporary, key)
             self._note(key)
         finally:
@@ -569,10 +642,11 @@ class LocalStorage:
                 _rename_new(self.path(temporary), self.path(key), error)
 
     def sync(self, folder: str | None = None) -> None:
-        """Make the names of all that was made through this object durable, and those of the folders they are in.
+        """Make all that was written through this object durable, and its names, and those of the folders they are in.
 
         With `folder` only the names in that one, which was made durable before.
         """
+        self._sync_objects()
         changed = self._changed if folder is None else {folder}
         for key in sorted(changed, key=lambda key: (-key.count("/"), not key)):  # from the deepest up
             with (
@@ -837,6 +911,41 @@ def _unlock(descriptor: int) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
+_MOST_WHOLE_BYTES = 256 << 20
+_WRITTEN_AT_ONCE = 8 << 20
+
+
+def _most_whole() -> int:
+    """How many objects may wait open for `LocalStorage.sync`: an eighth of the files that the process may open."""
+    if sys.platform == "win32":
+        return 32
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 64 if limit == resource.RLIM_INFINITY else min(64, limit // 8)
+
+
+def _start_writing(descriptor: int) -> None:
+    """Let the disk begin with what was written to a file; nobody waits for it, and nothing depends on it."""
+    begin = getattr(_libc(), "sync_file_range", None) if sys.platform == "linux" else None
+    if begin is None:
+        return
+
+    def work() -> None:
+        begin(copy, 0, 0, _SYNC_FILE_RANGE_WRITE)
+        _close(copy)
+
+    copy = -1
+    with contextlib.suppress(OSError, RuntimeError):  # no descriptor or thread is left: the disk begins later
+        copy = os.dup(descriptor)
+        start_new_thread(work, ())  # the system finds a place on the disk for each page first
+        return
+    _close(copy)
+
+
+_SYNC_FILE_RANGE_WRITE = 2  # of linux/fs.h
+
+
 def _sync_folder(folder: int | Path) -> None:
     if sys.platform == "win32":
         return  # a folder can not be opened there; NTFS journals names by itself
@@ -877,11 +986,13 @@ _AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCL = -100, 1, 4  # of linux/fcntl.h, lin
 
 @functools.cache
 def _libc() -> Any:
-    """The C library's mmap and madvise, with the types that 64-bit addresses need."""
+    """The C library's mmap, madvise and sync_file_range, with the types that 64-bit numbers need."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_longlong)
     libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    if hasattr(libc, "sync_file_range"):
+        libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong, ctypes.c_uint)
     return libc
 
 

@@ -932,6 +932,7 @@ class Writer:
         self._closed = True
         if self._segment is not None:
             self._segment.discard()
+        self._storage.discard()
         self._held = []
         if self._is_published():
             self._end()

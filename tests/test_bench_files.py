@@ -78,6 +78,7 @@ def test_convert_measures_sources_in_both_orders(tmp_path: Path) -> None:
     assert all(row["CSR MB/s"]["median"] > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_parse_holds_text_against_other_readers(tmp_path: Path) -> None:
     (rows,) = tables("parse.py", tmp_path, "--scale", "0.001", "--mb", "0.5", "--what", "clicks", "csv", "arff")
     rivals = {"clicks": "scikit-learn", "csv": "pandas", "arff": "liac-arff"}
@@ -144,6 +145,7 @@ def test_startup_measures_the_first_batch_of_each_data_set(tmp_path: Path) -> No
     assert first == ["1,000 rows", "clicks@0.001"]
 
 
+@pytest.mark.slow
 def test_verify_is_held_against_reading_the_same_files(tmp_path: Path) -> None:
     (rows,) = tables("verify.py", tmp_path, "--scale", "0.002", "--data", "clicks")
     warm = [row for row in rows if row["files"] == "warm"]
@@ -151,6 +153,7 @@ def test_verify_is_held_against_reading_the_same_files(tmp_path: Path) -> None:
     assert all(min(row["of all"], row["of 1"]) > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_checks_are_held_against_none(tmp_path: Path) -> None:
     rows, alone = tables("checks.py", tmp_path, "--scale", "0.002", "--data", "clicks")
     assert [row["check"] for row in alone] == ["never", "first"]
@@ -159,6 +162,7 @@ def test_checks_are_held_against_none(tmp_path: Path) -> None:
     assert all(row["first epoch, CPU to never"] > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_to_tf_is_held_against_its_floor_and_the_seed_against_its_generator(tmp_path: Path) -> None:
     options = ["--scale", "0.002", "--batch", "256", "--batches", "0"]
     alone, seed = tables("to_tf.py", tmp_path, "alone", "seed", *options)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsestore.checksum import PIECE, crc32c, extend_crc32c, piece_crc32c
+from sparsestore.checksum import PIECE, crc32c, extend_crc32c, follow_crc32c, piece_crc32c
 
 
 def plain_crc32c(payload: bytes) -> int:
@@ -49,6 +49,13 @@ def test_each_piece_has_its_own_checksum(n: int) -> None:
     expected = [crc32c(payload[at : at + PIECE].tobytes()) for at in range(0, n, PIECE)]
     assert piece_crc32c(payload).tolist() == expected
     assert piece_crc32c(payload).dtype == np.uint32
+
+
+@given(st.binary(max_size=200), st.integers(0, 5), st.integers(0, 2**32))
+def test_a_checksum_goes_on_over_pieces_of_which_the_checksums_are_known(head: bytes, n: int, seed: int) -> None:
+    payload = np.random.default_rng(seed).integers(0, 256, n * PIECE, np.uint8)
+    found = follow_crc32c(crc32c(head), piece_crc32c(payload))
+    assert found == crc32c(head + payload.tobytes())
 
 
 def test_an_array_that_may_not_be_written_is_read_without_a_copy() -> None:

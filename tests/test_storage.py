@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from sparsestore.buffers import Buffers
-from sparsestore.checksum import crc32c
+from sparsestore.checksum import crc32c, piece_crc32c
 from sparsestore.errors import CorruptStoreError
 from sparsestore.storage import LARGE_PAGE, Advice, LocalStorage, _read_at_once, open_storage
 
@@ -204,6 +204,118 @@ def test_too_few_file_handles_are_no_damage(storage: LocalStorage, monkeypatch: 
     assert not isinstance(raised.value, CorruptStoreError)
 
 
+@pytest.mark.parametrize("n", [0, 1, 3 << 14, (3 << 14) + 5, LARGE_PAGE + (1 << 14)])
+def test_a_writer_need_not_look_at_pieces_whose_checksums_are_known(storage: LocalStorage, n: int) -> None:
+    payload = np.random.default_rng(0).integers(0, 256, n, np.uint8)
+    writer = storage.create("x")
+    writer.write(b"head")
+    writer.write(payload, piece_crc32c(payload))
+    writer.write(b"tail")
+    writer.close()
+    whole = b"head" + payload.tobytes() + b"tail"
+    assert storage.read("x") == whole
+    assert (writer.length, writer.crc32c) == (len(whole), crc32c(whole))
+
+
+# ------------------------------------------------------------------------------------------------ what is durable
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of what was made durable, in order."""
+    names: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        names.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return names
+
+
+def test_objects_are_made_durable_together_and_before_their_names(storage: LocalStorage, synced: list[str]) -> None:
+    for name in "abc":
+        storage.put(f"folder/{name}", b"x")
+    assert synced == []
+    storage.sync()
+    assert synced == ["a", "b", "c", "folder", "store", storage.root.parent.name]
+    storage.sync()
+    assert len(synced) == 6
+
+
+def test_what_is_published_is_durable_before_it_has_its_name(storage: LocalStorage, synced: list[str]) -> None:
+    link, before = os.link, list[list[str]]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "link", lambda *names, **options: (before.append([*synced]), link(*names, **options)))
+        storage.publish("versions/1", b"x", "writers/temporary")
+    assert before == [["temporary"]]
+
+
+def test_of_many_objects_the_oldest_do_not_stay_open(
+    storage: LocalStorage, synced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparsestore.storage._most_whole", lambda: 2)
+    for name in "abcd":
+        storage.put(name, b"x")
+    assert synced == ["a", "b"]
+    monkeypatch.setattr("sparsestore.storage._MOST_WHOLE_BYTES", 10)
+    storage.put("e", bytes(20))
+    assert synced == ["a", "b", "c", "d", "e"]
+
+
+def test_objects_that_wait_give_way_where_no_more_files_can_be_opened(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def refuses(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
+        if flags & os.O_CREAT and storage._whole:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(path, flags, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuses)
+    for name in "abc":
+        storage.put(name, b"x")
+    assert storage.list("") == ["a", "b", "c"]
+
+
+def test_an_object_that_can_not_be_made_durable_is_named_when_all_are(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+
+    def fails(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").readlink().name == "b":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fails)
+    for name in "abc":
+        storage.put(name, b"x")
+    with pytest.raises(OSError, match=r"Input/output error: '.*/store/b'"):
+        storage.sync()
+
+
+@pytest.mark.parametrize("how", ["discarded", "forgotten"])
+def test_what_is_dropped_holds_no_file_open(storage: LocalStorage, how: str) -> None:
+    def n_open() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = n_open()
+    for name in "abc":
+        storage.put(name, b"x")
+    writer = storage.create("d")
+    assert n_open() == before + 4
+    if how == "discarded":
+        storage.discard()
+        writer.discard()
+    else:
+        storage._whole.clear()
+        del writer
+    assert n_open() == before
+
+
 def test_sync_takes_a_relative_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     storage = open_storage("store")
@@ -224,10 +336,13 @@ def test_sync_reaches_every_folder_that_has_a_new_name(tmp_path: Path, monkeypat
     (tmp_path / "store").mkdir()
     LocalStorage(tmp_path / "store").put("segments/other", b"x")
     for root, expected in (
-        (tmp_path / "store", ["store/segments/a", "store/segments", "store", "."]),
+        (tmp_path / "store", ["store/segments/a/b", "store/segments/a", "store/segments", "store", "."]),
         (
             tmp_path / "new/deep/store",
-            ["new/deep/store/segments/a", "new/deep/store/segments", "new/deep/store", "new/deep", "new", "."],
+            [
+                *("new/deep/store/segments/a/b", "new/deep/store/segments/a", "new/deep/store/segments"),
+                *("new/deep/store", "new/deep", "new", "."),
+            ],
         ),
     ):
         storage = LocalStorage(root)

@@ -70,11 +70,11 @@ def put_late(monkeypatch: pytest.MonkeyPatch, after: str) -> None:
     late: list[tuple[LocalStorage, str, bytes]] = []
     put, publish, note = LocalStorage.put, LocalStorage.publish, Journal.note
 
-    def later(self: LocalStorage, key: str, payload: bytes) -> ObjectWriter:
+    def later(self: LocalStorage, key: str, payload: bytes, **options: Any) -> ObjectWriter:
         if not key.endswith("/segment.json"):
-            return put(self, key, payload)
+            return put(self, key, payload, **options)
         late.append((self, key, payload))
-        return ObjectWriter(key, -1, len(payload), crc32c(payload))
+        return ObjectWriter(key, self.path(key), -1, lambda _: None, len(payload), crc32c(payload))
 
     def put_now() -> None:
         while late:
