@@ -38,7 +38,7 @@ Array = NDArray[Any]
 MIN_BYTES = 24 << 20
 """The smallest `max_bytes`: less would make reads and writes so small that nothing but overhead is left."""
 WRITER_BYTES = 128 << 20
-BLOCK_BYTES = 64 << 20
+BLOCK_BYTES = 256 << 20
 LEAST_PART = {"bytes": 32 << 20, "rows": 4096}  # of a source, that is worth a process
 BESIDE_ROWS = 65_536  # rows whose columns are read together where entries had to be sorted
 REWRITE = "optimize"

@@ -253,7 +253,9 @@ def _ascends(rows: Rows) -> NDArray[np.bool_]:
     indptr, indices = rows.indptr, rows.indices
     ascends = indices[1:] > indices[:-1]
     inner = indptr[1:-1]
-    ascends[inner[(inner > 0) & (inner < len(indices))] - 1] = True  # a new row starts here
+    ends = inner[(inner > 0) & (inner < len(indices))]
+    ends -= 1
+    ascends[ends] = True  # a new row starts behind
     return ascends
 
 

@@ -21,6 +21,7 @@ from sparsestore.sources.file import FileState, shown
 
 __all__ = ["COMPRESSIONS", "Piece", "TextFile"]
 
+Bytes = NDArray[np.uint8]
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 """Suffixes that may follow that of a text format."""
 
@@ -29,6 +30,7 @@ _FIRST = 512  # bytes that a new decoder is given at first: what a member leaves
 _MARKS = {b"\xef\xbb\xbf": "UTF-8", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 _ZSTD_STEP = 1 << 10  # zstd has no limit on its output: 32 MiB a step at worst, a few KiB in any honest file
 _COUNT = 1 << 20  # bytes in which lines are counted at a time
+_ROOM = 64 << 10  # before what is read, for the begin of its first line
 _FAR = 16 << 20  # a line is shorter, or an error
 _WINDOW = 128 << 20  # history that a decompressor may hold: what `zstd --long` and `xz -9` need, and no more
 
@@ -73,7 +75,23 @@ def _line_end(raw: FileIO, at: int) -> int | None:
     return None
 
 
-_Filled = tuple[bytes, int, Exception | None]  # text, how far the file was read, or what went wrong
+_Filled = tuple[Bytes, int, Exception | None]  # text, how far the file was read, or what went wrong
+
+
+def _filled(read: Callable[[memoryview], int], size: int, room: int) -> Bytes:
+    """Free bytes and so many bytes of text, fewer at the end."""
+    block, at = np.empty(room + size, np.uint8), room
+    with memoryview(block) as view:  # type: ignore[arg-type]
+        while at < len(block) and (n := read(view[at:])):
+            at += n
+    return block[:at]
+
+
+def _last_end(text: Bytes) -> int:
+    """Behind the last end of a line; 0 where there is none."""
+    start = max(0, len(text) - _ROOM)
+    end = text[start:].tobytes().rfind(b"\n") + 1
+    return start + end if end else text.tobytes().rfind(b"\n") + 1
 
 
 class TextFile:
@@ -112,28 +130,36 @@ class TextFile:
         from sparsestore.kernels.counting import count
 
         newline = np.uint8(10)
-        tail, start, position = list[bytes](), not self.start, 0
-        with closing(self.chunks(piece_bytes)) as chunks:
-            for block, at in chain(chunks, [(b"", 0)]):  # the last line may lack its end
+        tail, start, position = list[Bytes](), not self.start, 0
+        with closing(self.chunks(piece_bytes, room=_ROOM)) as chunks:
+            for block, at in chain(chunks, [(np.empty(_ROOM, np.uint8), 0)]):
                 position = max(position, at)
                 if start:
-                    self._check_mark(block)
+                    self._check_mark(block[_ROOM : _ROOM + 4].tobytes())
                     start = False
-                if block:
-                    cut = block.rfind(b"\n") + 1
+                if len(block) > _ROOM:
+                    cut = _last_end(block[_ROOM:])
+                elif any(map(len, tail)):  # the last line may lack its end
+                    block, cut = np.append(block, newline), 1
                 else:
-                    block, cut = (b"\n", 1) if any(tail) else (b"", 0)
+                    cut = 0
                 if cut:
-                    text = b"".join([*tail, memoryview(block)[:cut]])
-                    tail = [block[cut:]]
+                    held = sum(map(len, tail))
+                    if held <= _ROOM:  # the begin of the first line goes before what was read: nothing else is moved
+                        text = block[_ROOM - held : _ROOM + cut]
+                        text[:held] = np.concatenate(tail) if held else ()
+                    else:
+                        text = np.concatenate([*tail, block[_ROOM : _ROOM + cut]])
+                    tail = [block[_ROOM + cut :].copy()]
                     first, skip = min(skip, len(text)), max(0, skip - len(text))
                     if first < len(text):
-                        lines = np.frombuffer(text, np.uint8)[first:]
+                        lines = text[first:]
+                        lines.flags.writeable = False
                         n_lines = int(count(lines, newline, newline, newline)[0])
                         yield Piece(lines, line, position, n_lines, self._lines_before)
                         line += n_lines
                 else:
-                    tail.append(block)
+                    tail.append(block[_ROOM:])
                 if (length := sum(map(len, tail))) > max_line_bytes:
                     raise SourceError(
                         f"{self.path}:{self._lines_before() + line}: the line has at least {length} bytes, expected at "
@@ -165,53 +191,59 @@ class TextFile:
                 n, left = n + step.count(b"\n"), left - len(step)
         return n
 
-    def chunks(self, size: int) -> Generator[tuple[bytes, int], None, None]:
-        """Yield so many bytes at a time, and how far the file was read, while a thread reads and decompresses more."""
+    def chunks(self, size: int, *, room: int = 0) -> Generator[tuple[Bytes, int], None, None]:
+        """Yield so many bytes at a time, and how far the file was read, while a thread reads and decompresses more.
+
+        Before them are `room` bytes for the caller.
+        """
         requests, results = SimpleQueue[int](), SimpleQueue[_Filled]()
         # The thread owns the file and is not waited for at the end: a generator may be finalized by the collection of
         # garbage at any point of any thread, one that holds a lock which joining a thread takes among them.
-        Thread(target=self._serve, args=(requests, results), name="sparsestore-read", daemon=True).start()
+        Thread(target=self._serve, args=(requests, results, room), name="sparsestore-read", daemon=True).start()
         try:
             requests.put(size)
             while True:
                 block, position, error = results.get()
                 if error is not None:
                     raise error
-                if not block:
+                if len(block) == room:
                     return
                 requests.put(size)
                 yield block, position
         finally:
             requests.put(0)
 
-    def _serve(self, requests: SimpleQueue[int], results: SimpleQueue[_Filled]) -> None:
+    def _serve(self, requests: SimpleQueue[int], results: SimpleQueue[_Filled], room: int) -> None:
         """Fill a piece for each request, until one for 0 bytes or an error."""
         try:
             with closing(FileIO(self.path)) as raw:
                 raw.seek(self.start)
-                stop = self.start + self.size
-                read = _Decompressed(self.path, self.suffix, raw).read if self.compressed else raw.read
-                if stop < self.state.size:
-                    read = lambda size: raw.read(min(size, stop - raw.tell()))  # noqa: E731
+                read = self._reader(raw)
                 while size := requests.get():
-                    text = self._filled(read, size)
+                    text = _filled(read, size, room)
                     position = raw.tell()
-                    if position > self.state.size or not text:
+                    if position > self.state.size or len(text) == room:
                         self.state.check(self.path)
                     results.put((text, position - self.start, None))
                     del text
         except Exception as error:
-            results.put((b"", 0, error))
+            results.put((np.empty(0, np.uint8), 0, error))
 
-    def _filled(self, read: Callable[[int], bytes], size: int) -> bytes:
-        """So many bytes, fewer at the end."""
-        text = read(size)
-        if not 0 < len(text) < size:
-            return text
-        more = bytearray(text)  # not a list of parts: a hostile file has parts of a byte
-        while len(more) < size and (part := read(size - len(more))):
-            more += part
-        return bytes(more)
+    def _reader(self, raw: FileIO) -> Callable[[memoryview], int]:
+        """Reads some bytes of the text into memory and tells how many, none at the end."""
+        if self.compressed:
+            decompressed = _Decompressed(self.path, self.suffix, raw)
+
+            def read(out: memoryview) -> int:
+                part = decompressed.read(len(out))
+                out[: len(part)] = part
+                return len(part)
+
+            return read
+        stop = self.start + self.size
+        if stop < self.state.size:
+            return lambda out: raw.readinto(out[: max(0, stop - raw.tell())])
+        return raw.readinto
 
     def _check_mark(self, text: bytes) -> None:
         """Numbers need no encoding but ASCII; a mark before them, or bytes between them, would become part of one."""

@@ -370,7 +370,7 @@ class TfrecordSource:
         """Whole records, so many bytes at a time."""
         from sparsestore.kernels import example as e
 
-        tail, held, needed = list[bytes](), 0, 0
+        tail, held, needed = list[NDArray[np.uint8]](), 0, 0
         number = start = 0
         position = 0
         with closing(self._file.chunks(size)) as chunks:
@@ -379,14 +379,14 @@ class TfrecordSource:
                 held += len(chunk)
                 if held < needed:
                     continue
-                text = np.frombuffer(b"".join(tail), np.uint8)
+                text = np.frombuffer(b"".join(tail), np.uint8)  # type: ignore[arg-type]
                 found = e.records(text, longest)
                 if len(found.starts):
                     yield _Piece(text, found, number, start, position)
                 number, start = number + len(found.starts), start + found.stop
                 if found.status != e.OK:
                     raise self._frame_error(text[found.stop :], found, number, start, longest)
-                tail, held, needed = [text[found.stop :].tobytes()], len(text) - found.stop, found.needed
+                tail, held, needed = [text[found.stop :].copy()], len(text) - found.stop, found.needed
         if held:
             what = f"has {held} bytes, expected {needed}" if needed > 12 else f"begins with {held} bytes, expected 12"
             raise SourceError(f"{self.name}: record {number} (byte {start}): cut short: it {what} or more")
