@@ -17,8 +17,9 @@ __all__ = ["LibffmSource"]
 class LibffmSource(SvmlightSource):
     """Rows of a libffm file, compressed or not; the label is column "y", fields are read and not kept.
 
-    An index belongs to one field in files of this kind, so that the field adds nothing to the matrix. Memory, limits
-    and errors are those of `SvmlightSource`; an index that stands twice in a row is an error, whatever its fields.
+    An index is a feature, whatever its field. One that stands in a row with several fields, as where features of all
+    fields are hashed together, has the sum of its values there, as `FeatureHasher` of scikit-learn gives it. Memory,
+    limits and errors are those of `SvmlightSource`.
 
     Parameters
     ----------
@@ -30,13 +31,14 @@ class LibffmSource(SvmlightSource):
     dtype : float32 or float64
         Of values and labels.
     sort : bool
-        Whether rows with indices out of order are sorted, as they stand in the order of their fields; else they are an
-        error.
+        Whether rows with indices out of order, as they stand in the order of their fields, are sorted, and those of one
+        index summed; else both are an error.
     """
 
     format = "libffm"
     _entry = "field:index:value"
     _fields = True
+    _summed = True
 
     def __init__(
         self,

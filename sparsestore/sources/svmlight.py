@@ -69,6 +69,7 @@ class SvmlightSource:
     format = "svmlight"
     _entry = "index:value"
     _fields = False
+    _summed = False
     n_rows: int | None = None
 
     def __init__(
@@ -185,18 +186,25 @@ class SvmlightSource:
         return lines._replace(values=self._rounded(piece, lines, lines.values, "value"))
 
     def _in_order(self, piece: Piece, lines: Lines) -> Lines:
-        """Sort the entries of each row; duplicates are an error."""
+        """Sort the entries of each row; those of one index are summed, or an error."""
         rows = np.repeat(np.arange(len(lines.starts)), np.diff(lines.indptr))
         order = np.lexsort((lines.indices, rows))
         indices = lines.indices[order]
         same = (indices[1:] == indices[:-1]) & (rows[1:] == rows[:-1])
+        values = lines.values[order]
+        if self._summed and same.any():
+            kept = np.concatenate([[True], ~same])
+            before = np.concatenate([[0], np.cumsum(kept)])
+            sums = values[kept]
+            np.add.at(sums, before[1:][~kept] - 1, values[~kept])  # one after the other, as they stand
+            return lines._replace(indices=indices[kept], values=sums, indptr=before[lines.indptr])
         if same.any():
             at = int(np.argmax(same))
             raise SourceError(
                 f"{self.name}:{piece.line_at(int(lines.starts[rows[at]]))}: index {int(indices[at]) + self._base} "
                 "stands twice in the row, expected once"
             )
-        return lines._replace(indices=indices, values=lines.values[order])
+        return lines._replace(indices=indices, values=values)
 
     def _blocks(self, piece: Piece, lines: Lines, width: int, max_bytes: int) -> Iterator[Block]:
         n = len(lines.starts)
