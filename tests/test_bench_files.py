@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import postgresql
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -110,6 +111,17 @@ def test_triples_are_held_against_duckdb_and_scipy(tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     assert set(found) == {"sparsestore", "duckdb"}
     assert all(way["seconds"] > 0 for way in found.values())
+
+
+def test_sql_is_held_against_reading_the_answer(tmp_path: Path) -> None:
+    pytest.importorskip("adbc_driver_postgresql")
+    if postgresql.programs() is None:
+        pytest.skip("PostgreSQL's server is not installed")
+    command = [sys.executable, BENCH / "sql.py", "--millions", "0.02", "--rounds", "1", "--json"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert set(found) == {"sparsestore", "drained"}
+    assert all(way["peak_mb"] > 0 for way in found.values())
 
 
 def test_memory_is_watched_format_by_format(tmp_path: Path) -> None:

@@ -147,3 +147,30 @@ def test_memory_is_flat(address: str, tmp_path: Path, n: int) -> None:
         run(int(sys.argv[3]))
     """
     assert peak_of(code, address, tmp_path / "a.zarr", n) <= (32 << 20) + (32 << 20)
+
+
+@pytest.mark.large
+def test_twenty_million_triples_stay_within_a_gibibyte(address: str, tmp_path: Path) -> None:
+    query = "select ((k * 7919) % 2000000)::int u, ((k * 104729 + k / 2000000) % 100000)::int i, (k % 9 + 1)::real x"
+    code = f"""
+    import sys
+    import sparsestore as ss
+    def run(n):
+        sql = f"{query} from generate_series(1::bigint, {{n}}) k"
+        given = dict(row="u", feature="i", value="x", max_bytes="1GiB", progress=False)
+        return ss.convert(sys.argv[1], sys.argv[2], sql=sql, overwrite=True, **given)
+    run(1000)
+    def work():
+        run(20_000_000)
+    """
+    assert peak_of(code, address, tmp_path / "a.zarr") <= 1 << 30
+    store, k = ss.open(tmp_path / "a.zarr"), np.arange(1, 20_000_001)
+    rows, features = k * 7919 % 2_000_000, (k * 104_729 + k // 2_000_000) % 100_000
+    wanted = sparse.coo_array((k % 9 + 1, (rows, features)), shape=(2_000_000, 100_000)).tocsr()
+    assert wanted.nnz == 20_000_000
+    for start in range(0, 2_000_000, 500_000):
+        found, part = store[start : start + 500_000], wanted[start : start + 500_000]
+        part.sort_indices()
+        np.testing.assert_array_equal(found.indptr, part.indptr)
+        np.testing.assert_array_equal(found.indices, part.indices)
+        np.testing.assert_array_equal(found.data, part.data)
