@@ -44,6 +44,7 @@ Arrays = dict[str, Array]
 COLUMN = "column."  # sets columns apart from the arrays of the matrix
 MAX_FILES = 256  # more would make the pieces written to each small and meet the limit of open files
 UNKNOWN_FILES = 64  # where the input doesn't tell its size
+BUFFER_BYTES = 64 << 10  # of a file: shorter arrays are written together
 TEXT, TEXT_BYTES = "text.", "text-bytes."  # a column of strings travels as lengths (-1: missing) and utf-8
 
 
@@ -182,15 +183,19 @@ class BucketFiles:
             self.dtypes[name] = np.promote_types(known, array.dtype)
             lengths[name] = lengths.get(name, 0) + len(array)
         head = json.dumps([[name, array.dtype.str, array.shape] for name, array in encoded.items()]).encode()
-        frame = b"".join([head, b"\n", *(array.tobytes() for array in encoded.values())])
         with _named_disk_errors(self.folder):
             if bucket not in self._files:
-                self._files[bucket] = self._path(bucket).open("wb")
-            self._files[bucket].write(frame)
+                self._files[bucket] = self._path(bucket).open("wb", buffering=BUFFER_BYTES)
+            file = self._files[bucket]
+            file.write(head + b"\n")
+            for array in encoded.values():
+                if array.size:
+                    file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
-    def n_entries(self, bucket: int) -> int:
-        """Length of a bucket's first array."""
-        return next(iter(self._lengths[bucket].values()), 0)
+    def n_entries(self, bucket: int, name: str | None = None) -> int:
+        """Length of one of a bucket's arrays, by default of the first."""
+        lengths = self._lengths[bucket]
+        return next(iter(lengths.values()), 0) if name is None else lengths.get(name, 0)
 
     def n_bytes(self, bucket: int) -> int:
         """Bytes of memory that a bucket's arrays take."""

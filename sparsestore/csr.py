@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from sparsestore.forking import imported
 from sparsestore.kernels import gather
+from sparsestore.parallel import over_rows
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -101,16 +102,37 @@ class Rows:
 
     def take(self, rows: NDArray[np.integer[Any]]) -> Rows:
         """Copy the given rows, in that order, repeats allowed."""
-        starts = self.indptr[:-1][rows].astype(np.uint64)
-        lengths = np.diff(self.indptr)[rows]
-        indptr = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum(lengths, out=indptr[1:])
+        starts, lengths, indptr = self._places(rows)
         indices = np.empty(int(indptr[-1]), self.indices.dtype)
         data = np.empty(int(indptr[-1]), self.data.dtype)
         half = self.data.dtype == np.float16  # numba has none on a CPU: move its bits
         values, out = (self.data.view(np.uint16), data.view(np.uint16)) if half else (self.data, data)
-        gather.gather(self.indices, values, starts, lengths, indptr[:-1], indices, out)
+
+        def work(start: int, stop: int) -> None:
+            some = slice(start, stop)
+            gather.gather(self.indices, values, starts[some], lengths[some], indptr[:-1][some], indices, out)
+
+        over_rows(work, indptr[1:])
         return Rows(indptr, indices, data, self.n_features)
+
+    def take_indices(self, rows: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int64], Array]:
+        """`indptr` and `indices` of the given rows, in that order, repeats allowed; the values are not looked at."""
+        starts, lengths, indptr = self._places(rows)
+        indices = np.empty(int(indptr[-1]), self.indices.dtype)
+
+        def work(start: int, stop: int) -> None:
+            some = slice(start, stop)
+            gather.gather_indices(self.indices, starts[some], lengths[some], indptr[:-1][some], indices)
+
+        over_rows(work, indptr[1:])
+        return indptr, indices
+
+    def _places(self, rows: NDArray[np.integer[Any]]) -> tuple[Array, Array, NDArray[np.int64]]:
+        """Where the entries of rows start, how many they are, and the indptr of these rows."""
+        lengths = np.diff(self.indptr)[rows]
+        indptr = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(lengths, out=indptr[1:])
+        return self.indptr[:-1][rows].astype(np.uint64), lengths, indptr
 
     def take_features(self, features: NDArray[np.int64]) -> Rows:
         """The given features of all rows, renumbered in the order given; a repeated one is repeated."""

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["as_done", "limit_cores", "mapped", "n_cores", "over_ranges", "over_rows"]
+__all__ = ["ahead", "as_done", "limit_cores", "mapped", "n_cores", "over_ranges", "over_rows"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -194,7 +194,14 @@ def as_done(work: Callable[[T], R], tasks: Sequence[T], n_threads: int | None = 
             raise
 
 
-def mapped(work: Callable[[T], R], items: Iterable[T], n_threads: int | None = None) -> Generator[R, None, None]:
+def ahead(work: Callable[[T], R], items: Iterable[T]) -> Generator[R, None, None]:
+    """As `mapped`, in one thread, which makes the next result while one is used; with a single core in the caller's."""
+    return mapped(work, items, 1, n_ahead=1 if n_cores() > 1 else None)
+
+
+def mapped(
+    work: Callable[[T], R], items: Iterable[T], n_threads: int | None = None, *, n_ahead: int | None = None
+) -> Generator[R, None, None]:
     """Results of ``work(item)`` for each item, in the order of the items, made in threads while the next items come.
 
     Parameters
@@ -204,7 +211,9 @@ def mapped(work: Callable[[T], R], items: Iterable[T], n_threads: int | None = N
     items : iterable
         Iterated by the caller alone. With n threads at most ``n + 1`` are ahead of the result that is used.
     n_threads : int, optional
-        One a core by default. With one it is the caller's.
+        One a core by default. With one it is the caller's, unless `n_ahead` is given.
+    n_ahead : int, optional
+        Items that are at work, or done, when a result is waited for; by default as many as threads, and one more.
 
     Raises
     ------
@@ -222,7 +231,7 @@ def mapped(work: Callable[[T], R], items: Iterable[T], n_threads: int | None = N
     ['A', 'B', 'C']
     """
     wanted = n_threads or n_cores()
-    if wanted <= 1:
+    if wanted <= 1 and not n_ahead:
         yield from map(work, items)
         return
     jobs: SimpleQueue[tuple[T, SimpleQueue[tuple[R | None, BaseException | None]]] | None] = SimpleQueue()
@@ -271,7 +280,7 @@ def mapped(work: Callable[[T], R], items: Iterable[T], n_threads: int | None = N
                     start_new_thread(run, (helpers[-1],))
                 except RuntimeError:  # no memory for a stack, or too many threads: fewer do it, or this one
                     helpers.pop()
-            if len(pending) > wanted:
+            if len(pending) > (n_ahead or wanted):
                 yield first()
         while pending:
             yield first()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,7 @@ from sparsestore.buckets import (
 from sparsestore.csr import Rows, index_dtype
 from sparsestore.errors import ResourceError
 from sparsestore.memory import give_back
+from sparsestore.parallel import ahead
 from sparsestore.plan import shuffle
 from sparsestore.sources.base import Block, Triples
 
@@ -48,6 +50,7 @@ KEY_ROWS = 65_536
 ORDER_BYTES = 24
 """Bytes of memory a row that `random_order`, or `sorted_rows` with an order, takes at most."""
 
+FRAME_BYTES = 256 << 10  # of a bucket that are written together, about
 MAX_BLOCK_ROWS = 1 << 20
 BLOCK_ENTRIES = 1 << 19
 ROW_BYTES = 4 << 20  # a row may take so much at any `max_bytes`
@@ -415,7 +418,7 @@ def random_order(n_rows: int, seed: int) -> NDArray[np.int64]:
     for window, start in enumerate(range(0, n_rows, KEY_ROWS)):
         part = keys[start : start + KEY_ROWS]
         part[:] = shuffle.words(seed, KEY_STREAM, 0, window, KEY_ROWS)[: len(part)]
-    return np.argsort(keys, kind="stable")
+    return shuffle.sorted_order(keys)
 
 
 def shuffled_blocks(
@@ -435,9 +438,10 @@ def shuffled_blocks(
     rows and the seed, whatever the blocks and `max_bytes`. Buckets take the highest bits of the key.
 
     Memory stays within `max_bytes` (plus 2 MiB), as long as the incoming blocks take at most an eighth of it and no
-    single row more: rows waiting for pass 1 take a quarter, and while they are dealt out twice more; in pass 2 a
-    bucket takes a half and its order and the block handed out another quarter. Columns of strings are estimated.
-    Where the input takes more than a quarter it is written to disk once and read once.
+    single row more: rows waiting for pass 1 take a quarter, and while they are dealt out as much once more; in pass 2
+    the bucket that is given out and the one that is read meanwhile take a quarter each, their orders and the block
+    handed out another. Columns of strings are estimated. Where the input takes more than a quarter it is written to
+    disk once and read once; values that are all the same are not.
 
     Parameters
     ----------
@@ -469,12 +473,12 @@ def shuffled_blocks(
     ResourceError
         Too little disk space.
     """
-    shuffler = _RowShuffle(max_bytes // 4, max_bytes // 2, max(1, max_bytes // 8))
+    shuffler = _RowShuffle(max_bytes // 4, max_bytes // 4, max(1, max_bytes // 8))
     stream = shuffler.keyed(blocks, seed, first_row_id, numbered)
     held, n_bytes, position = filled(stream, shuffler.hold_bytes)
     if n_bytes <= shuffler.hold_bytes:
         if held:
-            yield from shuffler.emit(joined(held))
+            yield from shuffler.emit(shuffler.in_order(shuffler.joined(held)))
         return
     estimate = n_bytes * size // position if size and position else None
     with scratch_folder(scratch, estimate) as folder:
@@ -483,13 +487,20 @@ def shuffled_blocks(
 
 
 class _RowShuffle:
-    """One shuffle. Rows travel as dicts of arrays: "key", "length", the entries "indices" and "data", and columns."""
+    """One shuffle. Rows travel as dicts of arrays: "key", "length", the entries "indices" and "data", and columns.
+
+    As long as all values are the same, rows travel without "data". The first block with others ends that, so that rows
+    without are the first ones of every bucket.
+    """
 
     def __init__(self, hold_bytes: int, bucket_bytes: int, block_bytes: int) -> None:
         self.hold_bytes = hold_bytes
         self.bucket_bytes = bucket_bytes
         self.block_bytes = block_bytes
         self.n_features = 0  # of the widest block so far; complete before the first row is given out
+        self.dtype: np.dtype[Any] = np.dtype(bool)  # of all values
+        self.constant: Array | None = None  # (1,): the value of all entries of rows without "data"
+        self.is_constant = True
         self.n_given = 0
 
     def keyed(
@@ -529,7 +540,7 @@ class _RowShuffle:
                     "key": key,
                     "length": np.diff(x.indptr),
                     "indices": x.indices,
-                    "data": x.data,
+                    **({} if self.is_the_same(x.data) else {"data": x.data}),
                     **({} if numbered else {COLUMN + "row_id": row_id}),
                     **columns,
                 },
@@ -542,27 +553,72 @@ class _RowShuffle:
         bits = min(number_of_files(estimate, self.bucket_bytes).bit_length() - 1, 64 - used)
         files = BucketFiles(folder, 1 << bits)
         with files.writing():
-            for held in batched(stream, self.hold_bytes):
+            for held in batched(stream, min(self.hold_bytes, FRAME_BYTES << bits)):
                 self.deal(held, files, used, bits)
         emitted = 0
-        for bucket in range(1 << bits):
+        last = used + bits == 64
+
+        def small(bucket: int) -> bool:
+            """Whether a bucket may be in memory: its arrays, an order, an indptr and the starts of its rows."""
             n_rows = files.n_entries(bucket)
-            # beside its arrays a bucket in memory has an order, an indptr and the starts of its rows
-            if files.n_bytes(bucket) + 24 * n_rows <= self.bucket_bytes or n_rows <= 1 or used + bits == 64:
-                if n_rows:
-                    yield from self.emit(files.load(bucket))
-            else:
-                inner = folder / f"{bucket}.split"
-                yield from self.spilled(files.frames(bucket), inner, used + bits, files.n_bytes(bucket))
+            return (
+                n_rows <= 1
+                or last
+                or files.n_bytes(bucket) + self.lacking(files, bucket) + 24 * n_rows <= (self.bucket_bytes)
+            )
+
+        def load(bucket: int) -> Arrays | None:
+            if not small(bucket):
+                return None
+            arrays = self.in_order(files.load(bucket)) if files.n_entries(bucket) else {}
             files.remove(bucket)
-            emitted += files.n_bytes(bucket)
-            if emitted > self.bucket_bytes:
-                give_back()
-                emitted = 0
+            return arrays
+
+        with closing(ahead(load, range(1 << bits))) as loaded:
+            for bucket, arrays in enumerate(loaded):
+                if arrays:
+                    yield from self.emit(arrays)
+                elif arrays is None:
+                    inner = folder / f"{bucket}.split"
+                    yield from self.spilled(files.frames(bucket), inner, used + bits, files.n_bytes(bucket))
+                    files.remove(bucket)
+                del arrays
+                emitted += files.n_bytes(bucket)
+                if emitted > self.bucket_bytes:
+                    give_back()
+                    emitted = 0
+
+    def is_the_same(self, data: Array) -> bool:
+        """Whether all values so far are the same, to the last bit."""
+        self.dtype = np.promote_types(self.dtype, data.dtype)
+        if self.is_constant and len(data):
+            if self.constant is None:
+                self.constant = data[:1].copy()
+            bits = data.view(f"u{data.itemsize}")
+            same = data.dtype == self.constant.dtype and bits[0] == self.constant.view(bits.dtype)[0]
+            self.is_constant = bool(same and (bits == bits[0]).all())
+        return self.is_constant
+
+    def lacking(self, files: BucketFiles, bucket: int) -> int:
+        """Bytes of the values that a bucket's rows came without, where others came with theirs."""
+        if self.is_constant:
+            return 0
+        return files.dtypes["data"].itemsize * (files.n_entries(bucket, "indices") - files.n_entries(bucket, "data"))
+
+    def completed(self, arrays: Arrays) -> Arrays:
+        """With the values of all entries where some need theirs."""
+        there = arrays.get("data")
+        n = len(arrays["indices"]) - (0 if there is None else len(there))
+        if self.is_constant or self.constant is None or (there is not None and not n):
+            return arrays
+        dtype = self.constant.dtype if there is None else np.promote_types(self.constant.dtype, there.dtype)
+        data = np.full(len(arrays["indices"]), self.constant[0], dtype)
+        data[n:] = () if there is None else there
+        return {**arrays, "data": data}
 
     def deal(self, held: deque[Arrays], files: BucketFiles, used: int, bits: int) -> None:
         """Append the rows held to the files of their buckets, in their order; empties `held`."""
-        arrays = joined(held)
+        arrays = self.joined(held)
         buckets = ((arrays["key"] << np.uint64(used)) >> np.uint64(64 - bits)).astype(np.uint16)
         bounds = np.concatenate([[0], np.cumsum(np.bincount(buckets, minlength=1 << bits))])
         dealt = self.taken(arrays, np.argsort(buckets, kind="stable"))  # a radix sort on 16 bits
@@ -579,34 +635,54 @@ class _RowShuffle:
         """Copy the rows in the order given."""
         indptr = np.zeros(len(arrays["length"]) + 1, np.int64)
         np.cumsum(arrays["length"], out=indptr[1:])
-        x = _taken(Rows(indptr, arrays["indices"], arrays["data"], self.n_features), order)
+        data = arrays.get("data")
+        _, indices, values = _taken(indptr, arrays["indices"], data, order)
         rest = {name: array[order] for name, array in arrays.items() if name not in ENTRIES}
-        return {**rest, "indices": x.indices, "data": x.data}
+        return {**rest, "indices": indices, **({} if values is None else {"data": values})}
+
+    def joined(self, held: deque[Arrays]) -> Arrays:
+        """One dict of all arrays; empties `held`."""
+        for _ in range(len(held)):
+            held.append(self.completed(held.popleft()))
+        return joined(held)
+
+    def in_order(self, arrays: Arrays) -> Arrays:
+        """With the order of the rows in place of their keys."""
+        order = shuffle.sorted_order(arrays.pop("key"))
+        return {**self.completed(arrays), "order": order}
 
     def emit(self, arrays: Arrays) -> Iterator[Block]:
-        """Blocks of the rows in order of key, gathered a block at a time."""
-        order = np.argsort(arrays.pop("key"), kind="stable")
+        """Blocks of the rows in order, gathered a block at a time."""
+        order = arrays.pop("order")
         indptr = np.zeros(len(order) + 1, np.int64)
         np.cumsum(arrays["length"], out=indptr[1:])
-        x = Rows(indptr, arrays["indices"], arrays["data"], self.n_features)
         columns = {name.removeprefix(COLUMN): array for name, array in arrays.items() if name.startswith(COLUMN)}
         masks = {name: columns.pop(name + MASKED) for name in list(columns) if name + MASKED in columns}
-        n_bytes = nbytes(arrays) // len(order) + 1
+        data = arrays.get("data")
+        n_bytes = (nbytes(arrays) + self.dtype.itemsize * len(arrays["indices"]) * (data is None)) // len(order) + 1
         step = max(1, self.block_bytes // n_bytes)
         for start in range(0, len(order), step):
             rows = order[start : start + step]
             self.n_given += len(rows)
             given = {name: array[rows] for name, array in columns.items()}
             given |= {name: np.ma.array(given[name], mask=mask[rows]) for name, mask in masks.items()}
-            yield Block(_taken(x, rows), given, self.n_given)
+            ends, indices, values = _taken(indptr, arrays["indices"], data, rows)
+            if values is None:
+                values = np.full(len(indices), 0 if self.constant is None else self.constant[0], self.dtype)
+            x = Rows(ends, indices, values, self.n_features)
+            yield Block(x, given, self.n_given)
 
 
-def _taken(x: Rows, order: NDArray[np.int64]) -> Rows:
+def _taken(
+    indptr: NDArray[np.int64], indices: Array, data: Array | None, order: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], Array, Array | None]:
     """Copy the rows in that order, values as bits: no dtype is left out, and fewer loops are compiled."""
     from sparsestore.kernels import bucket
 
-    bits = Rows(x.indptr, x.indices, bucket.as_bits(x.data), x.n_features).take(order)
-    return Rows(bits.indptr, bits.indices, bits.data.view(x.data.dtype), x.n_features)
+    if data is None:
+        return *Rows(indptr, indices, np.empty(0, np.uint8), 0).take_indices(order), None
+    bits = Rows(indptr, indices, bucket.as_bits(data), 0).take(order)
+    return bits.indptr, bits.indices, bits.data.view(data.dtype)
 
 
 def _movable(columns: Mapping[str, Array]) -> Arrays:

@@ -60,7 +60,7 @@ TABLE: dict[str, set[str]] = {
     "parallel": set(),
     "workers": {"errors", "parallel"},
     "indexing": set(),
-    "csr": {"errors", "forking", "kernels"},
+    "csr": {"errors", "forking", "kernels", "parallel"},
     "statistics": {"errors"},
     "documents": {"errors"},
     "zarr_format": {"documents"},
@@ -110,7 +110,7 @@ TABLE: dict[str, set[str]] = {
     "sources.store": {*SHARED, "checksum", "format", "indexing", "manifest", "plan", "reader", "storage", "view"},
     "sources.fingerprint": {"checksum", "sources"},
     "buckets": {"errors", "storage"},
-    "sort": {"buckets", "csr", "kernels", "memory", "plan", "errors", "sources.base"},
+    "sort": {"buckets", "csr", "kernels", "memory", "parallel", "plan", "errors", "sources.base"},
     "convert": {"progress", "sources.base", "sources.registry", "csr", "plan", "sort", "layout", "writer", "errors"}
     | {"features", "format", "journal", "manifest", "sources.fingerprint"}  # to go on where another was interrupted
     | {"workers"}

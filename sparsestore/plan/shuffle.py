@@ -8,7 +8,19 @@ from numpy.typing import NDArray
 from sparsestore.forking import imported
 from sparsestore.kernels import ranking
 
-__all__ = ["BLOCKS", "CONVERSION", "FEISTEL", "SPLITS", "WINDOW", "Permutation", "check_seed", "mix", "order", "words"]
+__all__ = [
+    "BLOCKS",
+    "CONVERSION",
+    "FEISTEL",
+    "SPLITS",
+    "WINDOW",
+    "Permutation",
+    "check_seed",
+    "mix",
+    "order",
+    "sorted_order",
+    "words",
+]
 
 BLOCKS, WINDOW, FEISTEL, SPLITS, CONVERSION = range(5)
 """Streams: what the words are for. Words of different streams have nothing to do with each other."""
@@ -83,6 +95,17 @@ def order(seed: int, stream: int, epoch: int, window: int, n: int) -> NDArray[np
         ends, ranked = np.zeros((1 << bits) + 1, np.int64), np.empty(n, np.int64)
         ranking.rank(keys, 64 - bits, ends, ranked)
         return ranked
+    return sorted_order(keys)
+
+
+def sorted_order(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """The stable argsort of words of which hardly any two are equal.
+
+    Examples
+    --------
+    >>> sorted_order(np.array([7, 3, 5, 3], np.uint64))
+    array([1, 3, 2, 0])
+    """
     ranked = np.argsort(keys)
     in_order = keys[ranked]
     if (in_order[1:] == in_order[:-1]).any():

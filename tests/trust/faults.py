@@ -70,7 +70,7 @@ KINDS: tuple[Kind, ...] = (
 )
 MOST: dict[str, tuple[int, ...]] = {
     "convert": (580, 2400, 850, 1250, 75),
-    "shuffle and overwrite": (430, 1850, 640, 970, 60),
+    "shuffle and overwrite": (450, 1900, 640, 1000, 90),
     "append": (370, 1550, 560, 820, 50),
     "gc": (10, 1600, 300, 880, 4),
     "read mapped": (4, 1700, 270, 920, 4),
