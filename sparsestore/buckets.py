@@ -13,7 +13,7 @@ import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from io import BufferedReader, BufferedWriter
+from io import BufferedReader, BufferedWriter, FileIO
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +185,7 @@ class BucketFiles:
         head = json.dumps([[name, array.dtype.str, array.shape] for name, array in encoded.items()]).encode()
         with _named_disk_errors(self.folder):
             if bucket not in self._files:
-                self._files[bucket] = self._path(bucket).open("wb", buffering=BUFFER_BYTES)
+                self._files[bucket] = BufferedWriter(FileIO(self._path(bucket), "wb"), BUFFER_BYTES)
             file = self._files[bucket]
             file.write(head + b"\n")
             for array in encoded.values():

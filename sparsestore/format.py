@@ -456,5 +456,8 @@ class SegmentDocument:
             profile=problems.choice(document.get("profile"), "profile", PROFILES),
             objects=_objects(document, problems, "segment.json"),
         )
+        chunk = next((entry.key for entry in segment.objects if entry.key.startswith("X/data/c/")), None)
+        if segment.constant and chunk is not None:  # which nobody would read
+            problems.add("objects", chunk, "no chunk of X/data, as constant is true")
         problems.raise_if_any()
         return segment

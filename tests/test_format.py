@@ -279,6 +279,15 @@ def test_an_unknown_format_names_both_numbers_and_the_way_out(found: Any) -> Non
         Manifest.from_document(a_manifest(format=found), "m")
 
 
+def test_a_segment_of_one_value_has_no_others() -> None:
+    """Chunks of values that nobody would read are a sign that one of the two is wrong."""
+    objects = (ObjectEntry("X/data/c/0", 100, 7), ObjectEntry("X/data/zarr.json", 100, 7))
+    document = SegmentDocument(20, 45, 50, "uint16", "uint8", False, 4, "raw", objects).to_document()
+    assert SegmentDocument.from_document(document, "s").objects == objects
+    with pytest.raises(FormatError, match=r"objects .*X/data/c/0.*no chunk of X/data, as constant is true"):
+        SegmentDocument.from_document({**document, "constant": True}, "s")
+
+
 def test_segments_that_do_not_add_up_are_refused() -> None:
     with pytest.raises(FormatError, match=r"segments: found \(3, 5\), expected rows and nnz that add up to \(4, 5\)"):
         Manifest.from_document(a_manifest(shape=[4, 4]), "m")
