@@ -127,9 +127,10 @@ class RowStarts:
             self._blocks.offer((self._token, block), lengths)
             self._firsts[block], self._lasts[block] = part[0], part[-1]
             self._longest[block] = longest
-            marked = part[-start % COUNT_ROWS :: COUNT_ROWS]
             at = -(-start // COUNT_ROWS)
-            self.marks[at : at + len(marked)] = marked[: len(self.marks) - 1 - at]
+            # the end is no begin of rows, also where it is the offset of a 256th one
+            marked = part[-start % COUNT_ROWS :: COUNT_ROWS][: len(self.marks) - 1 - at]
+            self.marks[at : at + len(marked)] = marked
             self._sound[block] = True
         return faults
 

@@ -49,6 +49,16 @@ def flip(file: Path, at: int) -> None:
     file.write_bytes(payload)
 
 
+@pytest.mark.parametrize("profile", ["raw", "compact"])
+@pytest.mark.parametrize("rows", [1, 255, 256, 257, 511, 512, 513, 4096, 65_535, 65_536, 65_537, 131_072])
+def test_a_sound_store_of_any_length_has_no_problems(rows: int, profile: str, tmp_path: Path) -> None:
+    """Blocks of rows, of chunks and of statistics end in many places, some of them together with the rows."""
+    indptr = np.arange(rows + 1, dtype=np.int64) * 2
+    x = sp.csr_array((np.ones(2 * rows, np.float32), np.arange(2 * rows, dtype=np.int32) % 4, indptr), (rows, 4))
+    store = ss.convert(x, tmp_path / "a.zarr", columns={"y": np.arange(rows) % 2}, profile=profile)
+    assert store.verify() == []
+
+
 def test_a_sound_store_has_no_problems(path: Path) -> None:
     assert ss.open(path).verify() == []
     assert ss.open(path).verify(deep=False) == []

@@ -444,7 +444,7 @@ def test_threads_may_call_a_kernel_with_arrays_of_their_own(cache: Path) -> None
 
 # ---- whoever waits is told
 
-LINE = "compiling the read path for this machine (once per installation) ..."
+LINE = "compiling loops for this machine (once per installation) ..."
 WAITING = """
 import sys
 import numpy as np

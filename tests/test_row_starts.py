@@ -125,3 +125,10 @@ def test_rows_longer_than_all_entries_are_found_though_their_sum_is_right() -> N
     offsets = np.array([0, 2**63 - 1, -(2**63), -1, 0, 8], np.int64)  # each difference is positive, modulo 2^64
     starts = RowStarts(5, 8, 8, lambda start, stop: offsets[start:stop], Blocks(64))
     assert starts.take(0, offsets) == [(1, f"offset {2**63 - 1} follows 0, expected no less and at most 8")]
+
+
+@given(rows=st.integers(1, 1100) | st.sampled_from([255, 256, 257, 512, 768, 1024]), block=st.integers(1, 1200))
+@settings(deadline=None)
+def test_every_256th_row_is_marked_and_the_end(rows: int, block: int) -> None:
+    starts, offsets = filled([row % 3 for row in range(rows)], block)
+    assert starts.marks.tolist() == [*offsets[:-1:256].tolist(), offsets[-1]]

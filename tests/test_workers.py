@@ -404,8 +404,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return found
 
 
-def big(folder: Path, name: str = "big.svm", n_rows: int = 600_000) -> Path:
-    """Some 18 MB."""
+def big(folder: Path, name: str = "big.svm", n_rows: int = 2_400_000) -> Path:
+    """Some 70 MB: more than a worker reads between two of its reports."""
     path = folder / name
     path.write_bytes(
         b"".join(b"%d %d:1.5 %d:2 70000:3\n" % (row % 2, row % 9 + 1, row % 1000 + 20) for row in range(n_rows))

@@ -14,7 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from sparsestore.kernels.names import Names, find
-from sparsestore.kernels.tokenise import _index, _is_blank, _number, _read, _skip_blanks, _skip_line
+from sparsestore.kernels.tokenise import _read, parts
 
 __all__ = ["Attributes", "Rows", "arff", "arff_numpy", "unquoted"]
 
@@ -60,6 +60,16 @@ class Attributes(NamedTuple):
     """Number of the first of a nominal attribute's values in `values`, or -1."""
     values: Names
     """Of all nominal attributes; the group is the attribute."""
+
+
+_PARTS = parts()
+_index, _is_blank, _number, _skip_blanks, _skip_line = (
+    _PARTS["_index"],
+    _PARTS["_is_blank"],
+    _PARTS["_number"],
+    _PARTS["_skip_blanks"],
+    _PARTS["_skip_line"],
+)
 
 
 @njit(nogil=True, cache=True)

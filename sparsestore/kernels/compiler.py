@@ -239,7 +239,7 @@ class Notice:
 
     def _give(self) -> None:
         self._given = True
-        line = "compiling the read path for this machine (once per installation) ..."
+        line = "compiling loops for this machine (once per installation) ..."
         with contextlib.suppress(AttributeError, OSError, ValueError):  # no standard error, or a closed one
             if sys.stderr.isatty():
                 sys.stderr.write(f"sparsestore: {line}\n")

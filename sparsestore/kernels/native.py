@@ -173,7 +173,9 @@ class Kernel:
         """
         files = [__file__, compiler.__file__, image.__file__, self.function.__code__.co_filename]
         if self._needs is not None:
-            files.append(self._needs.__code__.co_filename)
+            code, names = self._needs.__code__, self._needs.__globals__
+            used = [names[name] for name in code.co_names if isinstance(names.get(name), types.FunctionType)]
+            files += [code.co_filename, *(function.__code__.co_filename for function in used)]
         asked = [kind.str if isinstance(kind, np.dtype) else str(kind) for kind in kinds]
         depends = (*map(_source, files), _processor(), self.function.__qualname__, asked)
         return hashlib.sha256(repr(depends).encode()).hexdigest()

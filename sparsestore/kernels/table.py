@@ -7,13 +7,15 @@ and read by ``float``. A field "0" costs two comparisons and is stored nowhere.
 from __future__ import annotations
 
 import re
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from sparsestore.kernels.native import Kernel
 from sparsestore.kernels.tokenise import _number, _read
+from sparsestore.kernels.tokenise import parts as parts_of_text
 
 __all__ = [
     "BAD_VALUE",
@@ -52,8 +54,7 @@ _NL, _CR, _QUOTE, _DIGIT_0 = 10, 13, 34, 48
 _BLANKS = b" \t"
 
 
-@njit(nogil=True, cache=True)
-def _scan_table(
+def _table_lines(
     text: Any,
     delimiter: Any,
     kinds: Any,
@@ -165,6 +166,50 @@ def _scan_table(
     return OK, i, 0, row, n_odd
 
 
+def _parts() -> dict[str, Any]:
+    from numba import njit
+
+    names = parts_of_text()
+    complete = FunctionType(_table_lines.__code__, {**globals(), **names}, "_table_lines")
+    return {"_table_lines": njit(forceinline=True, error_model="numpy")(complete)}
+
+
+@Kernel(needs=_parts)  # type: ignore[call-arg]
+def _scan_table(
+    text: Array,
+    delimiter: int,
+    kinds: Array,
+    places: Array,
+    missing: int,
+    out_starts: Array,
+    out_indptr: Array,
+    out_indices: Array,
+    out_values: Array,
+    out_numbers: Array,
+    out_spans: Array,
+    out_odd: Array,
+    out_found: Array,
+) -> int:
+    """See `_table_lines`; gives the status, and the rest in `out_found`."""
+    status, offset, field, rows, n_odd = _table_lines(
+        text,
+        delimiter,
+        kinds,
+        places,
+        missing,
+        out_starts,
+        out_indptr,
+        out_indices,
+        out_values,
+        out_numbers,
+        out_spans,
+        out_odd,
+    )
+    out_found[0], out_found[1] = np.int64(offset), np.int64(field)
+    out_found[2], out_found[3] = np.int64(rows), np.int64(n_odd)
+    return np.int64(status)  # type: ignore[return-value]
+
+
 class Table(NamedTuple):
     """Rows read from lines; where `status` is not OK only `status`, `offset` and `field` mean something."""
 
@@ -220,16 +265,16 @@ def table(
     numbers, spans = np.empty((lines, n_numbers)), np.empty((lines, n_texts, 2), np.int64)
     room = 4096
     while True:
-        odd = np.empty((room, 3), np.int64)
-        status, offset, field, rows, n_odd = _scan_table(
-            text, delimiter, kinds, places, missing, starts, indptr, indices, values, numbers, spans, odd
+        odd, found = np.empty((room, 3), np.int64), np.empty(4, np.int64)
+        status = _scan_table(
+            text, delimiter, kinds, places, missing, starts, indptr, indices, values, numbers, spans, odd, found
         )
+        offset, field, n, n_odd = found.tolist()
         if status != _FULL:
             break
         room = fields + lines * n_numbers
-    n = int(rows)
     empty = []
-    for at, end, place in odd[: int(n_odd)].tolist():  # all lie before the offence, if there was one
+    for at, end, place in odd[:n_odd].tolist():  # all lie before the offence, if there was one
         value = _value(text[at:end].tobytes())
         if value is None:
             begun = starts[: n + (status != OK)]  # with the row that was not finished
@@ -242,9 +287,9 @@ def table(
             if value == 0:
                 empty.append(place)
     if status != OK:
-        return _failed(int(status), int(offset), int(field))
-    found = Table(OK, int(offset), 0, starts[:n], indptr[: n + 1], indices, values, numbers[:n], spans[:n])
-    return _without(found, np.array(empty, np.int64))
+        return _failed(status, offset, field)
+    whole = Table(OK, offset, 0, starts[:n], indptr[: n + 1], indices, values, numbers[:n], spans[:n])
+    return _without(whole, np.array(empty, np.int64))
 
 
 def _failed(status: int, offset: int, field: int) -> Table:

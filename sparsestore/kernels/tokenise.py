@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 import re
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from sparsestore.kernels.counting import count
+from sparsestore.kernels.native import Kernel
 
 __all__ = [
     "BAD_INDEX",
@@ -39,9 +40,12 @@ __all__ = [
     "Lines",
     "entries",
     "entries_numpy",
+    "parts",
     "svmlight",
     "svmlight_numpy",
 ]
+
+Array = NDArray[Any]
 
 OK = 0
 BAD_LABEL = 1  # not a finite number
@@ -86,7 +90,6 @@ def _powers_of_five() -> NDArray[np.uint64]:
 _FIVES = _powers_of_five()
 
 
-@njit(nogil=True, cache=True)
 def _product(a: Any, b: Any) -> Any:
     """The 128-bit product of two uint64: high, low."""
     a0, a1, b0, b1 = a & _LOW32, a >> _U32, b & _LOW32, b >> _U32
@@ -96,7 +99,6 @@ def _product(a: Any, b: Any) -> Any:
     return a1 * b1 + (mid >> _U32) + (mid2 >> _U32), (mid2 << _U32) | (low & _LOW32)
 
 
-@njit(nogil=True, cache=True)
 def _scale(mantissa: Any, exponent: Any) -> Any:
     """``mantissa * 10**exponent`` correctly rounded, and whether that could be told (Lemire 2021, algorithm 1)."""
     if mantissa <= _EXACT and -22 <= exponent <= 22:
@@ -130,10 +132,10 @@ def _scale(mantissa: Any, exponent: Any) -> Any:
         m &= ~_ONE  # exactly half-way: to even
     m += m & _ONE
     m >>= _ONE
-    return math.ldexp(np.float64(m), power - 52), True
+    # two to this power, by its bits; the mantissa is brought to 1 ... 2 first, so that nothing is rounded
+    return np.float64(m) * 2.0**-52 * np.uint64((power + 1023) << 52).view(np.float64), True
 
 
-@njit(nogil=True, cache=True)
 def _number(text: Any, i: Any) -> Any:
     """Read a number at `i`: where it ends, its value, and whether it is one that could be read here."""
     b = text[i]
@@ -182,7 +184,6 @@ def _number(text: Any, i: Any) -> Any:
     return i, -value if negative else value, sound
 
 
-@njit(nogil=True, cache=True)
 def _index(text: Any, i: Any) -> Any:
     """Read digits at `i`: where they end, the number, and whether there are any and it is right."""
     start = i
@@ -195,40 +196,34 @@ def _index(text: Any, i: Any) -> Any:
     return i, index, _ZERO < i - start <= _INDEX_DIGITS
 
 
-@njit(nogil=True, cache=True)
 def _is_qid(text: Any, i: Any) -> Any:
     """Whether "qid:" stands at `i`; a byte is looked at only where the one before is no newline."""
     return text[i] == _Q and text[i + _ONE] == 105 and text[i + _TWO] == 100 and text[i + _TWO + _ONE] == _COLON
 
 
-@njit(nogil=True, cache=True)
 def _is_blank(b: Any) -> Any:
     """White space as in ``bytes.split``."""
     return b == 32 or 9 <= b <= 13
 
 
-@njit(nogil=True, cache=True)
 def _ends(b: Any) -> Any:
     """Whether a byte ends a token of svmlight: white space, or the start of a comment."""
     return b == 32 or 9 <= b <= 13 or b == _HASH
 
 
-@njit(nogil=True, cache=True)
 def _skip_blanks(text: Any, i: Any) -> Any:
     while text[i] == 32 or text[i] == 9 or 11 <= text[i] <= 13:
         i += _ONE
     return i
 
 
-@njit(nogil=True, cache=True)
 def _skip_line(text: Any, i: Any) -> Any:
     while text[i] != _NL:
         i += _ONE
     return i
 
 
-@njit(nogil=True, cache=True)
-def _scan_svmlight(
+def _svmlight_lines(
     text: Any,
     base: Any,
     limit: Any,
@@ -381,8 +376,7 @@ def _scan_svmlight(
     return OK, i, row, label, n_odd, in_order
 
 
-@njit(nogil=True, cache=True)
-def _scan_entries(
+def _entry_lines(
     text: Any,
     n_indices: Any,
     has_value: Any,
@@ -451,6 +445,92 @@ def _scan_entries(
     return OK, i, entry, n_odd
 
 
+def parts() -> dict[str, Any]:
+    """The functions above, to become part of the loop that calls them: for `Kernel(needs=...)`, or numba's own."""
+    from numba import njit
+
+    small = (_product, _scale, _number, _index, _is_qid, _is_blank, _ends, _skip_blanks, _skip_line)
+    functions: tuple[Any, ...] = (*small, _svmlight_lines, _entry_lines)
+    names: dict[str, Any] = {}
+    for part in functions:
+        complete = FunctionType(part.__code__, {**globals(), **names}, part.__name__)
+        names[part.__name__] = njit(forceinline=True, error_model="numpy")(complete)
+    return names
+
+
+@Kernel(needs=parts)  # type: ignore[call-arg]
+def _scan_svmlight(
+    text: Array,
+    base: int,
+    limit: int,
+    ascending: int,
+    multilabel: int,
+    qid: int,
+    fields: int,
+    out_starts: Array,
+    out_indptr: Array,
+    out_label_ptr: Array,
+    out_labels: Array,
+    out_qids: Array,
+    out_indices: Array,
+    out_values: Array,
+    out_odd: Array,
+    out_found: Array,
+) -> int:
+    """See `_svmlight_lines`; gives the status, and the rest in `out_found`."""
+    status, offset, rows, labels, n_odd, in_order = _svmlight_lines(
+        text,
+        np.uint64(base),
+        np.uint64(limit),
+        ascending != 0,
+        multilabel != 0,
+        qid,
+        fields != 0,
+        out_starts,
+        out_indptr,
+        out_label_ptr,
+        out_labels,
+        out_qids,
+        out_indices,
+        out_values,
+        out_odd,
+    )
+    out_found[0], out_found[1], out_found[2] = np.int64(offset), np.int64(rows), np.int64(labels)
+    out_found[3], out_found[4] = np.int64(n_odd), np.int64(in_order)
+    return np.int64(status)  # type: ignore[return-value]
+
+
+@Kernel(needs=parts)  # type: ignore[call-arg]
+def _scan_entries(
+    text: Array,
+    n_indices: int,
+    has_value: int,
+    n_rows: int,
+    n_columns: int,
+    most: int,
+    out_rows: Array,
+    out_columns: Array,
+    out_values: Array,
+    out_odd: Array,
+    out_found: Array,
+) -> int:
+    """See `_entry_lines`; gives the status, and the rest in `out_found`."""
+    status, offset, n, n_odd = _entry_lines(
+        text,
+        n_indices,
+        has_value != 0,
+        np.uint64(n_rows),
+        np.uint64(n_columns),
+        np.uint64(most),
+        out_rows,
+        out_columns,
+        out_values,
+        out_odd,
+    )
+    out_found[0], out_found[1], out_found[2] = np.int64(offset), np.int64(n), np.int64(n_odd)
+    return np.int64(status)  # type: ignore[return-value]
+
+
 # What float() takes is wider than what a file may hold: underscores, digits of other scripts.
 # No digit may match in two ways: a long token that is no number would be tried in as many ways as it has pairs of them.
 _FINITE = re.compile(rb"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
@@ -515,7 +595,7 @@ def svmlight(
     fields : bool
         Whether a whole number and a colon stand before each index (libffm); they are skipped.
     """
-    lines, colons, commas = count(text, np.uint8(_NL), np.uint8(_COLON), np.uint8(_COMMA))
+    lines, colons, commas = count(text, _NL, _COLON, _COMMA)
     colons //= 1 + fields
     n_labels = lines + (commas if multilabel else 0)
     starts, label_ptr = np.empty(lines, np.int64), np.zeros(lines + 1, np.int64)
@@ -525,15 +605,15 @@ def svmlight(
     values = np.empty(colons)
     room = 4096
     while True:
-        odd = np.empty((room, 2), np.int64)
-        status, offset, rows, n_labels, n_odd, in_order = _scan_svmlight(
+        odd, found = np.empty((room, 2), np.int64), np.empty(5, np.int64)
+        status = _scan_svmlight(
             text,
-            np.uint64(base),
-            np.uint64(limit),
-            ascending,
-            multilabel,
+            base,
+            limit,
+            int(ascending),
+            int(multilabel),
             qid,
-            fields,
+            int(fields),
             starts,
             indptr,
             label_ptr,
@@ -542,11 +622,13 @@ def svmlight(
             indices,
             values,
             odd,
+            found,
         )
+        offset, rows, n_labels, n_odd, in_order = found.tolist()
         if status != _FULL:
             break
         room = len(labels) + len(values)
-    for at, place in odd[: int(n_odd)].tolist():  # all lie before the offence, if there was one
+    for at, place in odd[:n_odd].tolist():  # all lie before the offence, if there was one
         end = _LABEL_END if place < 0 and multilabel else _TOKEN_END
         value = _read(_token(text, at, end), finite=place < 0)
         if value is None:
@@ -556,13 +638,13 @@ def svmlight(
             labels[~place] = value
         else:
             values[place] = value
-    n, nnz = int(rows), int(indptr[int(rows)])
+    n, nnz = rows, int(indptr[rows])
     return Lines(
-        int(status),
-        int(offset),
+        status,
+        offset,
         starts[:n],
         label_ptr[: n + 1],
-        labels[: int(n_labels)],
+        labels[:n_labels],
         qids[:n],
         indptr[: n + 1],
         indices[:nnz],
@@ -689,35 +771,26 @@ def entries(
 
     Blank lines and those that start with % are skipped. The last byte of `text` must be a newline.
     """
-    lines, _, _ = count(text, np.uint8(_NL), np.uint8(_NL), np.uint8(_NL))
+    lines, _, _ = count(text, _NL, _NL, _NL)
     rows, columns = np.empty(lines if indexed else 0, np.int64), np.empty(lines if indexed else 0, np.int64)
     values = np.empty(lines if valued else 0)
     room = 4096
     while True:
-        odd = np.empty((room, 2), np.int64)
-        status, offset, n, n_odd = _scan_entries(
-            text,
-            2 if indexed else 0,
-            valued,
-            np.uint64(n_rows),
-            np.uint64(n_columns),
-            np.uint64(most),
-            rows,
-            columns,
-            values,
-            odd,
+        odd, found = np.empty((room, 2), np.int64), np.empty(3, np.int64)
+        status = _scan_entries(
+            text, 2 if indexed else 0, int(valued), n_rows, n_columns, most, rows, columns, values, odd, found
         )
+        offset, n, n_odd = found.tolist()
         if status != _FULL:
             break
         room = len(values)
-    for at, place in odd[: int(n_odd)].tolist():
+    for at, place in odd[:n_odd].tolist():
         value = _read(_token(text, at, _BLANK), finite=False)
         if value is None:
             status, offset = BAD_VALUE, at
             break
         values[place] = value
-    count_ = int(n)
-    return Entries(int(status), int(offset), rows[:count_], columns[:count_], values[:count_], count_)
+    return Entries(status, offset, rows[:n], columns[:n], values[:n], n)
 
 
 def entries_numpy(

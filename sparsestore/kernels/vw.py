@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from sparsestore.kernels.tokenise import _is_blank, _number, _read, _skip_blanks
+from sparsestore.kernels.tokenise import _read, parts
 
 __all__ = ["BAD_VALUE", "EMPTY_NAME", "MANY_NUMBERS", "OK", "Examples", "examples", "examples_numpy"]
 
@@ -26,6 +26,10 @@ _FULL = 4
 _ONE, _TWO = np.uint64(1), np.uint64(2)
 _NL, _PIPE, _COLON, _QUOTE = 10, 124, 58, 39
 _VALUE, _LABEL, _IMPORTANCE, _SCALE = 0, 1, 2, 3
+
+
+_PARTS = parts()
+_is_blank, _number, _skip_blanks = (_PARTS[name] for name in ("_is_blank", "_number", "_skip_blanks"))
 
 
 @njit(nogil=True, cache=True)

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from sparsestore.csr import Rows, index_dtype
 from sparsestore.errors import SourceError
-from sparsestore.kernels import naming
 from sparsestore.sources.dictionary import MOST_LETTERS, BadNameError, Dictionary
 from sparsestore.sources.options import check_n_features
 
@@ -126,6 +125,8 @@ class Categories:
         BadNameError
             Where one can be no name: `at` tells which.
         """
+        from sparsestore.kernels import naming
+
         numbers = np.full(len(starts), fields, np.int32) if isinstance(fields, int) else fields
         if self.encode != "hash":
             return self._numbers(text, starts, stops, numbers), None

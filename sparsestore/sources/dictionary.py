@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsestore.errors import ResourceError, SourceError
-from sparsestore.kernels import naming
 
 __all__ = ["MOST_LETTERS", "BadNameError", "Dictionary"]
 
@@ -39,6 +38,8 @@ class Dictionary:
     """
 
     def __init__(self, name: str, max_bytes: int | None = None, letters: tuple[int, int] = (1, MOST_LETTERS)) -> None:
+        from sparsestore.kernels import naming
+
         self.name = name
         self.max_bytes = max_bytes
         self._sizes = letters
@@ -86,6 +87,8 @@ class Dictionary:
         ResourceError
             Where all names take more than `max_bytes`.
         """
+        from sparsestore.kernels import naming
+
         fields = np.broadcast_to(np.asarray(fields, np.int32), starts.shape)
         fields = np.ascontiguousarray(fields)
         hashed = np.empty(len(starts), np.uint64)
@@ -160,6 +163,8 @@ class Dictionary:
 
     def _grow(self, letters: int) -> None:
         """Make room for more names, the next of which has so many letters."""
+        from sparsestore.kernels import naming
+
         room = len(self._known)
         if 2 * (self._n + 1) > len(self._slots):
             slots = np.full(2 * len(self._slots), naming.EMPTY, np.uint32)

@@ -129,7 +129,6 @@ class TextFile:
         """
         from sparsestore.kernels.counting import count
 
-        newline = np.uint8(10)
         tail, start, position = list[Bytes](), not self.start, 0
         with closing(self.chunks(piece_bytes, room=_ROOM)) as chunks:
             for block, at in chain(chunks, [(np.empty(_ROOM, np.uint8), 0)]):
@@ -140,7 +139,7 @@ class TextFile:
                 if len(block) > _ROOM:
                     cut = _last_end(block[_ROOM:])
                 elif any(map(len, tail)):  # the last line may lack its end
-                    block, cut = np.append(block, newline), 1
+                    block, cut = np.append(block, np.uint8(10)), 1
                 else:
                     cut = 0
                 if cut:
@@ -155,7 +154,7 @@ class TextFile:
                     if first < len(text):
                         lines = text[first:]
                         lines.flags.writeable = False
-                        n_lines = int(count(lines, newline, newline, newline)[0])
+                        n_lines = count(lines, 10, 10, 10)[0]
                         yield Piece(lines, line, position, n_lines, self._lines_before)
                         line += n_lines
                 else:
