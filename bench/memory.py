@@ -126,7 +126,7 @@ def _hdf5(rows: Rows, path: Path) -> None:
     import h5py
 
     with h5py.File(path, "w") as file:
-        file.create_dataset("x", data=rows.dense, chunks=(1000, DENSE), compression="gzip")
+        file.create_dataset("x", data=rows.dense, chunks=(min(1000, len(rows.dense)), DENSE), compression="gzip")
 
 
 def _csc(rows: Rows, path: Path) -> None:

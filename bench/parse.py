@@ -2,8 +2,8 @@
 
 Data: a part of clicks (39 entries a row, all ones) and of text (83 a row, nine digits each), written as svmlight; a
 wide CSV of 100 columns, of which 1 in 100 cells is set; and text once more as sparse ARFF and as TFRecord (lists of
-indices and values, a label). *Parsed* is all that a source gives, read and dropped; *converted* is a store, by all
-cores, and with ``--workers 2`` once more by so many processes, with the CPU time of both. Beside svmlight
+indices and values, a label). *Parsed* is all that a source gives, read and dropped; *converted* is a store, by one
+core and by all, and with ``--workers 2`` once more by so many processes, with the CPU time of both. Beside svmlight
 scikit-learn's `load_svmlight_file` reads a tenth of the file, with one core, pandas the CSV, scikit-learn's copy of
 liac-arff the ARFF, and tf.data with `parse_example` the whole TFRecord file, in batches of 4,096 and held to one core,
 too. Everything is a process of its own, in turns, with files in the page cache, and what is
@@ -117,7 +117,7 @@ def head_of(path: Path, n_bytes: float, head: Path) -> Path:
 def reading(path: str, way: str, folder: str, workers: int = 1) -> Results:
     """One way to read a file, timed and watched."""
     size = Path(path).stat().st_size
-    if way in ("one core", "tf.data"):
+    if way in ("one core", "converted by one", "tf.data"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     tiny = head_of(Path(path), 20_000, Path(folder) / f"tiny{Path(path).suffix}")
     options = OPTIONS.get(Path(path).suffix, {})
@@ -127,7 +127,7 @@ def reading(path: str, way: str, folder: str, workers: int = 1) -> Results:
         start, before = time.perf_counter(), cpu_seconds()
         if way in ("one core", "all cores"):
             nnz = sum(block.x.nnz for block in open_source(path, **options).blocks(READ_BYTES))
-        elif way in ("converted", "by workers"):
+        elif way in ("converted", "converted by one", "by workers"):
             store = ss.convert(path, Path(folder) / "store", progress=False, workers=workers, **options)
             nnz = store.nnz
         elif way == "scikit-learn":
@@ -176,7 +176,7 @@ def bench(given: argparse.Namespace) -> list[Results]:
                 write(data, path, given.mb * 1e6)
             rival = RIVALS.get(what, "scikit-learn")
             tenth = path if rival == "tf.data" else head_of(path, 1e5 * given.mb, path.with_name(f"head-{path.name}"))
-            ways: dict[str, Path] = {"one core": path, "all cores": path, "converted": path, rival: tenth}
+            ways = dict.fromkeys(("one core", "all cores", "converted by one", "converted"), path) | {rival: tenth}
             if given.workers > 1:
                 ways["by workers"] = path
             runs: dict[str, list[Results]] = {way: [] for way in ways}
@@ -192,7 +192,7 @@ def bench(given: argparse.Namespace) -> list[Results]:
                 raise RuntimeError(f"{what}: not all ways gave the same entries")
             figures: dict[str, Any] = {way: stage.figures(found) for way, found in runs.items()}
             row: Results = {"file": what, "MB": path.stat().st_size / 1e6}
-            row |= {f"{way} MB/s": figures[way]["MB/s"] for way in ("one core", "all cores", "converted")}
+            row |= {f"{way} MB/s": figures[way]["MB/s"] for way in ways if way not in (rival, "by workers")}
             row |= {"peak MB": figures["converted"]["peak MB"], "rival": rival, "its MB/s": figures[rival]["MB/s"]}
             if given.workers > 1:
                 row |= {f"{given.workers} workers MB/s": figures["by workers"]["MB/s"]}

@@ -236,7 +236,8 @@ class Life(RuleBasedStateMachine):
     def convert(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
         width = int(rng.integers(1, 20))
-        places, x, columns = self.table.make(rng, int(rng.integers(1, 60)), width)
+        n = int(rng.integers(1, 60)) if rng.random() < 0.9 else 256 * int(rng.integers(1, 3))  # marks end with the rows
+        places, x, columns = self.table.make(rng, n, width)
         shuffle = bool(rng.random() < 0.5)
         profile = str(rng.choice(["raw", "compact"]))
         options: dict[str, Any] = {"shuffle": True, "seed": seed} if shuffle else {}
