@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # A shell that runs this in the background has it ignored, and programs that are started here inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -22,6 +23,10 @@ passed = pytest.StashKey[bool]()
 # Native threads that once called Python (TensorFlow's pools) appear as "Dummy-"; zarr-python keeps an event loop.
 FOREIGN_THREADS = ("Dummy-", "zarr_io", "asyncio_")
 PATIENCE_S = 5.0
+
+# what says no number itself: `make test` is to stay within 20 minutes on two cores
+settings.register_profile("some", max_examples=50)
+settings.load_profile("some")
 
 
 @pytest.hookimpl(wrapper=True)

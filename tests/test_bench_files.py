@@ -71,6 +71,7 @@ except RuntimeError as error:
     assert "the epoch had (936," in python("-c", script, tmp_path, search=BENCH)
 
 
+@pytest.mark.slow
 def test_convert_measures_sources_in_both_orders(tmp_path: Path) -> None:
     (rows,) = tables("convert.py", tmp_path, "--scale", "0.0005", "--source", "svmlight", "mtx")
     assert {(row["source"], row["rows"]) for row in rows} >= {
@@ -87,6 +88,7 @@ def test_parse_holds_text_against_other_readers(tmp_path: Path) -> None:
     assert all(row["one core / rival"] > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_transpose_holds_the_file_against_a_copy_and_scipy(tmp_path: Path) -> None:
     pytest.importorskip("h5py")
     (rows,) = tables("transpose.py", tmp_path, "--scale", "0.01", "--max-bytes", "24MiB")
@@ -94,6 +96,7 @@ def test_transpose_holds_the_file_against_a_copy_and_scipy(tmp_path: Path) -> No
     assert all(row["convert / it"] > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_triples_are_held_against_duckdb_and_scipy(tmp_path: Path) -> None:
     pytest.importorskip("duckdb")
     command = [
@@ -113,6 +116,7 @@ def test_triples_are_held_against_duckdb_and_scipy(tmp_path: Path) -> None:
     assert all(way["seconds"] > 0 for way in found.values())
 
 
+@pytest.mark.slow
 def test_sql_is_held_against_reading_the_answer(tmp_path: Path) -> None:
     pytest.importorskip("adbc_driver_postgresql")
     if postgresql.programs() is None:
@@ -124,6 +128,7 @@ def test_sql_is_held_against_reading_the_answer(tmp_path: Path) -> None:
     assert all(way["peak_mb"] > 0 for way in found.values())
 
 
+@pytest.mark.slow
 def test_memory_is_watched_format_by_format(tmp_path: Path) -> None:
     (rows,) = tables("memory.py", tmp_path, "--rows", "200", "--only", "svmlight", "csv, texts", "npy")
     assert [row["format"] for row in rows] == ["svmlight", "csv, texts", "npy"]
@@ -151,6 +156,7 @@ def test_tight_holds_an_epoch_against_the_disk(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_startup_measures_the_first_batch_of_each_data_set(tmp_path: Path) -> None:
     (rows,) = tables("startup.py", tmp_path, "--scale", "0.001", "--data", "clicks", allowed=(0, 1))
     first = [row["data"] for row in rows if row["what"] == "open to first batch"]

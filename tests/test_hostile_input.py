@@ -686,6 +686,7 @@ def test_a_reader_that_is_left_behind_is_let_go_without_waiting(tmp_path: Path) 
     assert not any(thread.name == "sparsestore-read" for thread in threading.enumerate())
 
 
+@pytest.mark.trust
 def test_a_campaign_finds_a_defence_that_is_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from trust import parsers
 

@@ -20,7 +20,10 @@ from sparsestore import arrays, documents, row_starts, storage
 from sparsestore.format import manifest_key
 from sparsestore.kernels import offsets
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="campaigns run on Linux")
+pytestmark = [
+    pytest.mark.trust,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="campaigns run on Linux"),
+]
 
 
 @pytest.fixture

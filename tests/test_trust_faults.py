@@ -151,6 +151,7 @@ def test_every_case_of_faults_is_one_of_its_own() -> None:
     assert len(faults._parts()) == len(SCENES) * len(faults.KINDS) * 2
 
 
+@pytest.mark.trust
 def test_a_short_write_that_is_taken_for_a_whole_one_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = cases_of("append", "short write", step=6)
     assert faults.run(cases, tmp_path / "sound").faults == []
@@ -160,6 +161,7 @@ def test_a_short_write_that_is_taken_for_a_whole_one_is_found(tmp_path: Path, mo
     assert faults.run(cases, tmp_path / "short").faults
 
 
+@pytest.mark.trust
 def test_an_error_that_is_swallowed_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = cases_of("append", "ENOSPC", step=40)
     assert faults.run(cases, tmp_path / "sound").faults == []
@@ -176,6 +178,7 @@ def test_an_error_that_is_swallowed_is_found(tmp_path: Path, monkeypatch: pytest
     assert "the store is as before it, after done" in str(faults.run(cases, tmp_path / "swallowed").faults)
 
 
+@pytest.mark.trust
 def test_an_error_that_names_no_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = cases_of("append", "EMFILE", step=60)
     assert faults.run(cases, tmp_path / "sound").faults == []
@@ -189,6 +192,7 @@ def lost(scene: str, moments: range) -> list[int]:
     return [case for case, found, moment in meant if found.name == scene and moment in moments]
 
 
+@pytest.mark.trust
 def test_the_power_may_fail_at_any_time(tmp_path: Path) -> None:
     tally = losses.run(lost("append", range(157, 170)), tmp_path)
     assert tally.faults == []
@@ -200,6 +204,7 @@ def at_the_end_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(losses, "moments", lambda steps: [0, len(steps)])
 
 
+@pytest.mark.trust
 def test_files_that_are_not_synced_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def sync(self: storage.ObjectWriter) -> None:
         self._flush()
@@ -211,6 +216,7 @@ def test_files_that_are_not_synced_are_found(tmp_path: Path, monkeypatch: pytest
     assert losses.run(lost("append", range(1, 2)), tmp_path / "unsynced").faults
 
 
+@pytest.mark.trust
 @pytest.mark.parametrize("which", ["the version's", "all others"])
 def test_names_that_are_not_synced_are_found(tmp_path: Path, which: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sync = storage.LocalStorage.sync
@@ -224,6 +230,7 @@ def test_names_that_are_not_synced_are_found(tmp_path: Path, which: str, monkeyp
     assert losses.run(lost("append", range(1, 2)), tmp_path).faults
 
 
+@pytest.mark.trust
 def test_a_gc_whose_removals_come_in_any_order_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert losses.run(lost("gc", range(1, 4)), tmp_path / "sound").faults == []
     monkeypatch.setattr(maintain.LocalStorage, "sync", lambda *_: None)
@@ -231,6 +238,7 @@ def test_a_gc_whose_removals_come_in_any_order_is_found(tmp_path: Path, monkeypa
     assert losses.run(lost("gc", range(3, 6)), tmp_path / "any").faults
 
 
+@pytest.mark.trust
 @pytest.mark.parametrize("scene", [*SCENES, *scenes.MORE_SCENES], ids=lambda scene: scene.name)
 def test_no_scene_makes_more_calls_than_there_are_cases_for(tmp_path: Path, scene: scenes.Scene) -> None:
     counts = dict.fromkeys((kind.name for kind in faults.KINDS), 0)

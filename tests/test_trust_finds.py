@@ -16,7 +16,10 @@ from sparsestore import maintain, writer
 from sparsestore.loader import Loader
 from sparsestore.view import View
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks and kills as Linux has them")
+pytestmark = [
+    pytest.mark.trust,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks and kills as Linux has them"),
+]
 
 
 @pytest.fixture

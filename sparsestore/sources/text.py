@@ -25,7 +25,7 @@ Bytes = NDArray[np.uint8]
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 """Suffixes that may follow that of a text format."""
 
-_STEP = 256 << 10  # compressed bytes read at a time
+_STEP = 1 << 20  # compressed bytes read at a time
 _FIRST = 512  # bytes that a new decoder is given at first: what a member leaves over is copied
 _MARKS = {b"\xef\xbb\xbf": "UTF-8", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 _ZSTD_STEP = 1 << 10  # zstd has no limit on its output: 32 MiB a step at worst, a few KiB in any honest file
