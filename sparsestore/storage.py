@@ -158,6 +158,7 @@ class ObjectWriter:
     _buffer: bytearray = field(default_factory=bytearray, repr=False)
     _held: int = 0  # bytes of the buffer that are not in the file yet
     _left: int = 0  # bytes of the file that the disk was not told to begin with
+    _failure: BaseException | None = None
 
     def write(self, payload: Any, pieces: NDArray[np.uint32] | None = None) -> None:
         """Append bytes, or a contiguous uint8 array, of which the crc32c of each piece of 16 KiB may be known."""
@@ -216,8 +217,12 @@ class ObjectWriter:
             self.later(self)
 
     def sync(self) -> None:
-        """Make it durable, and close the file."""
-        if self.descriptor >= 0:
+        """Make it durable, and close the file. What failed once fails for ever: the system may have dropped bytes."""
+        if self._failure is not None:
+            raise self._failure
+        if self.descriptor < 0:
+            return
+        try:
             self._flush()
             descriptor, self.descriptor = self.descriptor, -1
             with naming(self.path):
@@ -225,6 +230,9 @@ class ObjectWriter:
                     os.fsync(descriptor)
                 finally:
                     os.close(descriptor)
+        except BaseException as error:
+            self._failure = error.with_traceback(None)
+            raise
 
     def discard(self) -> None:
         """Close the file without making anything durable."""
@@ -593,11 +601,15 @@ class LocalStorage:
         """
         self._whole.append(writer)
         while len(self._whole) > _most_whole() or sum(each.length for each in self._whole) > _MOST_WHOLE_BYTES:
-            self._whole.popleft().sync()
+            self._sync_oldest()
 
     def _sync_objects(self) -> None:
         while self._whole:
-            self._whole.popleft().sync()
+            self._sync_oldest()
+
+    def _sync_oldest(self) -> None:
+        self._whole[0].sync()  # one that fails stays: nothing that needs it can be published by a second try
+        self._whole.popleft()
 
     def discard(self) -> None:
         """Close the files of objects that are not durable: they are to be removed."""

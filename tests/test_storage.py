@@ -293,8 +293,10 @@ def test_an_object_that_can_not_be_made_durable_is_named_when_all_are(
     monkeypatch.setattr(os, "fsync", fails)
     for name in "abc":
         storage.put(name, b"x")
-    with pytest.raises(OSError, match=r"Input/output error: '.*/store/b'"):
-        storage.sync()
+    for _ in range(2):  # fsync(2) tells of it once; a second try may not take it for durable
+        with pytest.raises(OSError, match=r"Input/output error: '.*/store/b'"):
+            storage.sync()
+        monkeypatch.setattr(os, "fsync", real)
 
 
 @pytest.mark.parametrize("how", ["discarded", "forgotten"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -989,3 +990,24 @@ def test_the_default_bound_is_that_of_the_documentation() -> None:
     assert writer.HOLD_BYTES == 64 << 20
     assert layout.SHARD == 16 << 20
     assert isinstance(Writer, type)
+
+
+def test_a_version_is_not_published_by_a_second_try_after_the_disk_failed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+
+    def fails(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").readlink().match("X/indices/c/0"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(descriptor)
+
+    writer = create(path)
+    writer.append(np.eye(4))
+    monkeypatch.setattr(os, "fsync", fails)
+    for _ in range(2):
+        with pytest.raises(OSError, match="X/indices/c/0"):
+            writer.publish()
+        monkeypatch.setattr(os, "fsync", real)
+    writer.abort()
+    assert not path.exists()
