@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.io.arff
 from check_source import check_source, peak_of_reading, read
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.externals import _arff as liac
 from typer.testing import CliRunner
@@ -320,6 +320,9 @@ LINES = st.lists(st.tuples(SPARSE_ROWS | DENSE_ROWS | st.text("{}0 1,'%?a\\\t\r"
 
 
 @settings(deadline=None, max_examples=400)
+@example(
+    lines=[("\\a, 0, 0, x", "")], kinds=[0] * 4, missing=0, weighted=False, end="\n"
+)  # it escapes inside quotes alone
 @given(
     lines=LINES,
     kinds=st.lists(st.integers(0, 3), min_size=4, max_size=4),

@@ -326,7 +326,8 @@ def arff(
         room = len(text) // 2 + 1
     empty = []
     for begin, end, place, of in odd[: int(n_odd)].tolist():  # all lie before the offence, if there was one
-        value = _value(text[begin:end].tobytes(), attributes, of)
+        quoted = begin > 0 and text[begin - 1] in _QUOTES
+        value = _value(text[begin:end].tobytes(), attributes, of, quoted=bool(quoted))
         if value is None:
             return _failed(BAD_VALUE if of < len(attributes.kinds) else BAD_WEIGHT, begin, of)
         if of == len(attributes.kinds):
@@ -380,12 +381,12 @@ def _plain(inner: bytes) -> bytes:
     return re.sub(rb"\\(.)", rb"\1", inner, flags=re.DOTALL)
 
 
-def _value(inner: bytes, attributes: Attributes, field: int) -> float | None:
-    """The number that a value without its quotes spells, or the number of a nominal one."""
+def _value(inner: bytes, attributes: Attributes, field: int, *, quoted: bool) -> float | None:
+    """The number that a value without its quotes, if it had any, spells, or the number of a nominal one."""
     weight = field == len(attributes.firsts)
     if weight or attributes.firsts[field] < 0:
         return _read(inner.strip(), finite=weight) if len(inner) < 65536 else None
-    name = np.frombuffer(_plain(inner), np.uint8)
+    name = np.frombuffer(_plain(inner) if quoted else inner, np.uint8)
     number = int(find(name, _ZERO, np.uint64(len(name)), field, *attributes.values))
     return None if number < 0 else float(number - attributes.firsts[field])
 
