@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,7 +22,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
-from triples import WATCH
+from triples import WATCH, tell
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
@@ -119,24 +117,7 @@ def main() -> None:
                     found[what].append([float(word) for word in done.stdout.split()[-2:]])
                     if what == "sparsestore" and (there := sums(dst)) != expected:
                         raise RuntimeError(f"the store has sums {there}, the table {expected}")
-    result = {
-        what: {
-            "seconds": statistics.median(run[0] for run in runs),
-            "from_to": [min(run[0] for run in runs), max(run[0] for run in runs)],
-            "peak_mb": max(run[1] for run in runs) / 1e6,
-            "mtriples_per_s": given.millions / statistics.median(run[0] for run in runs),
-        }
-        for what, runs in found.items()
-    }
-    if given.json:
-        print(json.dumps(result, indent=2))
-        return
-    for what, r in result.items():
-        low, high = r["from_to"]
-        print(
-            f"{what:12} {r['seconds']:6.1f} s ({low:.1f} to {high:.1f})  {r['mtriples_per_s']:5.2f} M triples/s  "
-            f"peak {r['peak_mb']:,.0f} MB"
-        )
+    tell(found, given.millions, as_json=given.json)
 
 
 if __name__ == "__main__":

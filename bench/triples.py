@@ -102,6 +102,28 @@ def check(path: Path, store: Path) -> None:
         np.testing.assert_array_equal(found.data, part.data.astype(np.float32))
 
 
+def tell(found: dict[str, list[list[float]]], millions: float, *, as_json: bool) -> None:
+    """Print medians of the runs of each way: seconds, and bytes at the peak."""
+    result = {
+        what: {
+            "seconds": statistics.median(run[0] for run in runs),
+            "from_to": [min(run[0] for run in runs), max(run[0] for run in runs)],
+            "peak_mb": max(run[1] for run in runs) / 1e6,
+            "mtriples_per_s": millions / statistics.median(run[0] for run in runs),
+        }
+        for what, runs in found.items()
+    }
+    if as_json:
+        print(json.dumps(result, indent=2))
+        return
+    for what, r in result.items():
+        low, high = r["from_to"]
+        print(
+            f"{what:12} {r['seconds']:6.1f} s ({low:.1f} to {high:.1f})  {r['mtriples_per_s']:5.2f} M triples/s  "
+            f"peak {r['peak_mb']:,.0f} MB"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--millions", type=int, default=100)
@@ -128,25 +150,8 @@ def main() -> None:
                 time.sleep(1)
         if given.check:
             check(path, folder / "sparsestore")
-    result = {
-        what: {
-            "seconds": statistics.median(run[0] for run in runs),
-            "from_to": [min(run[0] for run in runs), max(run[0] for run in runs)],
-            "peak_mb": max(run[1] for run in runs) / 1e6,
-            "mtriples_per_s": given.millions / statistics.median(run[0] for run in runs),
-        }
-        for what, runs in found.items()
-    }
-    if given.json:
-        print(json.dumps(result, indent=2))
-        return
-    for what, r in result.items():
-        low, high = r["from_to"]
-        print(
-            f"{what:12} {r['seconds']:6.1f} s ({low:.1f} to {high:.1f})  {r['mtriples_per_s']:5.2f} M triples/s  "
-            f"peak {r['peak_mb']:,.0f} MB"
-        )
-    if given.check:
+    tell(found, given.millions, as_json=given.json)
+    if given.check and not given.json:
         print("every entry is scipy's")
 
 

@@ -18,14 +18,15 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 
 from sparsestore.kernels.image import UnsuitableError
 
-__all__ = ["Kinds", "Notice", "check_arrays", "isolate", "object_file", "packing"]
+__all__ = ["Kinds", "Notice", "check_arrays", "inlined", "isolate", "object_file", "packing"]
 
 log = logging.getLogger("sparsestore")
 
@@ -70,6 +71,26 @@ def object_file(function: Callable[..., Any], kinds: Kinds, gives_number: bool, 
     if typed.return_type != (types.int64 if gives_number else types.none):
         raise UnsuitableError(f"it returns {typed.return_type}")
     return isolate(dispatcher.inspect_llvm(dispatcher.signatures[0]), symbol, kinds)
+
+
+def inlined(functions: Iterable[Callable[..., Any]], names: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Plain functions, by their names, as what becomes part of any loop that calls them: for ``Kernel(needs=...)``.
+
+    Parameters
+    ----------
+    functions : iterable of callable
+        Each may call those before it.
+    names : dict, optional
+        What else they use, beside the globals of their modules; given back with them.
+    """
+    from numba import njit
+
+    names = dict(names or {})
+    for function in functions:
+        plain: Any = function
+        complete = FunctionType(plain.__code__, {**plain.__globals__, **names}, plain.__name__)
+        names[plain.__name__] = njit(forceinline=True, error_model="numpy")(complete)
+    return names
 
 
 def _pairs(kinds: Kinds) -> list[tuple[Any, int]]:

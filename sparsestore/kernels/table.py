@@ -7,12 +7,12 @@ and read by ``float``. A field "0" costs two comparisons and is stored nowhere.
 from __future__ import annotations
 
 import re
-from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsestore.kernels.compiler import inlined
 from sparsestore.kernels.native import Kernel
 from sparsestore.kernels.tokenise import _number, _read
 from sparsestore.kernels.tokenise import parts as parts_of_text
@@ -167,11 +167,7 @@ def _table_lines(
 
 
 def _parts() -> dict[str, Any]:
-    from numba import njit
-
-    names = parts_of_text()
-    complete = FunctionType(_table_lines.__code__, {**globals(), **names}, "_table_lines")
-    return {"_table_lines": njit(forceinline=True, error_model="numpy")(complete)}
+    return inlined([_table_lines], parts_of_text())
 
 
 @Kernel(needs=_parts)  # type: ignore[call-arg]

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import math
 import re
-from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsestore.kernels.compiler import inlined
 from sparsestore.kernels.counting import count
 from sparsestore.kernels.native import Kernel
 
@@ -447,15 +447,8 @@ def _entry_lines(
 
 def parts() -> dict[str, Any]:
     """The functions above, to become part of the loop that calls them: for `Kernel(needs=...)`, or numba's own."""
-    from numba import njit
-
     small = (_product, _scale, _number, _index, _is_qid, _is_blank, _ends, _skip_blanks, _skip_line)
-    functions: tuple[Any, ...] = (*small, _svmlight_lines, _entry_lines)
-    names: dict[str, Any] = {}
-    for part in functions:
-        complete = FunctionType(part.__code__, {**globals(), **names}, part.__name__)
-        names[part.__name__] = njit(forceinline=True, error_model="numpy")(complete)
-    return names
+    return inlined((*small, _svmlight_lines, _entry_lines))
 
 
 @Kernel(needs=parts)  # type: ignore[call-arg]
