@@ -2,6 +2,7 @@
 
 from sparsestore.errors import CorruptStoreError, FormatError, ResourceError, SourceError, SparsestoreError
 from sparsestore.store import Column, Store, View, convert, create, open
+from sparsestore.version import __version__
 
 __all__ = [
     "Column",
@@ -12,9 +13,8 @@ __all__ = [
     "SparsestoreError",
     "Store",
     "View",
+    "__version__",
     "convert",
     "create",
     "open",
 ]
-
-__version__ = "0.1.0"

@@ -25,6 +25,7 @@ from typing import Annotated, Any, ParamSpec
 import typer
 
 from sparsestore.flags import given, with_source_options
+from sparsestore.version import __version__
 
 __all__ = ["app", "main"]
 
@@ -394,9 +395,7 @@ def _reported(command: Callable[P, None]) -> Callable[P, None]:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        sys.stdout.write(f"sparsestore {version('sparsestore')}\n")
+        sys.stdout.write(f"sparsestore {__version__}\n")
         raise typer.Exit
 
 

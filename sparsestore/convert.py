@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import os
 import secrets
@@ -28,6 +27,7 @@ from sparsestore.sort import ORDER_BYTES, Duplicates, random_order, shuffled_blo
 from sparsestore.sources import fingerprint
 from sparsestore.sources.base import Block, Source
 from sparsestore.storage import LocalStorage, naming, open_storage, scratch_folder
+from sparsestore.version import __version__
 from sparsestore.workers import Teller, results
 from sparsestore.writer import Replaced, Share, Writer, append_to, create, rewrite
 
@@ -158,7 +158,7 @@ def convert(
             dtype=plan.source.dtype,
             profile=profile,
             overwrite=overwrite,
-            attrs={"source": plan.provenance(), "sparsestore": _release()},
+            attrs={"source": plan.provenance(), "sparsestore": __version__},
             shuffled=plan.shuffled(),
             max_bytes=plan.writer_bytes,
             job=lambda: plan.job(chosen),
@@ -244,7 +244,7 @@ def append_source(
         writer = append_to(
             dst,
             grow_features=grow_features,
-            attrs={"appended": plan.provenance(), "sparsestore": _release()},
+            attrs={"appended": plan.provenance(), "sparsestore": __version__},
             shuffled=plan.shuffled(),
             max_bytes=plan.writer_bytes,
             job=lambda: plan.job(chosen),
@@ -755,13 +755,6 @@ def _without_new_parents(root: Path) -> Iterator[None]:
             for parent in missing:
                 parent.rmdir()
         raise
-
-
-def _release() -> str:
-    try:
-        return importlib.metadata.version("sparsestore")
-    except (importlib.metadata.PackageNotFoundError, OSError):  # run from a source tree, or it can not be read
-        return "unknown"
 
 
 def _hint_at_sorted_rows(dst: str | os.PathLike[str], version: int) -> None:

@@ -138,7 +138,8 @@ class _Worker:
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno(), *inherited],
                 start_new_session=True,  # Ctrl-C is this process's to hear
-                env={**os.environ, "BLOSC_NTHREADS": str(n_cores)},
+                # numpy starts threads for linear algebra, which nothing here does: a seventh of a worker's start
+                env={**os.environ, "BLOSC_NTHREADS": str(n_cores), "OPENBLAS_NUM_THREADS": "1"},
             )
         except BaseException:
             ours.close()

@@ -48,9 +48,10 @@ TABLES = {
 }
 TYPED = {*TABLES, "sources.arrow", "sources.table"}
 TABLE: dict[str, set[str]] = {
-    "__init__": {"errors", "store"},
+    "__init__": {"errors", "store", "version"},
     "__main__": {"cli"},
     "errors": set(),
+    "version": set(),
     "forking": set(),
     "kernels": {"forking", "kernels"},
     "checksum": set(),
@@ -111,7 +112,18 @@ TABLE: dict[str, set[str]] = {
     "sources.fingerprint": {"checksum", "sources"},
     "buckets": {"errors", "storage"},
     "sort": {"buckets", "csr", "kernels", "memory", "parallel", "plan", "errors", "sources.base"},
-    "convert": {"progress", "sources.base", "sources.registry", "csr", "plan", "sort", "layout", "writer", "errors"}
+    "convert": {
+        "progress",
+        "sources.base",
+        "sources.registry",
+        "csr",
+        "plan",
+        "sort",
+        "layout",
+        "writer",
+        "errors",
+        "version",
+    }
     | {"features", "format", "journal", "manifest", "sources.fingerprint"}  # to go on where another was interrupted
     | {"workers"}
     | {"reader", "storage"},  # the hint at sorted rows; the folder of the buckets

@@ -503,7 +503,7 @@ sys.modules["sparsestore.convert"].LEAST_PART = {"bytes": 1}
 KILLED = (
     SMALL
     + """
-import os, signal
+import os, pathlib, signal, time
 from sparsestore import workers
 start, processes = workers._Worker.start, []
 def told(*arguments):
@@ -517,6 +517,9 @@ def kill(*_):
         return
     for process in processes:
         process.send_signal(signal.SIGSTOP)
+    for process in processes:  # a thread that waits for the disk stops late, and another could learn of the end before
+        while pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+            time.sleep(0.001)
     os.kill(os.getpid(), signal.SIGKILL)
 convert(sys.argv[1], sys.argv[2], workers=2, max_bytes="48MiB", progress=kill)
 """
