@@ -75,7 +75,7 @@ TABLE: dict[str, set[str]] = {
     "columns": {"format"},
     "segment_writer": {*DISK, "layout"},
     "journal": {"checksum", "documents", "errors", "storage"},
-    "writer": {*DISK, "columns", "features", "journal", "layout", "segment_writer"},
+    "writer": {*DISK, "columns", "features", "journal", "layout", "memory", "segment_writer"},
     "segment": {*DISK, "buffers", "forking", "kernels"},
     "buffers": set(),
     "reader": {*DISK, "buffers", "features", "forking", "kernels", "parallel", "segment"},
