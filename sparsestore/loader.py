@@ -151,6 +151,11 @@ class Loader:
         return self._position[0]
 
     @property
+    def upcoming(self) -> tuple[int, int]:
+        """Epoch and batch at which the next iteration begins."""
+        return self._next
+
+    @property
     def schema(self) -> dict[str, Any]:
         """Dtype and trailing shape of each chosen column, as the store keeps them."""
         return {name: self._reader.columns[name] for name in self.columns}

@@ -139,6 +139,7 @@ TABLE: dict[str, set[str]] = {
     | {"checksum", "convert", "layout", "plan", "progress", "segment", "sources", "view"},  # optimize, a conversion
     "bench": {"batch", "bench", "errors", "manifest", "memory", "parallel", "progress", "reader", "storage", "store"},
     "bridges": {"loader", "batch", "buffers", "csr", "errors", "forking", "window"},
+    "keras": {"keras"},
     "view": {
         "bridges",
         "csr",

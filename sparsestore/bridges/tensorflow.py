@@ -62,7 +62,8 @@ def dataset(loader: Loader, *, prefetch: int = 2) -> tf.data.Dataset:
     tf.data.Dataset
         `x` is a `tf.SparseTensor` (int64 indices in row-major order, no duplicates) or, with ``layout="dense"``, a
         tensor; (batch_size, n_features), the first one None where the last batch may be short. `y` is a tensor, or a
-        dict by column name where several columns were chosen. Cardinality is ``len(loader)``.
+        dict by column name where several columns were chosen. Cardinality is ``len(loader)``. The loader is its
+        attribute `loader`.
 
     Raises
     ------
@@ -112,6 +113,7 @@ def dataset(loader: Loader, *, prefetch: int = 2) -> tf.data.Dataset:
     # TensorFlow keeps what numpy_function was given until the process ends. So that is a weak reference, and the strong
     # one is here: iterators, and datasets made from this one, hold it and with it the loader and its files.
     ds._source = source
+    ds.loader = loader
     return ds
 
 

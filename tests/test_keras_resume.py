@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+keras = pytest.importorskip("keras")
+
+import sparsestore as ss  # noqa: E402
+from sparsestore.keras import LazyAdam, Resume, SparseDense, SparseDropout  # noqa: E402
+
+# Keras 3.15 asks TensorFlow 2.21 for arrays in the way of numpy 1
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn.t accept a copy:DeprecationWarning")
+
+N, WIDTH, BATCH, EPOCHS = 100, 20, 8, 3
+STEPS = -(-N // BATCH)
+
+
+class Killed(Exception):  # noqa: N818
+    pass
+
+
+class Kill(keras.callbacks.Callback):
+    """Ends the training behind a batch, as if the process had been killed: nothing is saved on the way out."""
+
+    def __init__(self, epoch: int, batch: int) -> None:
+        super().__init__()
+        self.at = (epoch, batch)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if (self.epoch, batch) >= self.at:
+            raise Killed
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    rng = np.random.default_rng(0)
+    x = rng.random((N, WIDTH)) * (rng.random((N, WIDTH)) < 0.3)
+    path = tmp_path_factory.mktemp("resume") / "a.zarr"
+    return ss.convert(x, path, columns={"y": rng.integers(0, 2, N)}, progress=False)
+
+
+def model(optimizer: Any = None) -> Any:
+    """With random numbers of its own, and metrics that add up over an epoch."""
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((WIDTH,), sparse=True)
+    hidden = keras.layers.BatchNormalization()(SparseDense(4, "relu")(SparseDropout(0.2)(inputs)))
+    found = keras.Model(inputs, keras.layers.Dense(1, "sigmoid")(keras.layers.Dropout(0.3)(hidden)))
+    found.compile(optimizer or LazyAdam(0.05), "binary_crossentropy", metrics=["accuracy"])
+    return found
+
+
+def fitted(store: Any, *callbacks: Any, resume: Any = None, epochs: int = EPOCHS, **options: Any) -> tuple[Any, Any]:
+    """A model and its history, of one run of a script; None where it was killed."""
+    made = model(options.pop("optimizer", None))
+    ds = store.to_tf(BATCH, shuffle=True, seed=5)
+    mine = [] if resume is None else [Resume(ds, **resume)]
+    try:
+        history = made.fit(ds, epochs=epochs, verbose=0, shuffle=False, callbacks=[*mine, *callbacks], **options)
+    except Killed:
+        return made, None
+    return made, history.history
+
+
+@pytest.fixture(scope="module")
+def whole(store: Any) -> Any:
+    return fitted(store)
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    for one, other in zip(found.variables, expected.variables, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
+    assert int(found.optimizer.iterations) == int(expected.optimizer.iterations)
+
+
+@pytest.mark.parametrize(
+    ("save_freq", "at"),
+    [("epoch", (0, 6)), ("epoch", (1, 7)), (1, (0, STEPS - 1)), (5, (0, 3)), (5, (1, 0)), (5, (2, STEPS - 1))],
+    ids=str,
+)
+def test_a_script_started_again_ends_with_the_weights_of_one_that_never_stopped(
+    store: Any, whole: Any, tmp_path: Path, save_freq: Any, at: tuple[int, int]
+) -> None:
+    resume = {"folder": tmp_path / "run", "save_freq": save_freq}
+    _, history = fitted(store, Kill(*at), resume=resume)
+    assert history is None
+    found, history = fitted(store, resume=resume)
+    assert_same(found, whole[0])
+    for name, values in history.items():  # of the epoch that was interrupted, too
+        np.testing.assert_allclose(values, whole[1][name][-len(values) :], rtol=1e-5)
+
+
+def test_killed_again_and_again_it_ends_all_the_same(store: Any, whole: Any, tmp_path: Path) -> None:
+    rng = random.Random(0)
+    at = [divmod(step, STEPS) for step in sorted(rng.sample(range(EPOCHS * STEPS), 5))]
+    for each in at:
+        fitted(store, Kill(*each), resume={"folder": tmp_path, "save_freq": 2})
+    found, _ = fitted(store, resume={"folder": tmp_path, "save_freq": 2})
+    assert_same(found, whole[0])
+
+
+def test_no_batch_is_trained_twice_or_left_out(store: Any, tmp_path: Path) -> None:
+    rows: list[int] = []
+
+    class Rows(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            self.before = int(self.model.optimizer.iterations)
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            rows.append(int(self.model.optimizer.iterations) - self.before)
+
+    fitted(store, Rows(), Kill(1, 4), resume={"folder": tmp_path, "save_freq": 1})
+    assert rows == [1] * (STEPS + 5)
+    rows.clear()
+    fitted(store, Rows(), resume={"folder": tmp_path, "save_freq": 1})
+    assert rows == [0] * 5 + [1] * (2 * STEPS - 5)
+
+
+def test_a_training_that_is_done_is_not_done_again_and_can_be_made_longer(store: Any, tmp_path: Path) -> None:
+    fitted(store, resume={"folder": tmp_path}, epochs=2)
+    again, history = fitted(store, resume={"folder": tmp_path}, epochs=2)
+    assert history == {}
+    longer, history = fitted(store, resume={"folder": tmp_path}, epochs=3)
+    assert len(history["loss"]) == 1
+    expected, _ = fitted(store, epochs=3)
+    assert_same(longer, expected)
+    assert again.fit(store.to_tf(BATCH), verbose=0, shuffle=False).epoch == [0]  # the next fit is its own
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["Resume first", "Resume last"])
+def test_backup_and_restore_and_model_checkpoint_work_beside_it(
+    store: Any, whole: Any, tmp_path: Path, first: bool
+) -> None:
+    def run(*killers: Any) -> Any:
+        made = model()
+        ds = store.to_tf(BATCH, shuffle=True, seed=5)
+        keras_own = keras.callbacks.BackupAndRestore(tmp_path / "backup", save_freq=3)
+        best = keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", save_freq=4)
+        mine = Resume(ds, tmp_path / "mine", save_freq=2)
+        callbacks = [mine, keras_own, best] if first else [keras_own, best, mine]
+        try:
+            made.fit(ds, epochs=EPOCHS, verbose=0, shuffle=False, callbacks=[*callbacks, *killers])
+        except Killed:
+            return None
+        return made
+
+    assert run(Kill(1, 6)) is None
+    found = run()
+    if not first:
+        assert_same(found, whole[0])
+    assert int(found.optimizer.iterations) == EPOCHS * STEPS
+    assert keras.models.load_model(tmp_path / "best.keras").count_params() == found.count_params()
+
+
+def test_validation_class_weights_and_several_steps_an_execution(store: Any, tmp_path: Path) -> None:
+    options = {"validation_data": store.to_tf(32), "class_weight": {0: 1.0, 1: 2.0}}
+
+    def run(folder: Path | None, *killers: Any) -> Any:
+        made = model()
+        made.compile(LazyAdam(0.05), "binary_crossentropy", metrics=["accuracy"], steps_per_execution=4)
+        ds = store.to_tf(BATCH, shuffle=True, seed=5, drop_remainder=True)
+        mine = [] if folder is None else [Resume(ds, folder, save_freq=4)]
+        try:
+            return made, made.fit(
+                ds, epochs=2, verbose=0, shuffle=False, callbacks=[*mine, *killers], **options
+            ).history
+        except Killed:
+            return made, None
+
+    expected, losses = run(None)
+    run(tmp_path, Kill(0, 7))
+    found, again = run(tmp_path)
+    assert_same(found, expected)
+    assert again.keys() == losses.keys()
+    np.testing.assert_allclose(again["val_loss"], losses["val_loss"], rtol=1e-5)
+
+
+def test_mixed_precision_keeps_its_values(store: Any, tmp_path: Path) -> None:
+    def run(*killers: Any, folder: Path | None = None) -> Any:
+        keras.utils.set_random_seed(3)
+        inputs = keras.Input((WIDTH,), sparse=True)
+        made = keras.Model(inputs, SparseDense(1, "sigmoid", dtype="bfloat16")(inputs))
+        made.compile(keras.optimizers.SGD(0.1), "binary_crossentropy")
+        ds = store.to_tf(BATCH, shuffle=True, seed=5)
+        mine = [] if folder is None else [Resume(ds, folder, save_freq=3)]
+        try:
+            made.fit(ds, epochs=1, verbose=0, shuffle=False, callbacks=[*mine, *killers])
+        except Killed:
+            return None
+        return made
+
+    run(Kill(0, 7), folder=tmp_path)
+    for one, other in zip(run(folder=tmp_path).get_weights(), run().get_weights(), strict=True):
+        np.testing.assert_array_equal(one.astype(np.float32), other.astype(np.float32))
+
+
+def test_the_drawn_seed_of_the_first_run_is_that_of_the_second(store: Any, tmp_path: Path) -> None:
+    seeds = []
+    for kill in ([Kill(0, 3)], []):
+        ds = store.to_tf(BATCH, shuffle=True)
+        callbacks = [Resume(ds, tmp_path, save_freq=1), *kill]
+        with contextlib.suppress(Killed):
+            model().fit(ds, epochs=1, verbose=0, shuffle=False, callbacks=callbacks)
+        seeds.append(ds.loader.state_dict()["seed"])
+    assert seeds[0] == seeds[1]
+
+
+def test_a_file_of_another_model_or_other_data_is_refused(store: Any, tmp_path: Path) -> None:
+    fitted(store, Kill(0, 3), resume={"folder": tmp_path, "save_freq": 1})
+    with pytest.raises(ValueError, match=r"resume\.npz is of another model or optimizer.*Remove the file"):
+        fitted(store, resume={"folder": tmp_path}, optimizer=keras.optimizers.SGD())
+    made, ds = model(), store.to_tf(BATCH * 2, shuffle=True, seed=5)
+    with pytest.raises(ValueError, match=r"batch_size is 8, here 16"):
+        made.fit(ds, verbose=0, shuffle=False, callbacks=[Resume(ds, tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda ds: Resume(ds.map(lambda x, y: (x, y)), "x"), TypeError, r"before any map of yours, or a loader"),
+        (
+            lambda ds: Resume(ds, "x", save_freq=0),
+            ValueError,
+            r'save_freq is 0, expected "epoch" or a number of batches',
+        ),
+        (lambda ds: Resume(ds, "x", save_freq="batch"), ValueError, r"save_freq is 'batch'"),
+    ],
+)
+def test_bad_arguments(store: Any, make: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        make(store.to_tf(BATCH))
+
+
+SCRIPT = """
+import os, sys
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+import keras, numpy as np, tensorflow as tf
+tf.config.threading.set_inter_op_parallelism_threads(1)
+tf.config.threading.set_intra_op_parallelism_threads(1)
+import sparsestore as ss
+from sparsestore.keras import LazyAdam, Resume, SparseDense, SparseDropout
+store, folder, kill = ss.open(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+keras.utils.set_random_seed(1)
+inputs = keras.Input((store.shape[1],), sparse=True)
+model = keras.Model(inputs, keras.layers.Dense(1, "sigmoid")(SparseDense(8, "relu")(SparseDropout(0.1)(inputs))))
+model.compile(LazyAdam(0.01), "binary_crossentropy")
+class Kill(keras.callbacks.Callback):
+    n = 0
+    def on_train_batch_end(self, batch, logs=None):
+        self.n += 1
+        if self.n == kill:
+            os.kill(os.getpid(), 9)
+ds = store.to_tf(8, shuffle=True, seed=0)
+model.fit(ds, epochs=2, verbose=0, shuffle=False, callbacks=[Resume(ds, folder, save_freq=3), Kill()])
+np.savez(folder + "/weights.npz", *model.get_weights())
+"""
+
+
+@pytest.mark.slow
+def test_processes_killed_at_twenty_batches_end_with_the_same_bits(store: Any, tmp_path: Path) -> None:
+    """With one thread the same sums are made in the same order."""
+
+    def run(name: str, kill: int) -> int:
+        command = [sys.executable, "-c", SCRIPT, store.path, str(tmp_path / name), str(kill)]
+        (tmp_path / name).mkdir(exist_ok=True)
+        return subprocess.run(command, check=False, capture_output=True).returncode
+
+    assert run("whole", 0) == 0
+    expected = np.load(tmp_path / "whole" / "weights.npz")
+    for kill in random.Random(1).sample(range(1, 2 * STEPS), 20):
+        name = f"killed {kill}"
+        assert run(name, kill) == -signal.SIGKILL
+        assert run(name, 0) == 0
+        found = np.load(tmp_path / name / "weights.npz")
+        assert all(np.array_equal(found[key], expected[key]) for key in expected.files), kill
