@@ -194,8 +194,8 @@ def _checked(values: Array, what: str, rows: Ints, whose: str) -> NDArray[np.flo
         at = int(np.argmax(wrong))
         found = "has no value" if masked[at] else f"is {numbers[at]}"
         raise ValueError(
-            f"{what} {found} at row {rows[at]} of the {whose}, expected a finite number, 0 or more: give 0 to a row that "
-            f"must not come"
+            f"{what} {found} at row {rows[at]} of the {whose}, expected a finite number, 0 or more: give 0 to rows "
+            f"that must not come"
         )
     return numbers
 

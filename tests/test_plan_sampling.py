@@ -169,4 +169,4 @@ def test_a_window_of_65536_rows_is_drawn_in_milliseconds() -> None:
         start = time.perf_counter()
         draw(weights, order, seed=0, epoch=epoch, window=0, strata=(weights > 0.5).astype(np.uint16))
         took.append(time.perf_counter() - start)
-    assert min(took) < 0.03  # 4 to 6 ms where nothing else runs
+    assert min(took) < 0.05  # 7 ms where nothing else runs
