@@ -87,7 +87,7 @@ def test_rows_come_as_often_as_their_weights_say(form: str) -> None:
 
 def test_with_small_windows_corrected_counts_follow_the_weights() -> None:
     """Windows of 64 rows differ in weight by half; the sum of the corrections of a row makes up for it."""
-    epochs, expected = 400, WEIGHT * (N_ROWS / WEIGHT.sum())
+    epochs, expected = 300, WEIGHT * (N_ROWS / WEIGHT.sum())
     loader = drawing(batch_size=32, window_rows=64, block_rows=16)
     sums = np.empty((epochs, N_ROWS))
     spread = []
@@ -139,9 +139,9 @@ def test_weighted_means_are_those_of_the_store_where_rows_are_sorted_and_windows
     f = np.sin(np.arange(N_ROWS) / 100) + columns["sorted"]
     share = np.where(columns["sorted"] == 1, 1 / columns["sorted"].sum(), 1 / (columns["sorted"] == 0).sum())
     expected = float(np.average(f, weights=columns["w"] if weights == "w" else share))
-    loader = drawing(weights, columns=columns, batch_size=16, window_rows=32, block_rows=32)
+    loader = drawing(weights, columns=columns, batch_size=32, window_rows=64, block_rows=64)
     means = []
-    for i in range(300):
+    for i in range(200):
         rows, factors = epoch(loader, i)
         means.append(float((factors * f[rows]).sum() / N_ROWS))
     plain = float(f.mean())
@@ -218,6 +218,46 @@ def test_layouts_profiles_and_segments_give_the_same(tmp_path: Path, profile: st
     for batch, narrow in zip(sparse, features, strict=True):
         assert np.array_equal(batch.x.toarray(), X[batch.row_ids].toarray())
         assert np.array_equal(narrow.x.toarray(), X[batch.row_ids][:, [5, 1]].toarray())
+
+
+def test_located_rows_are_copied_in_an_order_with_repeats(tmp_path: Path) -> None:
+    """Of two segments, and of one whose values are all the same: by all ways of copying."""
+    ones = X.copy()
+    ones.data[:] = 1
+    ss.convert(X, tmp_path / "a.zarr").append(ones)
+    both = scipy.sparse.vstack([X, ones], format="csr")
+    rows, order = np.arange(900, 1100), RNG.integers(0, 200, 500) // 3 * 3
+    store = ss.open(tmp_path / "a.zarr")
+    located = store._reader.locate(rows)
+    expected = both[rows[order]].toarray()
+    found = located.reordered(order)
+    assert found.nnz == np.count_nonzero(expected)
+    assert np.array_equal(found.copy(100, 333).to_scipy().toarray(), expected[100:333])
+    assert np.array_equal(located.take(order).to_scipy().toarray(), expected)
+    dense = np.full((400, N_FEATURES), 7, np.float32)
+    found.scatter(100, 500, dense)
+    assert np.array_equal(dense, expected[100:])
+    batches = found.coordinates(0, 500, 64, np.float32)
+    for b, (start, stop) in enumerate(zip(batches.starts, batches.stops, strict=True)):
+        values, (at, features) = batches.values[start:stop], batches.places[start:stop].T
+        assert np.array_equal(
+            scipy.sparse.coo_array((values, (at, features)), (64, N_FEATURES)).toarray()[: len(expected[64 * b :])],
+            expected[64 * b : 64 * b + 64],
+        )
+
+
+@pytest.mark.parametrize("profile", ["raw", "compact"])
+def test_batches_are_the_same_where_memory_is_scarce(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: str
+) -> None:
+    x = scipy.sparse.random_array((20_000, 300), density=0.2, format="csr", dtype=np.float32, rng=0)
+    store = ss.convert(x[:15_000], tmp_path / "a.zarr", profile=profile).append(x[15_000:])
+    options: Any = {"shuffle": True, "seed": 0, "window_rows": 1000, "block_rows": 100, "allow_poor_shuffle": True}
+    weights = RNG.gamma(0.3, size=20_000)
+    expected = list(store.loader(500, weights=weights, **options))
+    monkeypatch.setattr("sparsestore.memory.free_bytes", lambda: x.nnz * 6 * 3 // 5)
+    found = list(ss.open(tmp_path / "a.zarr").loader(500, weights=weights, **options))
+    assert all(same(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_partitions_together_give_the_batches_of_one() -> None:
