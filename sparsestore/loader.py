@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from sparsestore.batch import Batch
+from sparsestore.batch import SAMPLE_WEIGHT, Batch
 from sparsestore.buffers import Buffers
 from sparsestore.forking import Lock, check_process
+from sparsestore.format import ColumnSchema
+from sparsestore.plan import sampling
 from sparsestore.plan.partition import Piece, pieces
 from sparsestore.prefetch import prefetch
 from sparsestore.read_ahead import ReadAhead
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from sparsestore.plan.selection import Selection
     from sparsestore.plan.window import Plan
     from sparsestore.reader import Reader
+    from sparsestore.weights import Weights
 
 __all__ = ["LAYOUTS", "Loader", "Run"]
 
@@ -62,6 +65,9 @@ class Loader:
         Of `Batch.x`.
     partition, n_partitions : int
         Which worker's share; all shares have the same number of batches.
+    weights : Weights, optional
+        The rows of each window are drawn by these, out of a plan that shuffles; the column "sample_weight" is then
+        always there.
 
     Raises
     ------
@@ -90,6 +96,7 @@ class Loader:
         layout: str = "sparse",
         partition: int = 0,
         n_partitions: int = 1,
+        weights: Weights | None = None,
     ) -> None:
         if layout not in LAYOUTS:
             raise ValueError(f"layout is {layout!r}, expected one of {', '.join(map(repr, LAYOUTS))}")
@@ -97,12 +104,16 @@ class Loader:
         if unknown:
             known = ", ".join(map(repr, reader.columns)) or "none"
             raise ValueError(f"no column {', '.join(map(repr, unknown))}: the store has {known}")
+        if weights is not None and SAMPLE_WEIGHT in columns and reader.columns[SAMPLE_WEIGHT].dtype == "string":
+            raise ValueError(f"column {SAMPLE_WEIGHT!r} holds text, and drawn rows have a number there: leave it out")
         self._reader = reader
         self._selection = selection
         self._features = features
         self._lock = Lock()
         self._found_fingerprint: str | None = None
-        self.columns = tuple(columns)
+        self._weights = weights
+        self._stored = tuple(columns)
+        self.columns = tuple(self.schema)
         self.dtype = np.dtype(dtype)
         self.layout = layout
         self.partition = partition
@@ -157,8 +168,15 @@ class Loader:
 
     @property
     def schema(self) -> dict[str, Any]:
-        """Dtype and trailing shape of each chosen column, as the store keeps them."""
-        return {name: self._reader.columns[name] for name in self.columns}
+        """Dtype and trailing shape of each column of a batch: as the store keeps them, but for weights of drawn rows.
+
+        These are floats, of 32 bits where that holds the stored ones.
+        """
+        found = {name: self._reader.columns[name] for name in self._stored}
+        if self._weights is not None:
+            stored = found.get(SAMPLE_WEIGHT, ColumnSchema("float32"))
+            found[SAMPLE_WEIGHT] = ColumnSchema(np.result_type(stored.dtype, np.float32).name, stored.shape)
+        return found
 
     def __iter__(self) -> Iterator[Batch]:
         """Begin the next epoch; the first one after `load_state_dict` begins at the batch of the state.
@@ -253,16 +271,24 @@ class Loader:
         planned = self.plan.window(epoch, part.window)
         positions, order = planned.positions, planned.order
         start, stop = part.first_batch * size, min(part.last_batch * size, len(positions))
+        factor = None
         if order is None:
             positions = positions[start:stop]
-        elif stop - start < len(positions):
-            # part of a window: find only its rows, still in the order of the file
-            chosen = order[start:stop]
-            kept = np.sort(chosen)
-            positions, order = positions[kept], np.searchsorted(kept, chosen)
+        else:
+            if self._weights is not None:
+                order, factor = self._draw(self._weights, epoch, part.window, positions, order)
+            if factor is not None or stop - start < len(positions):
+                # find only the rows that come, each once, still in the order of the file
+                order = order[start:stop]
+                needed = np.zeros(len(positions), bool)
+                needed[order] = True
+                positions, order = positions[needed], (np.cumsum(needed) - 1)[order]
         rows = self._selection.rows(positions)
         found = self._reader.find(rows)
-        columns = {name: self._reader.column(name, rows) for name in self.columns}
+        columns = {name: self._reader.column(name, rows) for name in self._stored}
+        if factor is not None:
+            dtype, given = self.schema[SAMPLE_WEIGHT].dtype, columns.get(SAMPLE_WEIGHT, np.ones(len(rows), np.float32))
+            columns[SAMPLE_WEIGHT] = (given * factor).astype(dtype)
         return Window(
             found,
             order,
@@ -273,6 +299,14 @@ class Loader:
             features=self._features,
             dtype=self.dtype,
         )
+
+    def _draw(
+        self, weights: Weights, epoch: int, window: int, positions: NDArray[np.int64], order: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], float]:
+        """The rows that come out of a whole window, as numbers into `positions`, and what each of them counts."""
+        found, classes = weights.of(positions, self._selection.rows(positions))
+        drawn = sampling.draw(found, order, seed=self.plan.seed, epoch=epoch, window=window, strata=classes)
+        return drawn.rows, sampling.correction(drawn.total, len(positions), weights.total, self.plan.n_rows)
 
     def state_dict(self) -> dict[str, Any]:
         """Position after the batches that the consumer has received, as JSON values; costs nothing.
@@ -302,14 +336,15 @@ class Loader:
         Raises
         ------
         ValueError
-            The state is of another version, view, `batch_size`, `shuffle`, `drop_remainder` or `n_partitions` (each
-            that differs is named), or is no state. The loader is then as it was.
+            The state is of another version, view, `batch_size`, `shuffle`, `drop_remainder`, `n_partitions` or
+            `weights` (each that differs is named), or is no state. The loader is then as it was.
         """
-        missing = [name for name in self.state_dict() if name not in state]
+        missing = [name for name in self.state_dict() if name not in state and name != "weights"]
         if missing:
             raise ValueError(f"not the state of a loader: it lacks {', '.join(missing)}")
+        terms = {"weights": None, **self._terms()}  # a state has none where rows came without
         differ = [
-            f"{name} is {state[name]!r}, here {here!r}" for name, here in self._terms().items() if state[name] != here
+            f"{name} is {state.get(name)!r}, here {here!r}" for name, here in terms.items() if state.get(name) != here
         ]
         if differ:
             raise ValueError(f"the state belongs to another loader: {'; '.join(differ)}{self._hint(state['version'])}")
@@ -353,4 +388,5 @@ class Loader:
             "shuffle": self.plan.shuffle,
             "drop_remainder": self.plan.drop_remainder,
             "n_partitions": self.n_partitions,
+            **({} if self._weights is None else {"weights": self._weights.name}),
         }

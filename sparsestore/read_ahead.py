@@ -83,9 +83,10 @@ class ReadAhead:
         elif self._passing and self._free is not None:
             strip = max(self._batch_bytes, min(self.strip_bytes, window.stored_bytes))
             beside = strip * (3 if self.has_room_for(3 * strip) else 2)
-            a_window = window.stored_bytes + window.n_rows * _ROW_BYTES
-            if 0 < window.n_rows < self._window_rows:
-                a_window = a_window * self._window_rows // window.n_rows
+            # a row that comes several times is copied once, and in the next window others may come
+            a_window = window.stored_bytes + window.n_found * _ROW_BYTES
+            if 0 < window.n_found < self._window_rows:
+                a_window = a_window * self._window_rows // window.n_found
             fit = (self._free // 6 * 5 - beside) // a_window if a_window else 2
             if fit >= (1 if self._in_turn else 2):
                 self.buffers, self.loads_ahead = Buffers(), fit >= 2

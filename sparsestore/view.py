@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from sparsestore import memory
+from sparsestore.batch import SAMPLE_WEIGHT
 from sparsestore.csr import number_dtype
 from sparsestore.errors import ResourceError
 from sparsestore.forking import imported
@@ -27,6 +28,7 @@ from sparsestore.plan.selection import Selection, split
 from sparsestore.plan.shuffle import check_seed
 from sparsestore.plan.window import Plan
 from sparsestore.reader import Reader
+from sparsestore.weights import weights_of
 from sparsestore.window import STRIP_BYTES
 
 if TYPE_CHECKING:
@@ -508,6 +510,7 @@ class View:
         *,
         shuffle: bool = False,
         seed: int | None = None,
+        weights: Any = None,
         layout: str = "sparse",
         dtype: DTypeLike = "float32",
         columns: Sequence[str] | str | None = None,
@@ -528,6 +531,10 @@ class View:
             A new order every epoch; every row once.
         seed : int, optional
             The same seed gives the same orders, on any number of partitions. Drawn and remembered where left out.
+        weights : str or (rows,) array, optional
+            Rows are drawn, with replacement, in proportion to these: the name of a column of numbers; an array with a
+            number for each row of the view, which must not change while the loader is used; or "balanced:" and the name
+            of a column, of numbers or text, whose classes then all weigh the same. Finite, 0 or more; needs `shuffle`.
         layout : {"sparse", "dense"}
             ``batch.x`` is a scipy `csr_array` or a dense array.
         dtype : numpy dtype
@@ -555,8 +562,36 @@ class View:
         ------
         ValueError
             On a bad argument, a view without rows, or a shuffle that would ruin training.
+
+        Notes
+        -----
+        With `weights` an epoch reads the same windows and has as many batches as without. Out of each window as many
+        rows are drawn as it has, so ``batch.row_ids`` may have a row more than once, and an epoch need not have each.
+        Windows differ in weight; ``batch.sample_weight``, then always there, makes up for it: the stored column, if it
+        is among `columns`, times the window's weight a row over the store's, which is 1 on the mean of an epoch. So
+        sums that are weighted by it have expectations in proportion to `weights`, however the rows are stored. Where
+        windows are alike it is about 1 everywhere. A window whose rows all have weight 0 gives each once, with
+        `sample_weight` 0. The weights are read once when the loader is made, and again a window at a time.
+
+        Examples
+        --------
+        >>> import numpy as np, tempfile, sparsestore as ss
+        >>> y = np.arange(1000) % 100 == 0  # one in a hundred
+        >>> store = ss.convert(np.eye(1000), tempfile.mkdtemp() + "/eye.zarr", columns={"y": y})
+        >>> loader = store.loader(100, shuffle=True, seed=0, weights="balanced:y")
+        >>> sum(int(batch.y.sum()) for batch in loader)
+        500
         """
         chosen, dtype = self._columns(columns), number_dtype(dtype)
+        if weights is not None and not shuffle:
+            raise ValueError("weights draws rows at random, and shuffle is False: pass shuffle=True, or no weights")
+        if isinstance(weights, str) and weights == SAMPLE_WEIGHT and SAMPLE_WEIGHT in chosen:
+            if columns is not None:
+                raise ValueError(
+                    f"{SAMPLE_WEIGHT!r} is in columns and is weights: a row would be drawn by it and weighed by it "
+                    f"again; leave it out of one of them"
+                )
+            chosen = tuple(name for name in chosen if name != SAMPLE_WEIGHT)  # it is used up by drawing
         cell_bytes = dtype.itemsize if layout == "dense" else 0
         plan, found = self._plan(
             batch_size, shuffle, seed, drop_remainder, window_rows, block_rows, window_bytes, chosen, cell_bytes
@@ -577,6 +612,7 @@ class View:
             layout=layout,
             partition=_whole("partition", partition, least=0),
             n_partitions=_whole("n_partitions", n_partitions),
+            weights=None if weights is None else weights_of(weights, self._reader, self._selection),
         )
 
     def to_tf(self, batch_size: int = 32, *, prefetch: int = 2, **options: Any) -> Any:

@@ -26,14 +26,16 @@ the eighth that `Buffers` adds it is four large pages."""
 class Window:
     """Rows of whole batches, found on disk, and in their final order once they are loaded.
 
-    Holds places, not entries: some 60 bytes a row, and the columns. One thread at a time.
+    Holds places, not entries: some 60 bytes a row, and the columns. One thread at a time. Of `n_rows` rows `n_found`
+    are different ones.
 
     Parameters
     ----------
     found : Found
         The rows in the order of the file.
     order : int64 array or None
-        Their final order; None: as they are.
+        Their final order; None: as they are. A row may come several times: it is found and checked once, and copied
+        each time.
     columns : dict of str to (n,) or (n, k) array
         In the order of the file.
     row_ids : (n,) int64 array
@@ -67,8 +69,9 @@ class Window:
         self._features = features
         self._dtype = dtype
         self._loaded: Located | None = None
-        self.n_rows = len(row_ids)
         self.row_ids = row_ids if order is None else row_ids[order]
+        self.n_rows = len(self.row_ids)
+        self.n_found = len(row_ids)
         self.columns = columns if order is None else {name: values[order] for name, values in columns.items()}
 
     @property

@@ -34,6 +34,9 @@ CASES: dict[str, dict[str, Any]] = {
     "dtype int32": {"dtype": "int32"},
     "dtype uint8, dense": {"dtype": "uint8", "layout": "dense"},
     "features": {"features": np.array([40, 2, 9]), "shuffle": True},
+    "drawn by weights": {"weights": "sample_weight", "columns": ("y",), "shuffle": True},
+    "drawn, with weights, dense": {"weights": "balanced:y", "columns": ("y", "sample_weight"), "shuffle": True}
+    | {"layout": "dense", "features": np.array([40, 2, 9])},
     "last of three partitions": {"partition": 2, "n_partitions": 3, "shuffle": True, "batch_size": 16},
 }
 

@@ -16,6 +16,7 @@ from sparsestore.format import ColumnSchema
 from sparsestore.loader import Loader
 from sparsestore.plan.window import Plan
 from sparsestore.reader import Coordinates, Located
+from sparsestore.weights import weights_of
 
 Array = NDArray[Any]
 
@@ -162,10 +163,13 @@ def make_loader(
     drop_remainder: bool = False,
     segments: Sequence[int] | None = None,
     selection: Any = None,
+    weights: Any = None,
     **options: Any,
 ) -> Loader:
-    """A loader over a fake reader; windows of 4 batches unless told."""
+    """A loader over a fake reader; windows of 4 batches unless told; weights as those of a view."""
     selection = selection or AllRows(reader.shape[0])
+    if weights is not None:
+        options["weights"] = weights_of(weights, reader, selection)  # type: ignore[arg-type]
     plan = Plan(
         np.array(segments if segments is not None else [selection.n_rows]),
         batch_size=batch_size,

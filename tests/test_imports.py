@@ -83,7 +83,9 @@ TABLE: dict[str, set[str]] = {
     "window": {"batch", "buffers", "csr", "reader", "storage"},
     "plan": {"errors", "forking", "kernels", "plan"},
     "batch": {"csr", "errors"},
-    "loader": {"batch", "buffers", "plan", "csr", "forking", "reader", "prefetch", "read_ahead", "window"} | {"errors"},
+    "weights": {"forking", "format", "plan", "reader"},
+    "loader": {"batch", "buffers", "plan", "csr", "forking", "reader", "prefetch", "read_ahead", "window"}
+    | {"errors", "format", "weights"},
     "sources": SHARED,
     "sources.npz": {*SHARED, "sources.npy"},
     "sources.registry": {"errors", "sources"},
@@ -141,6 +143,7 @@ TABLE: dict[str, set[str]] = {
     "bridges": {"loader", "batch", "buffers", "csr", "errors", "forking", "window"},
     "keras": {"keras"},
     "view": {
+        "batch",
         "bridges",
         "csr",
         "errors",
@@ -152,6 +155,7 @@ TABLE: dict[str, set[str]] = {
         "memory",
         "plan",
         "reader",
+        "weights",
         "window",
     },
 }

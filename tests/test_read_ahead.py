@@ -12,7 +12,7 @@ from sparsestore.storage import Advice
 
 
 class FakeWindow:
-    n_rows = 0
+    n_found = 0
 
     def __init__(self, stored_bytes: int, *, mapped: bool = True) -> None:
         self.stored_bytes = stored_bytes
@@ -107,7 +107,7 @@ def test_windows_are_checked_ahead_where_there_is_memory(
 
 def test_a_short_window_does_not_tell_that_whole_ones_have_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sparsestore.memory.free_bytes", lambda: 1_000_000)
-    monkeypatch.setattr(FakeWindow, "n_rows", 100)
+    monkeypatch.setattr(FakeWindow, "n_found", 100)
     for window_rows, copied in [(100, True), (10_000, False)]:
         found = ReadAhead(1_600_000, 0, window_rows)
         found.found(FakeWindow(10_000))  # type: ignore[arg-type]

@@ -89,7 +89,9 @@ def dataset(loader: Loader, *, prefetch: int = 2) -> tf.data.Dataset:
     if prefetch < 0:
         raise ValueError(f"prefetch is {prefetch}, expected 0 or more batches")
     if SAMPLE_WEIGHT in loader.columns and len(loader.columns) == 1:
-        raise ValueError(f"columns has {SAMPLE_WEIGHT!r} and nothing to weigh: add 'y', or leave it out")
+        raise ValueError(
+            f"columns has {SAMPLE_WEIGHT!r} and nothing to weigh: add 'y', or leave it out, and weights, which give it"
+        )
     source = _Source(loader)
     claim = tf.data.Dataset.from_tensors(0).map(source.claim())
     windows = claim.flat_map(tf.data.Dataset.from_tensor_slices).map(source.find()).prefetch(1)

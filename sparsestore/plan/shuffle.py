@@ -11,7 +11,9 @@ from sparsestore.kernels import ranking
 __all__ = [
     "BLOCKS",
     "CONVERSION",
+    "DRAWN",
     "FEISTEL",
+    "OFFSET",
     "SPLITS",
     "WINDOW",
     "Permutation",
@@ -22,7 +24,7 @@ __all__ = [
     "words",
 ]
 
-BLOCKS, WINDOW, FEISTEL, SPLITS, CONVERSION = range(5)
+BLOCKS, WINDOW, FEISTEL, SPLITS, CONVERSION, OFFSET, DRAWN = range(7)
 """Streams: what the words are for. Words of different streams have nothing to do with each other."""
 
 REAL_BELOW = 2**22
