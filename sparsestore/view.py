@@ -604,6 +604,41 @@ class View:
 
         return tensorflow.dataset(self.loader(batch_size, **options), prefetch=prefetch)
 
+    def to_torch(self, batch_size: int = 32, *, format: str = "csr", **options: Any) -> Any:
+        """Give batches as a `torch.utils.data.IterableDataset` of (x, y) or (x, y, sample_weight).
+
+        Parameters
+        ----------
+        batch_size : int
+        format : {"csr", "coo"}
+            Of x with ``layout="sparse"``.
+        **options
+            As in `loader`; with ``layout="sparse"`` x is a sparse CSR or COO tensor, with "dense" a dense one. Where
+            `torch.distributed` is initialised, each process gets its partition, unless `partition` or `n_partitions` is
+            given.
+
+        Returns
+        -------
+        torch.utils.data.IterableDataset
+            For ``DataLoader(ds, batch_size=None, num_workers=k)``: each iteration over it is the next epoch, and all
+            workers together read each row once.
+
+        Raises
+        ------
+        ImportError
+            Where PyTorch is not installed; it names the extra.
+        ValueError
+            As `loader`; also a column of texts, or ``shuffle=True`` without a seed where several processes train.
+
+        Notes
+        -----
+        What is returned has ``len``, the number of batches of this process, `set_epoch`, `state_dict` and
+        `load_state_dict`.
+        """
+        from sparsestore.bridges import torch
+
+        return torch.dataset(self.loader(batch_size, **torch.share_of_process(options)), format=format)
+
 
 def _whole(name: str, value: Any, *, least: int = 1, most: int | None = None) -> int:
     """A whole number that was given, as Python's."""
