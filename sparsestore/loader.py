@@ -304,6 +304,18 @@ class Loader:
             dtype=self.dtype,
         )
 
+    def row_lengths(self, most: int) -> tuple[NDArray[np.int64], float] | None:
+        """Entries of `most` rows spread evenly over the view, or of all, and how many rows each stands for.
+
+        None where the view has not all features: only the entries tell how many are of those.
+        """
+        if self._features is not None:
+            return None
+        n_rows = self.plan.n_rows
+        n = min(n_rows, most)
+        positions = np.arange(n) * n_rows // n
+        return self._reader.lengths(self._selection.rows(positions)), n_rows / n
+
     def state_dict(self) -> dict[str, Any]:
         """Position after the batches that the consumer has received, as JSON values; costs nothing.
 

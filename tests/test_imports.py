@@ -82,7 +82,7 @@ TABLE: dict[str, set[str]] = {
     "read_ahead": {"buffers", "memory", "storage", "window"},
     "window": {"batch", "buffers", "csr", "reader", "storage"},
     "plan": {"errors", "forking", "kernels", "plan"},
-    "batch": {"csr", "errors"},
+    "batch": {"csr", "errors", "forking"},
     "loader": {"batch", "buffers", "plan", "csr", "forking", "reader", "prefetch", "read_ahead", "window"} | {"errors"},
     "sources": SHARED,
     "sources.npz": {*SHARED, "sources.npy"},
@@ -139,6 +139,7 @@ TABLE: dict[str, set[str]] = {
     | {"checksum", "convert", "layout", "plan", "progress", "segment", "sources", "view"},  # optimize, a conversion
     "bench": {"batch", "bench", "errors", "manifest", "memory", "parallel", "progress", "reader", "storage", "store"},
     "bridges": {"loader", "batch", "buffers", "csr", "errors", "forking", "window"},
+    "bridges.keras": {"loader", "batch", "csr", "forking", "bridges.jax"},  # whose arrays Keras takes on JAX
     "view": {
         "bridges",
         "csr",

@@ -114,9 +114,16 @@ class Batches(IterableDataset):
         seed = worker.seed - worker.id
         self._turns[worker.id, seed] += 1
         epoch, batch = self._epochs.claim((seed, self._turns[worker.id, seed]), worker.num_workers)
-        shares = [self._loader.share(i, worker.num_workers) for i in range(worker.num_workers)]
-        done = _dealt([len(share) for share in shares], batch)[worker.id]
-        return shares[worker.id].elements(self._tensors, (epoch, done))
+        return self._share(worker.id, worker.num_workers, epoch, batch)
+
+    def _share(self, worker: int, n_workers: int, epoch: int, batch: int) -> Iterator[Any]:
+        shares = [self._loader.share(i, n_workers) for i in range(n_workers)]
+        lengths = [len(share) for share in shares]
+        done = _dealt(lengths, batch)
+        # a DataLoader begins with its first worker, so that has to be the one whose turn it was
+        turn = min(((n, i) for i, n in enumerate(done) if n < lengths[i]), default=(0, 0))[1]
+        i = (worker + turn) % n_workers
+        return shares[i].elements(self._tensors, (epoch, done[i]))
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration be this epoch: the one after it is the next, as always."""
