@@ -51,7 +51,11 @@ def decode(element: Any) -> Decoded:
         assert (np.diff(flat) > 0).all()
         assert (places[n:] == x.shape).all()
         assert not values[n:].any()
-        x = x.todense()
+        if n == 0 or len(x) > 1:
+            x = x.todense()
+        else:  # which takes JAX long, where there are a thousand of them
+            x, found = np.zeros(x.shape, x.dtype), x
+            x[tuple(np.asarray(found.indices)[:n].T)] = np.asarray(found.data)[:n]
     return np.asarray(x), y, None if weight is None else np.asarray(weight)
 
 
@@ -119,10 +123,13 @@ def lengths_of(kind: str, n: int) -> Any:
     }[kind]
 
 
-@pytest.mark.parametrize("shuffle", [False, True], ids=["in order", "shuffled"])
-@pytest.mark.parametrize("kind", ["alike", "log-normal", "ascending", "one in a hundred", "none"])
+@pytest.mark.parametrize(
+    ("kind", "shuffle"),
+    [("alike", False), ("none", False), ("ascending", False)]
+    + [(kind, shuffle) for kind in ("log-normal", "one in a hundred") for shuffle in (False, True)],
+)
 def test_a_step_is_compiled_at_most_four_times(kind: str, shuffle: bool) -> None:
-    n, n_features = 5000, 1000
+    n, n_features = 3000, 1000
     lengths = lengths_of(kind, n)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     indices = np.concatenate([np.arange(k) for k in lengths])

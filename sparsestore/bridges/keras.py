@@ -31,6 +31,9 @@ Give = Callable[[Any], Any]
 AHEAD = 8
 """Batches that may be passed over, and kept, to reach one that is asked for early: threads come in any order."""
 
+_NOWHERE = -AHEAD - 1
+"""A number of no batch, and far from all."""
+
 log = logging.getLogger("sparsestore")
 
 
@@ -81,7 +84,7 @@ class Batches(keras.utils.PyDataset):
 
     def _stop(self) -> None:
         self._elements: Iterator[Any] | None = None
-        self._next = self._last = -1
+        self._next = self._last = _NOWHERE
         self._kept: deque[tuple[int, Any]] = deque(maxlen=AHEAD)
 
     def __len__(self) -> int:
@@ -122,11 +125,12 @@ class Batches(keras.utils.PyDataset):
             if number == at:
                 del self._kept[k]
                 return element
-        if not 0 <= at - self._next < AHEAD and (restart or at == self._last + 1):
+        near = 0 <= at - self._next < AHEAD
+        if not near and (restart or at == self._last + 1):
             self._stop()
-            self._next = at
+            self._next, near = at, True
         self._last = at
-        if not 0 <= at - self._next < AHEAD or self._next < 0:
+        if not near:
             return self._alone(at)
         try:
             while self._next < at:
