@@ -174,6 +174,16 @@ def test_forked_workers_read_each_batch_once_and_all_the_same_epoch(n: int, pers
     assert numbers(ds) == expected[3]
 
 
+@FORMATS
+def test_tensors_of_workers_are_whole(format: str) -> None:
+    columns = ("row", "sample_weight")
+    ds = dataset(make_loader(reader(), columns=columns, shuffle=True), format=format)
+    for x, row, weight in loader_of(ds, 2, multiprocessing_context="fork"):
+        assert x.layout == {"csr": torch.sparse_csr, "coo": torch.sparse_coo}[format]
+        assert np.array_equal(x.to_dense().numpy(), X[row.numpy()].toarray())
+        assert np.array_equal(weight.numpy(), COLUMNS["sample_weight"][row.numpy()])
+
+
 def test_spawned_workers_go_on_from_the_epoch_before() -> None:
     expected, ds = epochs(2), rows_of()
     assert numbers(ds) == expected[0]
