@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsestore.csr import Rows
+from sparsestore.forking import imported
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-__all__ = ["SAMPLE_WEIGHT", "Batch", "Strip", "targets"]
+__all__ = ["SAMPLE_WEIGHT", "Batch", "Strip", "check_targets", "check_whole", "targets"]
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -97,3 +98,36 @@ def targets(columns: Mapping[str, T]) -> tuple[T | dict[str, T] | None, T | None
     if len(beside) == 1:
         (y,) = beside.values()
     return y, columns.get(SAMPLE_WEIGHT)
+
+
+def check_targets(columns: Iterable[str], texts: Iterable[str] = (), framework: str = "") -> None:
+    """See that a model can take the chosen columns: no weights without a target, no `texts` where tensors hold none.
+
+    Raises
+    ------
+    ValueError
+        It can not.
+    """
+    if (names := tuple(columns)) == (SAMPLE_WEIGHT,):
+        raise ValueError(
+            f"columns has {SAMPLE_WEIGHT!r} and nothing to weigh: add 'y', or leave it out, and weights, which give it"
+        )
+    if found := [name for name in names if name in texts]:
+        raise ValueError(
+            f"column {', '.join(map(repr, found))} holds texts, and {framework} has no tensors of texts: choose others "
+            f"with columns="
+        )
+
+
+def check_whole(columns: Mapping[str, Array]) -> None:
+    """See that no value of some columns is missing.
+
+    Raises
+    ------
+    ValueError
+        One is.
+    """
+    for name, values in columns.items():
+        if (masked := imported("numpy.ma")).is_masked(values):
+            missing = int(masked.getmaskarray(values).sum())
+            raise ValueError(f"column {name!r} lacks {missing} of {values.size} values, and a tensor can not say so")

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
+from copy import copy
 from dataclasses import replace
 from hashlib import blake2b
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from sparsestore.batch import SAMPLE_WEIGHT, Batch
+from sparsestore.batch import SAMPLE_WEIGHT, Batch, Strip
 from sparsestore.buffers import Buffers
 from sparsestore.forking import Lock, check_process
 from sparsestore.format import ColumnSchema
 from sparsestore.plan import sampling
-from sparsestore.plan.partition import Piece, pieces
+from sparsestore.plan.partition import Piece, deal, pieces
 from sparsestore.prefetch import prefetch
 from sparsestore.read_ahead import ReadAhead
 from sparsestore.window import Window
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["LAYOUTS", "Loader", "Run"]
 
 LAYOUTS = ("sparse", "dense")
+
+T = TypeVar("T")
 
 
 class Run(NamedTuple):
@@ -118,15 +121,16 @@ class Loader:
         self.layout = layout
         self.partition = partition
         self.n_partitions = n_partitions
+        self._worker = (0, 1)
         self.plan = plan
         self.pieces, self._firsts = self._share(plan)
         self._position = self._next = (0, 0)
 
     def _share(self, plan: Plan) -> tuple[tuple[Piece, ...], NDArray[np.int64]]:
         """The pieces of the partition, and the number of the first batch of each; its last entry counts all batches."""
-        parts = pieces(plan, self.partition, self.n_partitions)
+        parts = deal(pieces(plan, self.partition, self.n_partitions), *self._worker)
         firsts = np.cumsum([0, *(part.last_batch - part.first_batch for part in parts)])
-        if firsts[-1] == 0:
+        if firsts[-1] == 0 and self._worker[1] == 1:
             raise ValueError(
                 f"not one batch: {plan.n_rows} rows in batches of {plan.batch_size}, drop_remainder="
                 f"{plan.drop_remainder}: take a smaller batch_size or more rows"
@@ -162,8 +166,8 @@ class Loader:
         return self._position[0]
 
     @property
-    def upcoming(self) -> tuple[int, int]:
-        """Epoch and batch at which the next iteration begins."""
+    def following(self) -> tuple[int, int]:
+        """The (epoch, batch) that the next iteration begins at."""
         return self._next
 
     @property
@@ -178,6 +182,11 @@ class Loader:
             found[SAMPLE_WEIGHT] = ColumnSchema(np.result_type(stored.dtype, np.float32).name, stored.shape)
         return found
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The chosen columns that hold texts."""
+        return tuple(name for name, column in self.schema.items() if column.dtype == "string")
+
     def __iter__(self) -> Iterator[Batch]:
         """Begin the next epoch; the first one after `load_state_dict` begins at the batch of the state.
 
@@ -188,21 +197,29 @@ class Loader:
         """
         if self.layout == "sparse" and self.dtype == np.float16:
             raise ValueError('scipy has no sparse arrays of float16: take layout="dense" or dtype="float32"')
-        epoch, batch = self.begin()
-        return self._batches(epoch, batch)
+        return self.elements(Strip.batches)
 
-    def _batches(self, epoch: int, batch: int) -> Iterator[Batch]:
+    def elements(self, make: Callable[[Strip], Iterable[T]], start: tuple[int, int] | None = None) -> Iterator[T]:
+        """Begin the next epoch: what `make` gives for its strips, one element for each batch.
+
+        `make` is called in a background thread where there is memory to be early. With `start`, an (epoch, batch), no
+        epoch is claimed: what is left of that one is given.
+        """
+        epoch, batch = self.begin() if start is None else start
+        return self._elements(epoch, batch, make)
+
+    def _elements(self, epoch: int, batch: int, make: Callable[[Strip], Iterable[T]]) -> Iterator[T]:
         process = os.getpid()
         ahead = self.read_ahead()
-        made = self._strips(epoch, batch, ahead)
+        made = self._strips(epoch, batch, ahead, make)
         with closing(prefetch(made) if ahead.has_room_for(3 * self._batch_bytes()) else made) as strips:
-            for batches in strips:
-                while batches:
+            for elements in strips:
+                while elements:
                     check_process(process)
                     batch += 1
                     # a batch counts as soon as it is handed out, and the position after the last one is the next epoch
                     self._position = (epoch, batch) if batch < len(self) else (epoch + 1, 0)
-                    yield batches.popleft()  # no name here: its memory would wait while the next strip is copied
+                    yield elements.popleft()  # no name here: its memory would wait while the next strip is copied
 
     def read_ahead(self, *, in_turn: bool = True) -> ReadAhead:
         """What decides along one iteration how windows come from disk: see there."""
@@ -216,7 +233,9 @@ class Loader:
             a_row = self._reader.nnz // max(self._reader.shape[0], 1) * (4 + self.dtype.itemsize)
         return self.plan.batch_size * a_row
 
-    def _strips(self, epoch: int, batch: int, ahead: ReadAhead) -> Generator[deque[Batch], None, None]:
+    def _strips(
+        self, epoch: int, batch: int, ahead: ReadAhead, make: Callable[[Strip], Iterable[T]]
+    ) -> Generator[deque[T], None, None]:
         """What is left of an epoch, copied out strip by strip while another thread locates the next window."""
         buffers = Buffers()
         runs = self.runs(epoch, batch, len(self) - batch)
@@ -224,7 +243,7 @@ class Loader:
             for run, window in windows:
                 ahead.begin(window)
                 for first, last in window.cuts(run.start, run.stop, self.layout, ahead.strip_bytes):
-                    yield deque(window.strip(first, last, self.layout, buffers).batches())
+                    yield deque(make(window.strip(first, last, self.layout, buffers)))
                 ahead.done(window)
 
     def _windows(self, runs: Iterator[Run], ahead: ReadAhead) -> Iterator[tuple[Run, Window]]:
@@ -240,6 +259,13 @@ class Loader:
             for run, window in coming:
                 ahead.load(window)
                 yield run, window
+
+    def share(self, worker: int, n_workers: int) -> Loader:
+        """Worker's share of this loader's batches: together all of them, so shares may differ in length or be empty."""
+        found = copy(self)
+        found._worker = (worker, n_workers)
+        found.pieces, found._firsts = found._share(found.plan)
+        return found
 
     def begin(self, *, across: bool = False) -> tuple[int, int]:
         """Claim an iteration: the (epoch, batch) it starts at. Safe to call from any thread.
@@ -264,13 +290,17 @@ class Loader:
             if batch == len(self):
                 epoch, batch = epoch + 1, 0
 
-    def window(self, epoch: int, i: int) -> Window:
-        """Find the rows of piece i of this partition's epoch, a pure function of (epoch, i), from any thread."""
+    def window(self, epoch: int, i: int, first: int = 0, last: int | None = None) -> Window:
+        """Find the rows of piece i of this partition's epoch, a pure function of (epoch, i), from any thread.
+
+        Or only its batches `first` to `last`, which the window then numbers from 0.
+        """
         part = self.pieces[i]
         size = self.plan.batch_size
         planned = self.plan.window(epoch, part.window)
         positions, order = planned.positions, planned.order
-        start, stop = part.first_batch * size, min(part.last_batch * size, len(positions))
+        stop = part.last_batch if last is None else part.first_batch + last
+        start, stop = (part.first_batch + first) * size, min(stop * size, len(positions))
         factor = None
         if order is None:
             positions = positions[start:stop]
@@ -307,6 +337,18 @@ class Loader:
         found, classes = weights.of(positions, self._selection.rows(positions))
         drawn = sampling.draw(found, order, seed=self.plan.seed, epoch=epoch, window=window, strata=classes)
         return drawn.rows, sampling.correction(drawn.total, len(positions), weights.total, self.plan.n_rows)
+
+    def row_lengths(self, most: int) -> tuple[NDArray[np.int64], float] | None:
+        """Entries of `most` rows spread evenly over the view, or of all, and how many rows each stands for.
+
+        None where the view has not all features: only the entries tell how many are of those.
+        """
+        if self._features is not None:
+            return None
+        n_rows = self.plan.n_rows
+        n = min(n_rows, most)
+        positions = np.arange(n) * n_rows // n
+        return self._reader.lengths(self._selection.rows(positions)), n_rows / n
 
     def state_dict(self) -> dict[str, Any]:
         """Position after the batches that the consumer has received, as JSON values; costs nothing.

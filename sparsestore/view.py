@@ -640,6 +640,105 @@ class View:
 
         return tensorflow.dataset(self.loader(batch_size, **options), prefetch=prefetch)
 
+    def to_torch(self, batch_size: int = 32, *, format: str = "csr", **options: Any) -> Any:
+        """Give batches as a `torch.utils.data.IterableDataset` of (x, y) or (x, y, sample_weight).
+
+        Parameters
+        ----------
+        batch_size : int
+        format : {"csr", "coo"}
+            Of x with ``layout="sparse"``.
+        **options
+            As in `loader`; with ``layout="sparse"`` x is a sparse CSR or COO tensor, with "dense" a dense one. Where
+            `torch.distributed` is initialised, each process gets its partition, unless `partition` or `n_partitions` is
+            given.
+
+        Returns
+        -------
+        torch.utils.data.IterableDataset
+            For ``DataLoader(ds, batch_size=None, num_workers=k)``: each iteration over it is the next epoch, and all
+            workers together read each row once.
+
+        Raises
+        ------
+        ImportError
+            Where PyTorch is not installed; it names the extra.
+        ValueError
+            As `loader`; also a column of texts, or ``shuffle=True`` without a seed where several processes train.
+
+        Notes
+        -----
+        What is returned has ``len``, the number of batches of this process, `set_epoch`, `state_dict` and
+        `load_state_dict`.
+        """
+        from sparsestore.bridges import torch
+
+        return torch.dataset(self.loader(batch_size, **torch.share_of_process(options)), format=format)
+
+    def to_jax(self, batch_size: int = 32, *, nse: int | None = None, **options: Any) -> Any:
+        """Give batches as arrays of JAX: an iterable of (x, y) or (x, y, sample_weight).
+
+        Parameters
+        ----------
+        batch_size : int
+        nse : int, optional
+            Places for entries of each sparse batch; found from the first rows and raised where need be, by default.
+        **options
+            As in `loader`; with ``layout="sparse"`` x is a `jax.experimental.sparse.BCOO` that is padded, so that a
+            compiled step is compiled a few times only, with "dense" an array.
+
+        Returns
+        -------
+        iterable
+            With ``len``; each iteration over it is the next epoch.
+
+        Raises
+        ------
+        ImportError
+            Where JAX is not installed; it names the extra.
+        ValueError
+            As `loader`; also a column of texts, or numbers of 64 bits where JAX has none.
+
+        Notes
+        -----
+        What is returned has `state_dict` and `load_state_dict`. Where several processes train, give each its share:
+        ``partition=jax.process_index(), n_partitions=jax.process_count()``, and all the same `seed` and `nse`.
+        """
+        from sparsestore.bridges import jax
+
+        return jax.dataset(self.loader(batch_size, **options), nse=nse)
+
+    def to_keras(self, batch_size: int = 32, **options: Any) -> Any:
+        """Give batches as a `keras.utils.PyDataset` for ``model.fit(ds, shuffle=False)``, on any back end of Keras.
+
+        Parameters
+        ----------
+        batch_size : int
+        **options
+            As in `loader`; with ``layout="sparse"`` x is a `tf.SparseTensor` on TensorFlow and a padded
+            `jax.experimental.sparse.BCOO` on JAX; PyTorch needs ``layout="dense"``.
+
+        Returns
+        -------
+        keras.utils.PyDataset
+            ``ds[i]`` is batch i of the present epoch; `fit` goes on to the next one.
+
+        Raises
+        ------
+        ImportError
+            Where Keras is not installed; it names the extra.
+        ValueError
+            As `loader`; also ``layout="sparse"`` on PyTorch, or a column of texts.
+
+        Notes
+        -----
+        On TensorFlow `to_tf` is faster. Unless it is told ``shuffle=False``, `fit` shuffles the order of batches, and
+        each is then found by itself, which is slow. What is returned has `state_dict` and `load_state_dict`.
+        """
+        from sparsestore.bridges import keras
+
+        return keras.dataset(self.loader(batch_size, **options))
+
 
 def _whole(name: str, value: Any, *, least: int = 1, most: int | None = None) -> int:
     """A whole number that was given, as Python's."""

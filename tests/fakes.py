@@ -107,6 +107,10 @@ class FakeFound:
         return self.located
 
 
+def at_once(_: int) -> None:
+    """For `before_find`: nothing; a function with a name, as it goes to processes that are spawned."""
+
+
 class FakeReader:
     """The reader's face over a matrix in memory.
 
@@ -120,7 +124,7 @@ class FakeReader:
         columns: dict[str, Array] | None = None,
         *,
         version: int = 1,
-        before_find: Callable[[int], None] = lambda _: None,
+        before_find: Callable[[int], None] = at_once,
     ) -> None:
         self.matrix = x
         self.values = columns or {}
@@ -147,6 +151,9 @@ class FakeReader:
         self.before_find(len(self.found))
         self.found.append(rows)
         return FakeFound(FakeLocated(self.matrix, rows))
+
+    def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.diff(self.matrix.indptr)[rows].astype(np.int64)
 
     def column(self, name: str, rows: NDArray[np.int64] | slice) -> Array:
         return np.array(self.values[name][rows])

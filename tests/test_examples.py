@@ -8,15 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
-def example(name: str, folder: Path, *arguments: str) -> str:
+def example(name: str, folder: Path, *arguments: str, **environment: str) -> str:
     """Output of an example, run in another folder; it must succeed."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples" / name), *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -37,6 +39,25 @@ def test_a9a_reaches_the_accuracy_of_a_linear_model(tmp_path: Path) -> None:
     assert found
     assert float(found[1]) >= 0.845
     assert float(found[2]) >= 0.895
+
+
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+def test_a9a_is_learned_as_well_by_other_frameworks(framework: str, tmp_path: Path) -> None:
+    pytest.importorskip(framework, reason=f"needs {framework}")
+    out = example(f"{framework}_a9a.py", tmp_path)
+    losses = [float(loss) for loss in re.findall(r"loss ([0-9.]+)", out)]
+    assert len(losses) == 5
+    assert losses[-1] < losses[0]
+    assert float(out.split("accuracy ")[1].split()[0]) >= 0.845
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "tensorflow", "torch"])
+def test_agaricus_is_learned_on_every_back_end_of_keras(backend: str, tmp_path: Path) -> None:
+    pytest.importorskip(backend, reason=f"needs {backend}")
+    out = example("keras_backends.py", tmp_path, KERAS_BACKEND=backend)
+    assert float(out.split("accuracy ")[-1].split()[0]) >= 0.99
+    assert f"{backend}, " in out
 
 
 def test_hundred_million_rows_runs_at_a_million(tmp_path: Path) -> None:

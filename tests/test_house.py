@@ -10,6 +10,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -23,10 +24,11 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-def run(*command: str, cwd: Path = ROOT) -> None:
-    """Run a Python module or file; its output is the message of a failure."""
+def run(*command: str, cwd: Path = ROOT) -> str:
+    """Run a Python module or file; its output is given, or the message of a failure."""
     done = subprocess.run([sys.executable, *command], cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
 
 
 def test_ruff_finds_nothing() -> None:
@@ -41,8 +43,12 @@ def test_mypy_strict_finds_nothing() -> None:
     run("-m", "mypy")
 
 
+def blocks_of(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+
+
 def readme_blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    return blocks_of(README, language)
 
 
 def test_readme_python_runs_as_printed(tmp_path: Path) -> None:
@@ -51,6 +57,19 @@ def test_readme_python_runs_as_printed(tmp_path: Path) -> None:
     script = tmp_path / "readme.py"
     script.write_text("\n".join(blocks), encoding="utf-8")
     run("-W", "error::UserWarning", str(script), cwd=tmp_path)
+
+
+@pytest.mark.parametrize("framework", ["torch", "jax", "keras"])
+def test_page_of_frameworks_runs_as_printed(framework: str, tmp_path: Path) -> None:
+    pytest.importorskip(framework, reason=f"needs {framework}")
+    store, *blocks = blocks_of((ROOT / "docs" / "frameworks.md").read_text(encoding="utf-8"), "python")
+    (block,) = [block for block in blocks if block.startswith(f"import {framework}\n")]
+    script = tmp_path / "page.py"
+    # processes that are spawned import the script, where that is how they start
+    code = textwrap.indent(store + block, "    ")
+    script.write_text(f'if __name__ == "__main__":\n{code}', encoding="utf-8")
+    out = run("-W", "error::UserWarning", str(script), cwd=tmp_path)
+    assert float(out.split()[-1]) >= 0.9
 
 
 def test_readme_command_lines_run_as_printed(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ TABLE: dict[str, set[str]] = {
     "read_ahead": {"buffers", "memory", "storage", "window"},
     "window": {"batch", "buffers", "csr", "reader", "storage"},
     "plan": {"errors", "forking", "kernels", "plan"},
-    "batch": {"csr", "errors"},
+    "batch": {"csr", "errors", "forking"},
     "weights": {"forking", "format", "plan", "reader"},
     "loader": {"batch", "buffers", "plan", "csr", "forking", "reader", "prefetch", "read_ahead", "window"}
     | {"errors", "format", "weights"},
@@ -142,6 +142,7 @@ TABLE: dict[str, set[str]] = {
     "bench": {"batch", "bench", "errors", "manifest", "memory", "parallel", "progress", "reader", "storage", "store"},
     "bridges": {"loader", "batch", "buffers", "csr", "errors", "forking", "window"},
     "keras": {"keras"},
+    "bridges.keras": {"loader", "batch", "csr", "forking", "bridges.jax"},  # whose arrays Keras takes on JAX
     "view": {
         "batch",
         "bridges",

@@ -562,3 +562,40 @@ def test_a_bridge_without_its_framework_names_the_extra() -> None:
 def test_repr_tells_what_comes() -> None:
     text = repr(make_loader(reader(), partition=1, n_partitions=2))
     assert text == "<Loader: 16 batches of 32 rows x 57 features, sparse float32, partition 1 of 2, epoch 0>"
+
+
+@pytest.mark.parametrize("n_workers", [1, 3, 40])
+def test_shares_are_the_loader_dealt_out(n_workers: int) -> None:
+    x = random_matrix(300, 20, 0.2)
+    loader = make_loader(FakeReader(x), shuffle=True, batch_size=10)
+    shares = [loader.share(worker, n_workers) for worker in range(n_workers)]
+    assert sum(map(len, shares)) == len(loader) == 30
+    found = [batch.row_ids.tolist() for share in shares for batch in share]
+    assert sorted(found) == sorted(batch.row_ids.tolist() for batch in loader)
+    assert loader.epoch == 1
+
+
+def test_elements_are_made_of_strips_from_any_start() -> None:
+    loader = make_loader(FakeReader(random_matrix(300, 20, 0.2)), shuffle=True)
+    plain = make_loader(FakeReader(random_matrix(300, 20, 0.2)), shuffle=True)
+    expected = [[batch.row_ids.tolist() for batch in plain] for _ in range(3)]
+
+    def make(strip: Any) -> list[list[int]]:
+        return [batch.row_ids.tolist() for batch in strip.batches()]
+
+    assert list(loader.elements(make)) == expected[0]
+    assert list(loader.elements(make, (2, 4))) == expected[2][4:]
+    assert loader.following == (1, 0)  # a start that was given is no claim
+    assert list(loader.elements(make)) == expected[1]
+
+
+def test_row_lengths_are_those_of_rows_spread_over_the_view() -> None:
+    x = random_matrix(300, 20, 0.2)
+    chosen = np.arange(0, 300, 3)
+    loader = make_loader(FakeReader(x), selection=ChosenRows(chosen))
+    for most, rows, stride in ((1000, chosen, 1.0), (100, chosen, 1.0), (50, chosen[::2], 2.0)):
+        found = loader.row_lengths(most)
+        assert found is not None
+        assert found[0].tolist() == np.diff(x.indptr)[rows].tolist()
+        assert found[1] == stride
+    assert make_loader(FakeReader(x), features=np.array([1, 2])).row_lengths(10) is None

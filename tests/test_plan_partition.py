@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sparsestore.plan.partition import Piece, n_batches, pieces
+from sparsestore.plan.partition import Piece, deal, n_batches, pieces
 from sparsestore.plan.window import Plan
 
 
@@ -90,3 +90,24 @@ def test_refuses_no_partitions() -> None:
 def test_refuses_more_partitions_than_batches() -> None:
     with pytest.raises(ValueError, match="an epoch has 3 batches of 2 rows, fewer than the 4 partitions: take fewer"):
         pieces(Plan(np.array([6]), 2, 2, 4), 0, 4)
+
+
+@given(plans(), st.integers(1, 4), st.integers(1, 5), st.data())
+def test_workers_of_a_partition_read_each_of_its_batches_once(
+    plan: Plan, n_partitions: int, n_workers: int, data: st.DataObject
+) -> None:
+    assume(plan.n_batches >= n_partitions)
+    parts = pieces(plan, data.draw(st.integers(0, n_partitions - 1)), n_partitions)
+    whole = [(part.window, i) for part in parts for i in range(part.first_batch, part.last_batch)]
+    shares = [deal(parts, worker, n_workers) for worker in range(n_workers)]
+    dealt = [[(part.window, i) for part in share for i in range(part.first_batch, part.last_batch)] for share in shares]
+    assert sorted(batch for share in dealt for batch in share) == sorted(whole)
+    assert all(share == sorted(share) for share in dealt)
+    lengths = [len(share) for share in dealt]
+    assert max(lengths) - min(lengths) <= 1
+    assert deal(parts, 0, 1) == parts
+
+
+def test_refuses_a_worker_that_is_not_there() -> None:
+    with pytest.raises(ValueError, match="worker is 2, expected 0 <= worker < n_workers, 2"):
+        deal((Piece(0, 0, 4),), 2, 2)

@@ -18,10 +18,9 @@ try:
 except ImportError as error:
     raise ImportError('to_tf needs TensorFlow: pip install "sparsestore[tensorflow]"') from error
 
-from sparsestore.batch import SAMPLE_WEIGHT, targets
+from sparsestore.batch import check_targets, check_whole, targets
 from sparsestore.buffers import Buffers
 from sparsestore.csr import empty_aligned
-from sparsestore.forking import imported
 from sparsestore.loader import Loader
 from sparsestore.window import Window
 
@@ -88,10 +87,7 @@ def dataset(loader: Loader, *, prefetch: int = 2) -> tf.data.Dataset:
     warnings.filterwarnings("ignore", "`shuffle=True` was passed, but will be ignored", UserWarning)
     if prefetch < 0:
         raise ValueError(f"prefetch is {prefetch}, expected 0 or more batches")
-    if SAMPLE_WEIGHT in loader.columns and len(loader.columns) == 1:
-        raise ValueError(
-            f"columns has {SAMPLE_WEIGHT!r} and nothing to weigh: add 'y', or leave it out, and weights, which give it"
-        )
+    check_targets(loader.columns)
     source = _Source(loader)
     claim = tf.data.Dataset.from_tensors(0).map(source.claim())
     windows = claim.flat_map(tf.data.Dataset.from_tensor_slices).map(source.find()).prefetch(1)
@@ -217,12 +213,7 @@ class _Source:
 
     def _window(self, epoch: int, piece: int) -> Window:
         window = self._loader.window(epoch, piece)
-        for name, values in window.columns.items():
-            if (masked := imported("numpy.ma")).is_masked(values):
-                missing = int(masked.getmaskarray(values).sum())
-                raise ValueError(
-                    f"column {name!r} lacks {missing} of {values.size} values, and a tensor can not say so"
-                )
+        check_whole(window.columns)
         return window
 
     # ---- strips

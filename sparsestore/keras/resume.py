@@ -102,7 +102,7 @@ class Resume(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002 - as Keras names it
         """Begin an epoch; the first one after a restart begins where the state was saved."""
         whole = self._first or self.params.get("steps") in (None, len(self._loader))
-        self._begun = self._loader.upcoming if whole else self._after(self._done)  # an iterator goes on over epochs
+        self._begun = self._loader.following if whole else self._after(self._done)  # an iterator goes on over epochs
         self._epoch, self._done, self._saved, self._first = epoch, 0, 0, False
         restored, self._restored = self._restored, None
         if restored is None:
@@ -132,7 +132,7 @@ class Resume(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002 - as Keras names it
         """Save the state at the end of an epoch."""
         begun = self._after(self._done)
-        if self._done == len(self._loader) and self._loader.upcoming != begun:
+        if self._done == len(self._loader) and self._loader.following != begun:
             # the dataset that began inside this epoch would begin the next one inside, too
             self._loader.load_state_dict(self._state(*begun))
         self._save(epoch + 1, begun, 0)

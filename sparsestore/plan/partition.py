@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from sparsestore.plan.window import Plan
 
-__all__ = ["Piece", "n_batches", "pieces"]
+__all__ = ["Piece", "deal", "n_batches", "pieces"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +76,42 @@ def pieces(plan: Plan, partition: int, n_partitions: int) -> tuple[Piece, ...]:
         if first < last:
             dealt.append(Piece(rounds * n_partitions + w, first, last))
     return (*whole, *dealt)
+
+
+def deal(parts: Sequence[Piece], worker: int, n_workers: int) -> tuple[Piece, ...]:
+    """What a worker reads of a partition's pieces, in order; over all workers each batch once, none left out.
+
+    Worker w of W takes pieces w, w + W, ... while there is a piece as long as the first for each worker. The batches
+    after those are dealt in runs whose lengths differ by at most one; where there are few, some workers get none.
+
+    Examples
+    --------
+    >>> parts = [Piece(0, 0, 4), Piece(1, 0, 4), Piece(2, 0, 3)]
+    >>> deal(parts, 0, 2)
+    (Piece(window=0, first_batch=0, last_batch=4), Piece(window=2, first_batch=0, last_batch=1))
+    >>> deal(parts, 1, 2)
+    (Piece(window=1, first_batch=0, last_batch=4), Piece(window=2, first_batch=1, last_batch=3))
+
+    Raises
+    ------
+    ValueError
+        If there is no such worker.
+    """
+    if not 0 <= worker < n_workers:
+        raise ValueError(f"worker is {worker}, expected 0 <= worker < n_workers, {n_workers}")
+    lengths = [part.last_batch - part.first_batch for part in parts]
+    n_whole = next((i for i, length in enumerate(lengths) if length != lengths[0]), len(lengths))
+    n_whole -= n_whole % n_workers
+    left = parts[n_whole:]
+    firsts = list(accumulate(lengths[n_whole:], initial=0))
+    start, stop = worker * firsts[-1] // n_workers, (worker + 1) * firsts[-1] // n_workers
+    dealt = []
+    for part, at in zip(left, firsts, strict=False):
+        # batches start to stop, counted from the first that is left, as far as they lie in this piece
+        first, last = (
+            max(part.first_batch + start - at, part.first_batch),
+            min(part.first_batch + stop - at, part.last_batch),
+        )
+        if first < last:
+            dealt.append(Piece(part.window, first, last))
+    return (*parts[worker:n_whole:n_workers], *dealt)
