@@ -43,6 +43,7 @@ def tables(name: str, home: Path, *arguments: str, allowed: tuple[int, ...] = (0
     return [table["rows"] for table in found["tables"]]
 
 
+@pytest.mark.slow
 def test_read_measures_every_reader_and_its_memory(tmp_path: Path) -> None:
     speed, stored, anonymous = tables("read.py", tmp_path, "--scale", "0.002", "--data", "cells")
     readers = {(row["case"], row["reader"]) for row in speed}
@@ -135,6 +136,7 @@ def test_memory_is_watched_format_by_format(tmp_path: Path) -> None:
     assert all(row["10x peak MiB"] > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_scale_compares_the_cost_of_a_row_over_the_sizes(tmp_path: Path) -> None:
     rows, ratios = tables("scale.py", tmp_path, "--rows", "20000", "200000")
     assert [row["rows"] for row in rows] == [20_000, 200_000]
@@ -142,6 +144,7 @@ def test_scale_compares_the_cost_of_a_row_over_the_sizes(tmp_path: Path) -> None
     assert ratios[0] == {"cost": "ns/row", "dearest to cheapest": pytest.approx(max(costs) / min(costs))}
 
 
+@pytest.mark.slow
 def test_tight_holds_an_epoch_against_the_disk(tmp_path: Path) -> None:
     options = ["--scale", "0.002", "--data", "clicks", "--tight", "1000"]  # room for all: the data are small
     try:

@@ -27,6 +27,7 @@ def example(name: str, folder: Path, *arguments: str, **environment: str) -> str
     return done.stdout
 
 
+@pytest.mark.slow
 def test_agaricus_is_learned_alike_in_both_layouts(tmp_path: Path) -> None:
     out = example("agaricus.py", tmp_path)
     assert min(map(float, re.findall(r"accuracy ([0-9.]+) on rows", out))) >= 0.99
@@ -60,6 +61,7 @@ def test_agaricus_is_learned_on_every_back_end_of_keras(backend: str, tmp_path: 
     assert f"{backend}, " in out
 
 
+@pytest.mark.slow
 def test_hundred_million_rows_runs_at_a_million(tmp_path: Path) -> None:
     out = example("hundred_million_rows.py", tmp_path, "--rows", "1000000")
     assert "entries 9,999" in out or "entries 10,000" in out

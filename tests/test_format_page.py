@@ -142,6 +142,7 @@ def test_the_matrix_of_a_segment_is_anndatas(tmp_path: Path, profile: str) -> No
     assert (backed.to_memory() != x).nnz == 0
 
 
+@pytest.mark.slow
 def test_more_than_256_appends_are_read_through_pages(tmp_path: Path) -> None:
     path = tmp_path / "s.zarr"
     store = ss.convert(np.eye(2), path)

@@ -340,6 +340,7 @@ def work():
 
 
 @pytest.mark.parametrize("suffix", BOUND)
+@pytest.mark.slow
 def test_a_bomb_of_text_stays_within_the_bound_of_convert(tmp_path: Path, suffix: str) -> None:
     path = written(tmp_path / f"bomb.svm{suffix}", bomb(suffix))
     small = written(tmp_path / f"small.svm{suffix}", PACK[suffix](b"1 1:1\n"))

@@ -388,6 +388,7 @@ def test_an_interrupt_at_any_time_of_an_epoch_leaves_no_thread_and_a_loader_that
     )
 
 
+@pytest.mark.slow
 def test_an_interrupt_of_fit_leaves_a_dataset_that_can_be_fitted_again(tmp_path: Path) -> None:
     pytest.importorskip("tensorflow")
     ss.convert(matrix(), tmp_path / "s.zarr", columns=columns())
@@ -535,6 +536,7 @@ except OSError as error:
 
 
 @pytest.mark.parametrize("options", [{}, {"NUMBA_OPT": "1"}], ids=["images", "numba"])
+@pytest.mark.slow
 def test_machine_code_that_can_not_be_kept_is_used_all_the_same(tmp_path: Path, options: dict[str, str]) -> None:
     path = tmp_path / "s.zarr"
     ss.convert(matrix(100), path, columns=columns(100))
@@ -542,6 +544,7 @@ def test_machine_code_that_can_not_be_kept_is_used_all_the_same(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])
+@pytest.mark.slow
 def test_with_little_memory_reading_works_or_says_so_and_goes_on_after_it(store: Path, warm: bool) -> None:
     """Twenty limits of address space; warm: compiled loops are loaded and threads have had stacks before."""
     passes("reads(ss.open(path))", store)  # compiled loops are on disk
@@ -607,6 +610,7 @@ def test_with_little_memory_reading_works_or_says_so_and_goes_on_after_it(store:
     assert warm or "3" in found
 
 
+@pytest.mark.slow
 def test_few_descriptors_suffice_for_many_stores_and_segments(tmp_path: Path) -> None:
     path = tmp_path / "s.zarr"
     x, beside = matrix(), columns()

@@ -101,6 +101,7 @@ def test_a_script_started_again_ends_with_the_weights_of_one_that_never_stopped(
         np.testing.assert_allclose(values, whole[1][name][-len(values) :], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_ends_all_the_same(store: Any, whole: Any, tmp_path: Path) -> None:
     rng = random.Random(0)
     at = [divmod(step, STEPS) for step in sorted(rng.sample(range(EPOCHS * STEPS), 5))]

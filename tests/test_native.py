@@ -394,6 +394,7 @@ def test_batches_are_read_without_numba_once_kernels_are_compiled(start: Any) ->
     assert cold[0] == warm[0]
 
 
+@pytest.mark.slow
 def test_processes_that_compile_at_once_leave_whole_files(start: Any, cache: Path) -> None:
     assert len({printed(process)[0] for process in [start() for _ in range(3)]}) == 1
     assert {path.suffix for path in cache.iterdir() if path.is_file()} == {".code"}
@@ -497,6 +498,7 @@ def test_away_from_a_terminal_it_is_a_line_of_the_log(cache: Path, caplog: pytes
 
 
 @pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
+@pytest.mark.slow
 def test_the_command_line_says_it_once(tmp_path: Path, cache: Path, terminal: bool) -> None:
     import scipy.sparse
 

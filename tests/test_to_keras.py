@@ -272,6 +272,7 @@ def again(backend: str, folder: Path, *arguments: str) -> None:
 @pytest.mark.parametrize(
     ("backend", "some"), [("jax", "training and sparse or compiled"), ("torch", "training or refused")], ids=str
 )
+@pytest.mark.slow
 def test_training_on_another_backend(backend: str, some: str, tmp_path: Path) -> None:
     again(backend, tmp_path, "-k", some)
 

@@ -184,6 +184,7 @@ def test_tensors_of_workers_are_whole(format: str) -> None:
         assert np.array_equal(weight.numpy(), COLUMNS["sample_weight"][row.numpy()])
 
 
+@pytest.mark.slow
 def test_spawned_workers_go_on_from_the_epoch_before() -> None:
     expected, ds = epochs(2), rows_of()
     assert numbers(ds) == expected[0]

@@ -44,6 +44,7 @@ def test_both_layouts_give_the_same_losses(tmp_path: Path, name: str, epochs: in
 
 
 @pytest.mark.parametrize(("name", "rate", "least"), [("agaricus", 0.02, 0.99), ("a9a", 0.005, 0.845)])
+@pytest.mark.slow
 def test_rows_sorted_by_label_train_as_well_with_auto_blocks(
     tmp_path: Path, name: str, rate: float, least: float
 ) -> None:
