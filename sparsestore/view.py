@@ -615,12 +615,17 @@ class View:
             weights=None if weights is None else weights_of(weights, self._reader, self._selection),
         )
 
-    def to_tf(self, batch_size: int = 32, *, prefetch: int = 2, **options: Any) -> Any:
+    def to_tf(
+        self, batch_size: int = 32, *, inputs: Sequence[str] | str = (), prefetch: int = 2, **options: Any
+    ) -> Any:
         """Give batches as a `tf.data.Dataset` of (x, y) or (x, y, sample_weight), ready for ``model.fit``.
 
         Parameters
         ----------
         batch_size : int
+        inputs : sequence of str
+            Columns that are inputs of the model beside the matrix: x is then a dict, of the matrix as "x" and of these
+            by their names, as a model with inputs of these names takes it.
         prefetch : int
             Batches made ahead.
         **options
@@ -635,10 +640,18 @@ class View:
         ------
         ImportError
             Where TensorFlow is not installed; it names the extra.
+        ValueError
+            A column is both an input and a target, or an input is called "x".
         """
         from sparsestore.bridges import tensorflow
 
-        return tensorflow.dataset(self.loader(batch_size, **options), prefetch=prefetch)
+        beside = (inputs,) if isinstance(inputs, str) else tuple(inputs)
+        if beside:
+            chosen = self._columns(options.get("columns"))
+            if both := [name for name in beside if name in chosen]:
+                raise ValueError(f"inputs has {both[0]!r}, which is in columns, too: leave it out of one of them")
+            options["columns"] = (*chosen, *beside)
+        return tensorflow.dataset(self.loader(batch_size, **options), inputs=beside, prefetch=prefetch)
 
     def to_torch(self, batch_size: int = 32, *, format: str = "csr", **options: Any) -> Any:
         """Give batches as a `torch.utils.data.IterableDataset` of (x, y) or (x, y, sample_weight).

@@ -212,6 +212,43 @@ def test_several_outputs() -> None:
 
 
 @LAYOUTS
+def test_columns_are_inputs_beside_the_matrix(layout: str, tmp_path: Path) -> None:
+    """Sparse, dense and categorical inputs of one model, by name."""
+    columns = {**COLUMNS, "town": np.array(["Bonn", "Kiel", "Ulm"], object)[np.arange(N_ROWS) % 3]}
+    store = sparsestore.convert(X, tmp_path / "a.zarr", columns=columns, progress=False)
+    ds = store.to_tf(32, inputs=("wide", "town"), shuffle=True, seed=0, layout=layout)
+    rows = np.concatenate([each.row_ids for each in store.loader(32, shuffle=True, seed=0)])
+    given = list(ds)
+    assert [sorted(x) for x, _, _ in given][:1] == [["town", "wide", "x"]]
+    matrix = [tf.sparse.to_dense(x["x"]) if layout == "sparse" else x["x"] for x, _, _ in given]
+    np.testing.assert_array_equal(np.concatenate(matrix), X.toarray()[rows])
+    np.testing.assert_array_equal(np.concatenate([x["wide"] for x, _, _ in given]), WIDE[rows])
+    towns = np.concatenate([x["town"].numpy() for x, _, _ in given])
+    np.testing.assert_array_equal(towns, [town.encode() for town in columns["town"][rows]])
+    np.testing.assert_array_equal(np.concatenate([y for _, y, _ in given]), Y[rows])
+
+    town = keras.Input((1,), name="town", dtype="string")
+    number = keras.layers.StringLookup(vocabulary=["Bonn", "Kiel", "Ulm"], output_mode="one_hot")(town)
+    inputs = [keras.Input((N_FEATURES,), sparse=layout == "sparse", name="x"), keras.Input((3,), name="wide"), town]
+    parts = [keras.layers.Dense(4)(inputs[0]), inputs[1], number]
+    model = keras.Model(inputs, keras.layers.Dense(1, "sigmoid")(keras.layers.Concatenate()(parts)))
+    model.compile("sgd", "binary_crossentropy")
+    losses = model.fit(ds, epochs=3, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    assert model.predict(store.to_tf(64, inputs=("wide", "town"), layout=layout), verbose=0).shape == (N_ROWS, 1)
+
+
+def test_a_column_is_an_input_or_a_target_and_the_matrix_is_x(tmp_path: Path) -> None:
+    store = sparsestore.convert(X, tmp_path / "a.zarr", columns={"x": Y, "y": Y}, progress=False)
+    with pytest.raises(ValueError, match="inputs has 'y', which is in columns, too"):
+        store.to_tf(inputs="y")
+    with pytest.raises(ValueError, match="'x' is the matrix, so no column of that name can be one"):
+        store.to_tf(inputs="x")
+    with pytest.raises(ValueError, match="nope"):
+        store.to_tf(inputs=("nope",))
+
+
+@LAYOUTS
 def test_train_on_batch(layout: str) -> None:
     ds = dataset(make_loader(reader(), columns=("y",), layout=layout, shuffle=True))
     model = logistic(layout)

@@ -30,6 +30,8 @@ __all__ = ["dataset"]
 # waits for that call. More only cost, a cut is shorter than handing it to another core.
 THREADS = 2
 
+MATRIX = "x"
+"""Name of the matrix among several inputs."""
 STRIP_ROWS = 8192
 MOST_BATCHES = 32
 """In a strip whose batches are tensors of their own: each is an output of the call of Python, filled or not."""
@@ -46,13 +48,15 @@ _numbers = itertools.count(time.time_ns())
 plain = tf.autograph.experimental.do_not_convert  # nothing here is Python that would have to become graph
 
 
-def dataset(loader: Loader, *, prefetch: int = 2) -> tf.data.Dataset:
+def dataset(loader: Loader, *, inputs: tuple[str, ...] = (), prefetch: int = 2) -> tf.data.Dataset:
     """Batches of a loader as ``x``, ``(x, y)`` or ``(x, y, sample_weight)``, as Keras takes them.
 
     Parameters
     ----------
     loader : Loader
         Its layout, dtype, columns and partition decide what the elements are. The dataset holds it.
+    inputs : tuple of str
+        Columns that belong to x, which is then a dict: of the matrix as "x", and of these.
     prefetch : int
         Batches made ahead of the model; 0 makes each when it is asked for.
 
@@ -87,8 +91,10 @@ def dataset(loader: Loader, *, prefetch: int = 2) -> tf.data.Dataset:
     warnings.filterwarnings("ignore", "`shuffle=True` was passed, but will be ignored", UserWarning)
     if prefetch < 0:
         raise ValueError(f"prefetch is {prefetch}, expected 0 or more batches")
-    check_targets(loader.columns)
-    source = _Source(loader)
+    if MATRIX in inputs:
+        raise ValueError(f"inputs are {list(inputs)}: {MATRIX!r} is the matrix, so no column of that name can be one")
+    check_targets([name for name in loader.columns if name not in inputs])
+    source = _Source(loader, inputs)
     claim = tf.data.Dataset.from_tensors(0).map(source.claim())
     windows = claim.flat_map(tf.data.Dataset.from_tensor_slices).map(source.find()).prefetch(1)
     strip, cut = source.strip(), source.cut()
@@ -128,8 +134,9 @@ class _Source:
     to the iterators: TensorFlow keeps the memory of a key alive as long as a tensor has it, and the key its window.
     """
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: Loader, inputs: tuple[str, ...]) -> None:
         self._loader = loader
+        self._inputs = inputs
         self._buffers = Buffers()
         self._ahead = loader.read_ahead(in_turn=False)
         self._keys: WeakValueDictionary[int, _Key] = WeakValueDictionary()
@@ -282,6 +289,7 @@ class _Source:
     def cut(self) -> Any:
         """(Number of a batch in its strip, number of rows of the strip, its arrays) -> element of the dataset."""
         size, n_features, whole, dtype = self._size, self._n_features, self._whole, self._loader.dtype
+        inputs = self._inputs
 
         def cut(b: Any, rows: Any, x: Any, columns: Any) -> Any:
             start = b * size
@@ -301,6 +309,8 @@ class _Source:
             if whole:
                 for values in beside.values():
                     values.set_shape([size, *values.shape[1:]])
+            if inputs:
+                x = {MATRIX: x, **{name: beside.pop(name) for name in inputs}}
             y, sample_weight = targets(beside)
             if y is None:
                 return x
