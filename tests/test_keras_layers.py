@@ -15,7 +15,7 @@ tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("keras")
 
 import sparsestore as ss  # noqa: E402
-from sparsestore.keras import SparseDense, SparseDropout, SparseEmbeddingBag, SparseScaling  # noqa: E402
+from sparsestore.keras import SparseDense, SparseDropout, SparseEmbeddingBag, SparseScaling, ToDense  # noqa: E402
 from sparsestore.keras import layers as layers_module  # noqa: E402
 
 # Keras 3.15 asks TensorFlow 2.21 for arrays in the way of numpy 1
@@ -181,6 +181,28 @@ def test_dropout_is_another_each_time_and_the_same_with_a_seed() -> None:
     first, second = dense(one(x, training=True)), dense(one(x, training=True))
     assert (first != second).any()
     np.testing.assert_array_equal(first, dense(other(x, training=True)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "int64", "bool"])
+def test_to_dense_has_the_cells_of_the_rows(dtype: str) -> None:
+    x = sparse(abs(matrix(density=0.3)).rint())
+    found = ToDense(dtype="float32" if dtype != "float16" else "float16")(x.with_values(tf.cast(x.values, dtype)))
+    np.testing.assert_array_equal(tf.cast(found, "float32"), dense(x).astype(dtype).astype(np.float32))
+
+
+def test_layers_that_take_no_sparse_rows_train_behind_to_dense() -> None:
+    x, y = sparse(matrix()), np.arange(N)[:, None] % 2
+    inputs = keras.Input((WIDTH,), sparse=True)
+    normal = keras.layers.BatchNormalization()(keras.layers.Dropout(0.1)(ToDense()(inputs)))
+    model = keras.Model(inputs, keras.layers.Dense(1)(normal))
+    model.compile("sgd", "mse")
+    assert len(model.fit(tf.data.Dataset.from_tensors((x, y)), verbose=0, shuffle=False).history["loss"]) == 1
+
+
+@pytest.mark.skipif(not tf.config.list_physical_devices("GPU"), reason="no GPU that TensorFlow can use")
+def test_to_dense_is_made_on_the_gpu() -> None:
+    with tf.device("GPU:0"):
+        assert "GPU" in ToDense()(sparse(matrix())).device
 
 
 ORACLES = {

@@ -15,7 +15,7 @@ except ImportError as error:
 
 from sparsestore.keras.table import is_sparse, product, sums, wide
 
-__all__ = ["SparseDense", "SparseDropout", "SparseEmbeddingBag", "SparseScaling"]
+__all__ = ["SparseDense", "SparseDropout", "SparseEmbeddingBag", "SparseScaling", "ToDense"]
 
 _registered = keras.saving.register_keras_serializable(package="sparsestore")
 
@@ -222,6 +222,49 @@ class SparseDropout(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """What the layer can be made again from."""
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+
+
+@_registered
+class ToDense(keras.layers.Layer):
+    """Sparse rows as a dense tensor, made where the model computes: on a GPU only the entries travel there.
+
+    Parameters
+    ----------
+    **options
+        Those of `keras.layers.Layer`.
+
+    Raises
+    ------
+    ValueError
+        When the model is built, for inputs that are not sparse rows.
+
+    Notes
+    -----
+    For layers of Keras that take no sparse rows, such as `BatchNormalization`, in front of few features: n x n_features
+    numbers are made for each batch. ``to_tf(layout="dense")`` gives the same, made by the processor beside the model.
+
+    Examples
+    --------
+    >>> import keras
+    >>> from sparsestore.keras import ToDense
+    >>> inputs = keras.Input((100,), sparse=True)
+    >>> model = keras.Model(inputs, keras.layers.BatchNormalization()(ToDense()(inputs)))
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        """(n, n_features) sparse -> the same, dense."""
+        _check_sparse(self, inputs, "no layer")
+        # rows of a store are in order and without repeats, so that nobody has to look
+        return tf.sparse.to_dense(inputs, validate_indices=False)
+
+    def compute_output_spec(self, inputs: Any) -> Any:
+        """Shape and dtype of what `call` gives."""
+        _check_sparse(self, inputs, "no layer")
+        return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
 
 
 @_registered
