@@ -616,16 +616,21 @@ class View:
         )
 
     def to_tf(
-        self, batch_size: int = 32, *, inputs: Sequence[str] | str = (), prefetch: int = 2, **options: Any
+        self,
+        batch_size: int = 32,
+        *,
+        inputs: Mapping[str, str | View] | Sequence[str] | str = (),
+        prefetch: int = 2,
+        **options: Any,
     ) -> Any:
         """Give batches as a `tf.data.Dataset` of (x, y) or (x, y, sample_weight), ready for ``model.fit``.
 
         Parameters
         ----------
         batch_size : int
-        inputs : sequence of str
-            Columns that are inputs of the model beside the matrix: x is then a dict, of the matrix as "x" and of these
-            by their names, as a model with inputs of these names takes it.
+        inputs : sequence of str, or mapping of str to str or View
+            Inputs of the model beside the matrix: columns, and other stores or views that have the same rows. x is then
+            a dict, of the matrix as "x" and of these by their names, as a model with inputs of these names takes it.
         prefetch : int
             Batches made ahead.
         **options
@@ -641,17 +646,58 @@ class View:
         ImportError
             Where TensorFlow is not installed; it names the extra.
         ValueError
-            A column is both an input and a target, or an input is called "x".
+            A column is both an input and a target, an input is called "x", or another store has other rows: as many,
+            with the same numbers in the files that they were converted from, are asked for.
         """
         from sparsestore.bridges import tensorflow
 
-        beside = (inputs,) if isinstance(inputs, str) else tuple(inputs)
-        if beside:
+        if isinstance(inputs, Mapping):
+            named = dict(inputs)
+        else:
+            named = {name: name for name in ((inputs,) if isinstance(inputs, str) else inputs)}
+        columns = {name: column for name, column in named.items() if isinstance(column, str)}
+        views = {name: view for name, view in named.items() if not isinstance(view, str)}
+        if columns:
             chosen = self._columns(options.get("columns"))
-            if both := [name for name in beside if name in chosen]:
+            if both := [column for column in columns.values() if column in chosen]:
                 raise ValueError(f"inputs has {both[0]!r}, which is in columns, too: leave it out of one of them")
-            options["columns"] = (*chosen, *beside)
-        return tensorflow.dataset(self.loader(batch_size, **options), inputs=beside, prefetch=prefetch)
+            options["columns"] = (*chosen, *dict.fromkeys(columns.values()))
+        if views and options.get("weights") is not None:
+            raise ValueError("rows are drawn by weights from one store alone: leave out weights, or other stores")
+        loader = self.loader(batch_size, **options)
+        beside = {name: self._beside(name, view, loader) for name, view in views.items()}
+        return tensorflow.dataset(loader, inputs=columns, beside=beside, prefetch=prefetch)
+
+    def _beside(self, name: str, other: Any, loader: Loader) -> Loader:
+        """A loader of another view's matrix, for the rows that `loader` gives."""
+        if not isinstance(other, View):
+            raise ValueError(
+                f"inputs[{name!r}] is a {type(other).__name__}, expected the name of a column, a store or a view"
+            )
+        if len(other) != len(self):
+            raise ValueError(
+                f"inputs[{name!r}], {other.path}, has {len(other)} rows, expected {len(self)} as {self.path}"
+            )
+        here, there, step = self.column(ROW_ID), other.column(ROW_ID), 1 << 18
+        for start in range(0, len(self), step):
+            differ = here[start : start + step] != there[start : start + step]
+            if differ.any():
+                row = start + int(np.argmax(differ))
+                raise ValueError(
+                    f"inputs[{name!r}] has other rows: row {row} is row {there[row]} of what {other.path} was converted "
+                    f"from, and {here[row]} of {self.path}: convert both in the same order, or shuffled with the same "
+                    "seed, and split and select both alike"
+                )
+        return Loader(
+            other._reader,
+            other._selection,
+            plan=loader.plan,
+            features=other._features,
+            dtype=loader.dtype,
+            layout=loader.layout,
+            partition=loader.partition,
+            n_partitions=loader.n_partitions,
+        )
 
     def to_torch(self, batch_size: int = 32, *, format: str = "csr", **options: Any) -> Any:
         """Give batches as a `torch.utils.data.IterableDataset` of (x, y) or (x, y, sample_weight).

@@ -238,11 +238,62 @@ def test_columns_are_inputs_beside_the_matrix(layout: str, tmp_path: Path) -> No
     assert model.predict(store.to_tf(64, inputs=("wide", "town"), layout=layout), verbose=0).shape == (N_ROWS, 1)
 
 
+@pytest.mark.parametrize("shuffled", [False, True], ids=["in order", "shuffled once"])
+@LAYOUTS
+def test_stores_with_the_same_rows_are_read_together(layout: str, shuffled: bool, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"progress": False, **({"shuffle": True, "seed": 4} if shuffled else {})}
+    other = random_matrix(N_ROWS, 11, 0.3, seed=9)
+    first = sparsestore.convert(X, tmp_path / "a.zarr", columns={"y": Y, "wide": WIDE}, **options)
+    second = sparsestore.convert(other, tmp_path / "b.zarr", **options)
+    cells = (lambda x: tf.sparse.to_dense(x).numpy()) if layout == "sparse" else (lambda x: x.numpy())
+    number = {tuple(row): i for i, row in enumerate(X.toarray().tolist())}
+    for one, two in ((first, second), (first.split(0.7)[0], second.split(0.7)[0])):
+        inputs = {"words": two, "width": "wide", "some": two.select(features=[3, 1])}
+        ds = one.to_tf(32, inputs=inputs, shuffle=True, seed=2, layout=layout)
+        for rows in ([batch.row_ids for batch in epoch] for epoch in [one.loader(32, shuffle=True, seed=2)] * 2):
+            given = list(ds)
+            found = {name: np.concatenate([cells(x[name]) for x, _ in given]) for name in ("x", "words", "some")}
+            np.testing.assert_array_equal(found["x"], first[np.concatenate(rows)].toarray())
+            np.testing.assert_array_equal(found["words"], second[np.concatenate(rows)].toarray())
+            np.testing.assert_array_equal(found["some"], found["words"][:, [3, 1]])
+            at = [number[tuple(row)] for row in found["x"].tolist()]
+            np.testing.assert_array_equal(found["words"], other.toarray()[at])
+            np.testing.assert_array_equal(np.concatenate([x["width"] for x, _ in given]), WIDE[at])
+
+
+def test_a_state_holds_for_all_stores_that_are_read_together(tmp_path: Path) -> None:
+    first = sparsestore.convert(X, tmp_path / "a.zarr", progress=False)
+    second = sparsestore.convert(X, tmp_path / "b.zarr", progress=False)
+    ds = first.to_tf(32, inputs={"same": second}, shuffle=True, seed=2)
+    later = first.to_tf(32, inputs={"same": second}, shuffle=True)
+    later.loader.load_state_dict({**ds.loader.state_dict(), "epoch": 1, "batch": 5})
+    whole = [list(ds), list(ds)][1]
+    for one, two in zip(whole[5:], later, strict=False):
+        for name in ("x", "same"):
+            assert decode(one[name])[0].tolist() == decode(two[name])[0].tolist() == decode(one["x"])[0].tolist()
+
+
+def test_other_rows_are_refused(tmp_path: Path) -> None:
+    store = sparsestore.convert(X, tmp_path / "a.zarr", progress=False)
+    short = sparsestore.convert(X[:50], tmp_path / "b.zarr", progress=False)
+    mixed = sparsestore.convert(X, tmp_path / "c.zarr", shuffle=True, seed=1, progress=False)
+    with pytest.raises(ValueError, match=r"has 50 rows, expected 500"):
+        store.to_tf(inputs={"b": short})
+    with pytest.raises(ValueError, match=r"has other rows: row \d+ is row \d+ of what .*c\.zarr was converted from"):
+        store.to_tf(inputs={"c": mixed})
+    with pytest.raises(
+        ValueError, match=r"inputs\['d'\] is a ndarray, expected the name of a column, a store or a view"
+    ):
+        store.to_tf(inputs={"d": np.eye(3)})
+    with pytest.raises(ValueError, match="leave out weights, or other stores"):
+        store.to_tf(inputs={"a": store}, weights=np.ones(N_ROWS), shuffle=True)
+
+
 def test_a_column_is_an_input_or_a_target_and_the_matrix_is_x(tmp_path: Path) -> None:
     store = sparsestore.convert(X, tmp_path / "a.zarr", columns={"x": Y, "y": Y}, progress=False)
     with pytest.raises(ValueError, match="inputs has 'y', which is in columns, too"):
         store.to_tf(inputs="y")
-    with pytest.raises(ValueError, match="'x' is the matrix, so no column of that name can be one"):
+    with pytest.raises(ValueError, match="'x' is the matrix, so no other can have that name"):
         store.to_tf(inputs="x")
     with pytest.raises(ValueError, match="nope"):
         store.to_tf(inputs=("nope",))

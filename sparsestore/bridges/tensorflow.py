@@ -6,7 +6,7 @@ import ctypes
 import itertools
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakMethod, WeakValueDictionary, finalize
 
@@ -48,15 +48,23 @@ _numbers = itertools.count(time.time_ns())
 plain = tf.autograph.experimental.do_not_convert  # nothing here is Python that would have to become graph
 
 
-def dataset(loader: Loader, *, inputs: tuple[str, ...] = (), prefetch: int = 2) -> tf.data.Dataset:
+def dataset(
+    loader: Loader,
+    *,
+    inputs: Mapping[str, str] | None = None,
+    beside: Mapping[str, Loader] | None = None,
+    prefetch: int = 2,
+) -> tf.data.Dataset:
     """Batches of a loader as ``x``, ``(x, y)`` or ``(x, y, sample_weight)``, as Keras takes them.
 
     Parameters
     ----------
     loader : Loader
         Its layout, dtype, columns and partition decide what the elements are. The dataset holds it.
-    inputs : tuple of str
-        Columns that belong to x, which is then a dict: of the matrix as "x", and of these.
+    inputs : mapping of str to str
+        Columns that belong to x, by the names they get there: x is then a dict, of the matrix as "x" and of these.
+    beside : mapping of str to Loader
+        Matrices that belong to x, too. Loaders of as many rows, whose own plans are not used.
     prefetch : int
         Batches made ahead of the model; 0 makes each when it is asked for.
 
@@ -91,21 +99,27 @@ def dataset(loader: Loader, *, inputs: tuple[str, ...] = (), prefetch: int = 2) 
     warnings.filterwarnings("ignore", "`shuffle=True` was passed, but will be ignored", UserWarning)
     if prefetch < 0:
         raise ValueError(f"prefetch is {prefetch}, expected 0 or more batches")
-    if MATRIX in inputs:
-        raise ValueError(f"inputs are {list(inputs)}: {MATRIX!r} is the matrix, so no column of that name can be one")
-    check_targets([name for name in loader.columns if name not in inputs])
-    source = _Source(loader, inputs)
+    inputs, beside = inputs or {}, beside or {}
+    if MATRIX in (*inputs, *beside):
+        raise ValueError(f"inputs are {[*inputs, *beside]}: {MATRIX!r} is the matrix, so no other can have that name")
+    check_targets([name for name in loader.columns if name not in inputs.values()])
+    source = _Source(loader, inputs, several=bool(inputs or beside))
+    others = [_Source(other, {}, leader=loader) for other in beside.values()]
     claim = tf.data.Dataset.from_tensors(0).map(source.claim())
-    windows = claim.flat_map(tf.data.Dataset.from_tensor_slices).map(source.find()).prefetch(1)
-    strip, cut = source.strip(), source.cut()
 
-    def strips(key: Any, cuts: Any) -> tf.data.Dataset:
-        return tf.data.Dataset.from_tensor_slices(cuts).map(plain(lambda part: strip(key, part)))
+    def together(runs: Any) -> tf.data.Dataset:
+        parts = [each.batches(tf.data.Dataset.from_tensor_slices(runs)) for each in (source, *others)]
+        return tf.data.Dataset.zip(tuple(parts)).map(plain(merged))
 
-    def batches(n: Any, *arrays: Any) -> tf.data.Dataset:
-        return tf.data.Dataset.range(n).map(plain(lambda b: cut(b, *arrays)))
+    def merged(element: Any, *matrices: Any) -> Any:
+        x, *rest = element if isinstance(element, tuple) else (element,)
+        x = {**x, **dict(zip(beside, matrices, strict=True))}
+        return (x, *rest) if rest else x
 
-    ds = windows.flat_map(plain(strips)).prefetch(1).flat_map(plain(batches))
+    if others:
+        ds = claim.flat_map(plain(together))  # one claim for all
+    else:
+        ds = source.batches(claim.flat_map(tf.data.Dataset.from_tensor_slices))
     ds = ds.apply(tf.data.experimental.assert_cardinality(len(loader)))
     options = tf.data.Options()
     options.threading.private_threadpool_size = THREADS
@@ -116,7 +130,7 @@ def dataset(loader: Loader, *, inputs: tuple[str, ...] = (), prefetch: int = 2) 
     ds = (ds.prefetch(prefetch) if prefetch else ds).with_options(options)
     # TensorFlow keeps what numpy_function was given until the process ends. So that is a weak reference, and the strong
     # one is here: iterators, and datasets made from this one, hold it and with it the loader and its files.
-    ds._source = source
+    ds._source = (source, *others)
     ds.loader = loader
     return ds
 
@@ -134,9 +148,13 @@ class _Source:
     to the iterators: TensorFlow keeps the memory of a key alive as long as a tensor has it, and the key its window.
     """
 
-    def __init__(self, loader: Loader, inputs: tuple[str, ...]) -> None:
+    def __init__(
+        self, loader: Loader, inputs: Mapping[str, str], *, several: bool = False, leader: Loader | None = None
+    ) -> None:
         self._loader = loader
         self._inputs = inputs
+        self._several = several
+        self._leader = leader
         self._buffers = Buffers()
         self._ahead = loader.read_ahead(in_turn=False)
         self._keys: WeakValueDictionary[int, _Key] = WeakValueDictionary()
@@ -166,6 +184,19 @@ class _Source:
             return alive(*arrays)
 
         return tf.numpy_function(call, inputs, types)
+
+    def batches(self, runs: tf.data.Dataset) -> tf.data.Dataset:
+        """Runs -> elements of the dataset."""
+        windows = runs.map(self.find()).prefetch(1)
+        strip, cut = self.strip(), self.cut()
+
+        def strips(key: Any, cuts: Any) -> tf.data.Dataset:
+            return tf.data.Dataset.from_tensor_slices(cuts).map(plain(lambda part: strip(key, part)))
+
+        def batches(n: Any, *arrays: Any) -> tf.data.Dataset:
+            return tf.data.Dataset.range(n).map(plain(lambda b: cut(b, *arrays)))
+
+        return windows.flat_map(plain(strips)).prefetch(1).flat_map(plain(batches))
 
     # ---- runs: where the batches of an iteration are found
 
@@ -219,6 +250,8 @@ class _Source:
         return [np.frombuffer(key, np.int64), np.array(cuts, np.int64)]
 
     def _window(self, epoch: int, piece: int) -> Window:
+        if self._leader is not None:  # which a state that it loaded may have given another plan
+            self._loader.plan, self._loader.pieces = self._leader.plan, self._leader.pieces
         window = self._loader.window(epoch, piece)
         check_whole(window.columns)
         return window
@@ -289,7 +322,7 @@ class _Source:
     def cut(self) -> Any:
         """(Number of a batch in its strip, number of rows of the strip, its arrays) -> element of the dataset."""
         size, n_features, whole, dtype = self._size, self._n_features, self._whole, self._loader.dtype
-        inputs = self._inputs
+        inputs, several = self._inputs, self._several
 
         def cut(b: Any, rows: Any, x: Any, columns: Any) -> Any:
             start = b * size
@@ -309,8 +342,9 @@ class _Source:
             if whole:
                 for values in beside.values():
                     values.set_shape([size, *values.shape[1:]])
-            if inputs:
-                x = {MATRIX: x, **{name: beside.pop(name) for name in inputs}}
+            if several:
+                x = {MATRIX: x, **{name: beside[column] for name, column in inputs.items()}}
+                beside = {name: values for name, values in beside.items() if name not in inputs.values()}
             y, sample_weight = targets(beside)
             if y is None:
                 return x
