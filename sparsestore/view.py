@@ -676,7 +676,7 @@ class View:
             )
         if len(other) != len(self):
             raise ValueError(
-                f"inputs[{name!r}], {other.path}, has {len(other)} rows, expected {len(self)} as {self.path}"
+                f"inputs[{name!r}], {other.path}, has {len(other)} rows, expected {len(self)}, as {self.path} has"
             )
         here, there, step = self.column(ROW_ID), other.column(ROW_ID), 1 << 18
         for start in range(0, len(self), step):
