@@ -684,7 +684,7 @@ class View:
             if differ.any():
                 row = start + int(np.argmax(differ))
                 raise ValueError(
-                    f"inputs[{name!r}] has other rows: row {row} is row {there[row]} of what {other.path} was converted "
+                    f"inputs[{name!r}] has other rows: row {row} is row {there[row]} of what {other.path} was made "
                     f"from, and {here[row]} of {self.path}: convert both in the same order, or shuffled with the same "
                     "seed, and split and select both alike"
                 )

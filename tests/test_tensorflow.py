@@ -279,7 +279,7 @@ def test_other_rows_are_refused(tmp_path: Path) -> None:
     mixed = sparsestore.convert(X, tmp_path / "c.zarr", shuffle=True, seed=1, progress=False)
     with pytest.raises(ValueError, match=r"has 50 rows, expected 500"):
         store.to_tf(inputs={"b": short})
-    with pytest.raises(ValueError, match=r"has other rows: row \d+ is row \d+ of what .*c\.zarr was converted from"):
+    with pytest.raises(ValueError, match=r"has other rows: row \d+ is row \d+ of what .*c\.zarr was made from"):
         store.to_tf(inputs={"c": mixed})
     with pytest.raises(
         ValueError, match=r"inputs\['d'\] is a ndarray, expected the name of a column, a store or a view"
