@@ -4,6 +4,7 @@ Nothing here is needed to train from a store: ``model.fit(store.to_tf(...))`` wo
 faster where there are many features, and go where those of Keras fail.
 """
 
+from sparsestore.keras.check import check
 from sparsestore.keras.layers import SparseDense, SparseDropout, SparseEmbeddingBag, SparseScaling
 from sparsestore.keras.optimizers import LazyAdagrad, LazyAdam, LazyFTRL, LazyMomentum
 from sparsestore.keras.resume import Resume
@@ -18,4 +19,5 @@ __all__ = [
     "SparseDropout",
     "SparseEmbeddingBag",
     "SparseScaling",
+    "check",
 ]
