@@ -71,7 +71,7 @@ def test_hundred_million_rows_runs_at_a_million(tmp_path: Path) -> None:
     ("name", "metric", "bar"),
     [
         pytest.param("text.py", "accuracy", 0.86, id="text"),
-        pytest.param("clicks.py", "area under the curve", 0.58, id="clicks", marks=pytest.mark.slow),
+        pytest.param("clicks.py", "area under the curve", 0.55, id="clicks", marks=pytest.mark.slow),
         pytest.param("cells.py", "area under the curve", 0.8, id="cells", marks=pytest.mark.slow),
     ],
 )
