@@ -67,3 +67,28 @@ def test_hundred_million_rows_runs_at_a_million(tmp_path: Path) -> None:
     assert "entries 9,999" in out or "entries 10,000" in out
     assert re.findall(r"^(sparse|dense): ", out, re.MULTILINE) == ["sparse", "dense"]
     assert all(int(right) >= 70 for right in re.findall(r"signs right ([0-9]+) of 100", out))
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "bar"),
+    [
+        pytest.param("text.py", "accuracy", 0.86, id="text"),
+        pytest.param("clicks.py", "area under the curve", 0.55, id="clicks", marks=pytest.mark.slow),
+        pytest.param("cells.py", "area under the curve", 0.8, id="cells", marks=pytest.mark.slow),
+    ],
+)
+def test_rows_not_trained_on_are_told_apart(name: str, metric: str, bar: float, tmp_path: Path) -> None:
+    pytest.importorskip("h5py", reason="needs h5py")
+    out = example(name, tmp_path)
+    assert float(out.split(metric)[-1].split()[0].rstrip(",")) >= bar
+
+
+@pytest.mark.slow
+def test_ratings_are_predicted_better_than_by_means(tmp_path: Path) -> None:
+    out = example("ratings.py", tmp_path)
+    assert float(out.split("squared error")[-1].split()[0]) <= 0.93
+
+
+def test_a_store_is_taken_by_partial_fit_of_scikit_learn(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="needs scikit-learn")
+    assert float(example("sklearn_partial_fit.py", tmp_path).split("accuracy")[-1].split()[0]) >= 0.84

@@ -72,6 +72,15 @@ def test_page_of_frameworks_runs_as_printed(framework: str, tmp_path: Path) -> N
     assert float(out.split()[-1]) >= 0.9
 
 
+def test_page_of_keras_runs_as_printed(tmp_path: Path) -> None:
+    pytest.importorskip("tensorflow")
+    blocks = blocks_of((ROOT / "docs" / "keras.md").read_text(encoding="utf-8"), "python")
+    assert len(blocks) == 3
+    script = tmp_path / "page.py"
+    script.write_text("\n".join(blocks), encoding="utf-8")
+    run("-W", "error::UserWarning", str(script), cwd=tmp_path)
+
+
 def test_readme_command_lines_run_as_printed(tmp_path: Path) -> None:
     """The lines that start with `sparsestore` work one after the other beside the bundled data."""
     lines = [line for block in readme_blocks("sh") for line in block.splitlines() if line.startswith("sparsestore ")]

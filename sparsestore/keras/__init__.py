@@ -4,6 +4,7 @@ Nothing here is needed to train from a store: ``model.fit(store.to_tf(...))`` wo
 faster where there are many features, and go where those of Keras fail.
 """
 
+from sparsestore.keras.check import check
 from sparsestore.keras.layers import SparseDense, SparseDropout, SparseEmbeddingBag, SparseScaling, ToDense
 from sparsestore.keras.optimizers import LazyAdagrad, LazyAdam, LazyFTRL, LazyMomentum
 from sparsestore.keras.resume import Resume
@@ -19,4 +20,5 @@ __all__ = [
     "SparseEmbeddingBag",
     "SparseScaling",
     "ToDense",
+    "check",
 ]

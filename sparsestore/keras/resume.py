@@ -16,6 +16,8 @@ try:
 except ImportError as error:
     raise ImportError('sparsestore.keras needs TensorFlow: pip install "sparsestore[tensorflow]"') from error
 
+from sparsestore.keras.check import check
+
 __all__ = ["Resume"]
 
 FILE = "resume.npz"
@@ -37,7 +39,7 @@ class Resume(keras.callbacks.Callback):
     ------
     ValueError
         When training begins, where the file is of another model or optimizer, or of another version, view, batch size
-        or order of the data: what differs is named.
+        or order of the data: what differs is named. Also where `check` finds a layer that fails on sparse rows.
 
     Notes
     -----
@@ -84,7 +86,8 @@ class Resume(keras.callbacks.Callback):
     # ---- what Keras calls
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002 - as Keras names it
-        """Take up what was saved, if anything was."""
+        """Take up what was saved, if anything was; before that, look whether the model can be trained at all."""
+        check(self.model)
         self._restored, self._first = None, True
         if not self._path.exists():
             return
