@@ -4,11 +4,13 @@ Nothing here is needed to train from a store: ``model.fit(store.to_tf(...))`` wo
 faster where there are many features, and go where those of Keras fail.
 """
 
+from sparsestore.keras.distribution import FlatToSparse, distributed, flat_input
 from sparsestore.keras.layers import SparseDense, SparseDropout, SparseEmbeddingBag, SparseScaling
 from sparsestore.keras.optimizers import LazyAdagrad, LazyAdam, LazyFTRL, LazyMomentum
 from sparsestore.keras.resume import Resume
 
 __all__ = [
+    "FlatToSparse",
     "LazyAdagrad",
     "LazyAdam",
     "LazyFTRL",
@@ -18,4 +20,6 @@ __all__ = [
     "SparseDropout",
     "SparseEmbeddingBag",
     "SparseScaling",
+    "distributed",
+    "flat_input",
 ]
