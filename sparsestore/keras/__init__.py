@@ -4,7 +4,7 @@ Nothing here is needed to train from a store: ``model.fit(store.to_tf(...))`` wo
 faster where there are many features, and go where those of Keras fail.
 """
 
-from sparsestore.keras.distribution import FlatToSparse, distributed, flat_input
+from sparsestore.keras.distribution import FlatToSparse, distributable, distributed, flat_input
 from sparsestore.keras.layers import SparseDense, SparseDropout, SparseEmbeddingBag, SparseScaling
 from sparsestore.keras.optimizers import LazyAdagrad, LazyAdam, LazyFTRL, LazyMomentum
 from sparsestore.keras.resume import Resume
@@ -20,6 +20,7 @@ __all__ = [
     "SparseDropout",
     "SparseEmbeddingBag",
     "SparseScaling",
+    "distributable",
     "distributed",
     "flat_input",
 ]

@@ -11,7 +11,7 @@ try:
 except ImportError as error:
     raise ImportError('sparsestore.keras needs TensorFlow: pip install "sparsestore[tensorflow]"') from error
 
-__all__ = ["FlatToSparse", "distributed", "flat_input"]
+__all__ = ["FlatToSparse", "distributable", "distributed", "flat_input"]
 
 _registered = keras.saving.register_keras_serializable(package="sparsestore")
 
@@ -62,8 +62,10 @@ def distributed(
     of the shorter ones count a little more in that step; ``drop_remainder=True`` leaves it out. Batches that can not be
     dealt equally to the workers, fewer than there are workers, are left out as in every partition.
 
-    Within `fit` and `evaluate`, Keras looks at one batch before the first step, which is an iteration of its own and
-    claims an epoch: a first `fit` over 3 epochs trains on epochs 1, 2 and 3 of the loader.
+    Keras looks at one batch before the first step of `fit` and `evaluate`, which is an iteration of its own and claims
+    an epoch: a first `fit` over 3 epochs trains on epochs 1, 2 and 3 of the loader, and one after ``load_state_dict``
+    begins an epoch later than the state. A model that went through `distributable` does without that look, and trains
+    on epochs 0, 1 and 2; with several workers `fit` needs it.
 
     Examples
     --------
@@ -104,18 +106,21 @@ def distributed(
             n_partitions=n_workers,
             **options,
         )
-        made.append(whole)
-        parts = _parts(whole, n_replicas // n_workers)
+        n_parts = n_replicas // n_workers
+        parts = _parts(whole, n_parts).apply(tf.data.experimental.assert_cardinality(n_parts * len(whole.loader)))
+        made.extend((whole, parts))
         return parts.prefetch(prefetch) if prefetch else parts
 
     found = strategy.distribute_datasets_from_function(of_worker)
-    loader = made[0].loader
+    whole, parts = made
+    loader = whole.loader
     if not isinstance(found, tf.data.Dataset):
         # Keras takes its number of steps from `cardinality`, where TensorFlow has the number of elements: those of one
         # step are dealt to the replicas one by one
         known = {"cardinality": len(loader), "__doc__": type(found).__doc__}
         found.__class__ = type(type(found).__name__, (type(found),), known)
-    found._source = made  # what to_tf returned has to be kept, as iterators call it
+    found._source = whole  # iterators call it
+    found.replica_spec = parts.element_spec
     found.loader = loader
     return found
 
@@ -147,6 +152,77 @@ def flat_input(n_features: int, dtype: str = "float32") -> tuple[dict[str, Any],
     dtypes = {"counts": "int64", "indices": "int64", "values": dtype}
     inputs = {name: keras.Input((), name=name, dtype=dtypes[name]) for name in FLAT}
     return inputs, FlatToSparse(n_features)(inputs)
+
+
+def distributable(model: keras.Model) -> keras.Model:
+    """Let `fit` and `evaluate` of a model go by several workers, and by several replicas from the first epoch on.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Made in the scope of a strategy of `tf.distribute`.
+
+    Returns
+    -------
+    keras.Model
+        The same one.
+
+    Raises
+    ------
+    ValueError
+        In `fit` and `evaluate`, for data that is not from `distributed`.
+
+    Notes
+    -----
+    Keras 3.15 trains with `MirroredStrategy`; with `MultiWorkerMirroredStrategy` and several workers its `fit` fails on
+    any data (keras-team/keras#20329). It takes means of a first batch over the workers, to learn shapes and dtypes, and
+    can not take them of a structure; and means of logs, over a dimension that these do not have. Here shapes and dtypes
+    are those that the data declares, and steps give their logs that dimension. What a ``train_step`` of your own does
+    stays as it is. A model of a single replica needs nothing, and is left alone.
+
+    Examples
+    --------
+    >>> import keras, tensorflow as tf
+    >>> from sparsestore.keras import SparseDense, distributable, flat_input
+    >>> with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+    ...     inputs, x = flat_input(64)
+    ...     model = distributable(keras.Model(inputs, SparseDense(1)(x)))
+    """
+    strategy = model.distribute_strategy
+    if strategy.num_replicas_in_sync == 1:
+        return model
+    if _n_workers(strategy) > 1:
+        model.train_step, model.test_step = _with_axis(model.train_step), _with_axis(model.test_step)
+
+    def build(iterator: Any = None, data_batch: Any = None) -> None:
+        if iterator is not None:
+            data = iterator.data_adapter.get_tf_dataset()
+            if not hasattr(data, "replica_spec"):
+                raise ValueError(f"{model.name} was made distributable, and got {data!r}: take the data from distributed")
+            data_batch = data.replica_spec
+        with strategy.scope():
+            model._symbolic_build(data_batch=data_batch)
+
+    model._maybe_symbolic_build = build
+    return model
+
+
+def _n_workers(strategy: tf.distribute.Strategy) -> int:
+    """Workers that train together."""
+    resolver = strategy.cluster_resolver
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) or resolver is None:
+        return 1
+    cluster = resolver.cluster_spec()
+    return sum(cluster.num_tasks(job) for job in cluster.jobs if job in ("chief", "worker"))
+
+
+def _with_axis(step: Any) -> Any:
+    """A step whose logs are arrays of one number, for Keras to take means over their first dimension."""
+
+    def run(data: Any) -> Any:
+        return tf.nest.map_structure(lambda log: tf.reshape(log, [-1]), step(data))
+
+    return run
 
 
 @_registered
@@ -226,11 +302,16 @@ def _parts(ds: tf.data.Dataset, n_parts: int) -> tf.data.Dataset:
             found = _part(start, stop, *flat) if sparse else x[start:stop]
             if not beside:
                 return found
-            return (found, *tf.nest.map_structure(lambda values: values[start:stop], beside))
+            return (found, *tf.nest.map_structure(lambda values: _plain(values[start:stop]), beside))
 
         return tf.data.Dataset.range(n_parts).map(plain(part))
 
     return ds.flat_map(plain(parts))
+
+
+def _plain(values: Any) -> Any:
+    """Truth values as 0 and 1: Keras takes means of a first batch, and TensorFlow has none of truth values."""
+    return tf.cast(values, tf.uint8) if values.dtype == tf.bool else values
 
 
 def _flat(x: tf.SparseTensor, n: Any, cuts: Any) -> tuple[Any, ...]:
