@@ -1,4 +1,4 @@
-"""Training on several devices and by several workers: what `tf.distribute` deals out, and the sparse rows made of it."""
+"""Training on several devices, by several workers: what `tf.distribute` deals out, and the sparse rows made of it."""
 
 from __future__ import annotations
 
@@ -198,7 +198,9 @@ def distributable(model: keras.Model) -> keras.Model:
         if iterator is not None:
             data = iterator.data_adapter.get_tf_dataset()
             if not hasattr(data, "replica_spec"):
-                raise ValueError(f"{model.name} was made distributable, and got {data!r}: take the data from distributed")
+                raise ValueError(
+                    f"{model.name} was made distributable, and got {data!r}: take the data from distributed"
+                )
             data_batch = data.replica_spec
         with strategy.scope():
             model._symbolic_build(data_batch=data_batch)
@@ -287,8 +289,7 @@ class FlatToSparse(keras.layers.Layer):
 
 
 def _parts(ds: tf.data.Dataset, n_parts: int) -> tf.data.Dataset:
-    """Each element cut into so many, in order: their rows end to end are its rows, and their numbers of rows differ by
-    at most one."""
+    """Each element cut into so many, in order; the numbers of their rows differ by at most one."""
 
     def parts(*element: Any) -> tf.data.Dataset:
         x, *beside = element
