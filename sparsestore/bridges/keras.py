@@ -58,7 +58,8 @@ class Batches(keras.utils.PyDataset):
     Notes
     -----
     Sparse x is a `tf.SparseTensor` on TensorFlow and a padded `jax.experimental.sparse.BCOO` on JAX, where a model is
-    compiled once for all whole batches; dense x, and all else, are numpy arrays, on JAX its own.
+    compiled once for all whole batches; dense x, and all else, are numpy arrays, on JAX its own. Under a distribution
+    of `keras.distribution`, which deals out dense arrays alone, a sparse batch is refused when it is asked for.
 
     ``ds[i]`` is batch i of the present epoch, from any thread. An epoch is over when each of its batches was asked for
     and Keras says that it ended. Batches that follow each other are read ahead; another one is found and read by
@@ -187,7 +188,17 @@ def _maker(loader: Loader) -> tuple[Cut, Give]:
         from sparsestore.bridges.jax import Arrays, Padding, check_dtype
 
         check_dtype(loader.dtype)
-        return Padding(loader).cut, lambda arrays: _tuple(Arrays.give(arrays))
+
+        def give(arrays: Any) -> Any:
+            if loader.layout == "sparse" and keras.distribution.distribution() is not None:
+                raise ValueError(
+                    f"layout is 'sparse', and {type(keras.distribution.distribution()).__name__} of Keras deals out no "
+                    f"sparse arrays of JAX: take layout='dense', or Keras on TensorFlow with "
+                    f"sparsestore.keras.distributed"
+                )
+            return _tuple(Arrays.give(arrays))
+
+        return Padding(loader).cut, give
     if loader.layout == "dense":
         return _numpy, lambda element: element
     if backend != "tensorflow":

@@ -5,11 +5,13 @@ faster where there are many features, and go where those of Keras fail.
 """
 
 from sparsestore.keras.check import check
+from sparsestore.keras.distribution import FlatToSparse, distributable, distributed, flat_input
 from sparsestore.keras.layers import SparseDense, SparseDropout, SparseEmbeddingBag, SparseScaling, ToDense
 from sparsestore.keras.optimizers import LazyAdagrad, LazyAdam, LazyFTRL, LazyMomentum
 from sparsestore.keras.resume import Resume
 
 __all__ = [
+    "FlatToSparse",
     "LazyAdagrad",
     "LazyAdam",
     "LazyFTRL",
@@ -21,4 +23,7 @@ __all__ = [
     "SparseScaling",
     "ToDense",
     "check",
+    "distributable",
+    "distributed",
+    "flat_input",
 ]

@@ -164,7 +164,8 @@ class Resume(keras.callbacks.Callback):
         def step(iterator: Any) -> Any:
             nonlocal left
             if left == n_steps:
-                self._build_metrics(iterator.element_spec)
+                if self.model.distribute_strategy.num_replicas_in_sync == 1:  # else Keras has done so
+                    self._build_metrics(iterator.element_spec)
                 if len(self.model.metrics_variables) == restored.count("metrics"):
                     restored.put("metrics", self.model.metrics_variables)
             if left > 0:
