@@ -1,7 +1,7 @@
 """Who clicks? Logistic regression with a million hashed features on rows of Criteo, from a store on disk.
 
-FTRL with a penalty that keeps rare features at 0 (McMahan et al., "Ad click prediction", KDD 2013). 200 rows are a taste
-of the data set, and no more: each fifth of them is predicted by a model of the others.
+FTRL with a penalty that keeps rare features at 0 (McMahan et al., "Ad click prediction", KDD 2013). 200 rows are a
+taste of the data set, and no more: each fifth of them is predicted by a model of the others.
 
 Run from the repository root: python examples/clicks.py (a number behind it is another seed)
 """
@@ -45,13 +45,10 @@ def main() -> None:
         keras.utils.set_random_seed(seed)
         inputs = keras.Input((FEATURES,), sparse=True)
         model = keras.Model(inputs, SparseDense(1, "sigmoid", kernel_initializer="zeros")(inputs))
-        # touches the features of a batch, not the million
         model.compile(LazyFTRL(0.1, l1_regularization_strength=0.3), "binary_crossentropy")
         model.fit(train.to_tf(16, shuffle=True, seed=seed), epochs=8, verbose=0)
         predicted[part == k] = model.predict(test.to_tf(64), verbose=0)[:, 0]  # in the order of the rows
-    auc = keras.metrics.AUC(num_thresholds=1000)
-    auc.update_state(store.column("y")[:], predicted)
-    found = float(auc.result())
+    found = float(keras.metrics.AUC(num_thresholds=1000)(store.column("y")[:], predicted))
     print(f"area under the curve {found:.4f}, of {len(store)} rows not trained on")
     if found < AUC:
         sys.exit(f"error: expected at least {AUC}")

@@ -44,8 +44,7 @@ def main() -> None:
     weak = keras.regularizers.L2(1e-4)
     both = SparseEmbeddingBag(16, embeddings_initializer="random_normal", embeddings_regularizer=weak)(inputs)
     half = keras.ops.sum(keras.ops.square(both), axis=1, keepdims=True) / 2
-    start = keras.initializers.Constant(3.5)
-    linear = SparseDense(1, kernel_initializer="zeros", kernel_regularizer=weak, bias_initializer=start)(inputs)
+    linear = SparseDense(1, kernel_initializer="zeros", kernel_regularizer=weak)(inputs) + 3.5
     model = keras.Model(inputs, linear + half)
     # Adam, as a regulariser goes over the whole table at each step: LazyAdam is for large ones without
     model.compile(keras.optimizers.Adam(0.005), "mse", metrics=[keras.metrics.RootMeanSquaredError(name="rmse")])

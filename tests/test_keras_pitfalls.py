@@ -113,7 +113,8 @@ def test_a_position_of_a_generator_can_not_be_saved_and_that_of_a_store_is_json(
     whole = [y.numpy() for _, y in ds]
     again = store.to_tf(BATCH, shuffle=True, seed=0)
     again.loader.load_state_dict({**again.loader.state_dict(), "epoch": 0, "batch": 2})
-    for found, expected in zip((y.numpy() for _, y in again), whole[2:], strict=True):
+    # a dataset always has the batches of a whole epoch: behind these come the first ones of the next
+    for (_, found), expected in zip(again.take(2), whole[2:], strict=True):
         np.testing.assert_array_equal(found, expected)
 
 
