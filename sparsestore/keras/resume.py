@@ -263,7 +263,8 @@ def _described(variable: Any) -> list[Any]:
 
 
 def _numpy(variable: Any) -> np.ndarray[Any, Any]:
-    return np.asarray(keras.ops.convert_to_numpy(variable))
+    # keras.ops.convert_to_numpy asks for it in the way of numpy 1, which TensorFlow warns of
+    return np.asarray(tf.convert_to_tensor(variable.value).numpy())
 
 
 def _plain(variable: Any) -> np.ndarray[Any, Any]:
