@@ -62,6 +62,9 @@ def distributed(
     of the shorter ones count a little more in that step; ``drop_remainder=True`` leaves it out. Batches that can not be
     dealt equally to the workers, fewer than there are workers, are left out as in every partition.
 
+    Take `SGD` or an optimizer of this package: the gradient of a feature that several replicas have comes in parts,
+    which Adam of Keras and others square one by one (1 and 2 give 5), where these sum them first (9), as on one device.
+
     Keras looks at one batch before the first step of `fit` and `evaluate`, which is an iteration of its own and claims
     an epoch: a first `fit` over 3 epochs trains on epochs 1, 2 and 3 of the loader, and one after ``load_state_dict``
     begins an epoch later than the state. A model that went through `distributable` does without that look, and trains
