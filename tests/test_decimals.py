@@ -54,7 +54,7 @@ def test_any_bits_are_given_back(dtype: str) -> None:
     check((rng.integers(-(10**6), 10**6, 500) / 1000).astype(dtype))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(), max_size=20), st.lists(st.floats(width=32), max_size=20))
 def test_any_floats_are_given_back(doubles: list[float], singles: list[float]) -> None:
     check(np.array(doubles, np.float64))
@@ -105,7 +105,7 @@ def test_seventeen_digits_are_written_by_the_compiled_loop() -> None:
     assert max(len(text.removeprefix("0.").replace(".", "").lstrip("0")) for text in texts(values[values > 1e-4])) == 17
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_lines_are_those_of_the_twins(data: st.DataObject) -> None:
     lengths = data.draw(st.lists(st.integers(0, 4), max_size=6))

@@ -351,6 +351,7 @@ def free_ports(n: int) -> list[int]:
     return ports
 
 
+@pytest.mark.slow
 def test_two_workers_in_a_process_each_train_as_one_that_is_fed_both_partitions(
     store: Any, path: str, tmp_path: Path
 ) -> None:

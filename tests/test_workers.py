@@ -246,6 +246,7 @@ def test_any_number_of_workers_gives_the_store_of_one(tmp_path: Path, kind: str,
     stretch=st.sampled_from([1, 7, 3000, 70_000, 2**31]),
     n=st.integers(2, 9),
 )
+@pytest.mark.slow
 def test_values_and_widths_of_parts_do_not_matter(
     tmp_path_factory: pytest.TempPathFactory, lengths: list[int], values: list[float], stretch: int, n: int
 ) -> None:
