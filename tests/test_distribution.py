@@ -100,6 +100,7 @@ def again(marks: str) -> None:
 
 
 @pytest.mark.skipif(TWO, reason="is that process")
+@pytest.mark.slow
 def test_two_devices_in_a_process_of_their_own() -> None:
     again("not slow")
 

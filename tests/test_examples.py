@@ -43,6 +43,7 @@ def test_a9a_reaches_the_accuracy_of_a_linear_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("framework", ["torch", "jax"])
+@pytest.mark.slow
 def test_a9a_is_learned_as_well_by_other_frameworks(framework: str, tmp_path: Path) -> None:
     pytest.importorskip(framework, reason=f"needs {framework}")
     out = example(f"{framework}_a9a.py", tmp_path)
@@ -77,6 +78,7 @@ def test_hundred_million_rows_runs_at_a_million(tmp_path: Path) -> None:
         pytest.param("cells.py", "area under the curve", 0.8, id="cells", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_rows_not_trained_on_are_told_apart(name: str, metric: str, bar: float, tmp_path: Path) -> None:
     pytest.importorskip("h5py", reason="needs h5py")
     out = example(name, tmp_path)

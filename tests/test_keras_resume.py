@@ -128,6 +128,7 @@ def test_no_batch_is_trained_twice_or_left_out(store: Any, tmp_path: Path) -> No
     assert rows == [0] * 5 + [1] * (2 * STEPS - 5)
 
 
+@pytest.mark.slow
 def test_a_training_that_is_done_is_not_done_again_and_can_be_made_longer(store: Any, tmp_path: Path) -> None:
     fitted(store, resume={"folder": tmp_path}, epochs=2)
     again, history = fitted(store, resume={"folder": tmp_path}, epochs=2)
