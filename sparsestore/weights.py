@@ -141,7 +141,7 @@ class _OfClasses:
                     f"array of weights"
                 )
         classes = sorted(counts)
-        self._numbers = {name: number for number, name in enumerate(classes)} if text else None
+        self._numbers = {name: number for number, name in enumerate(classes)} if text else {}
         self._classes = None if text else np.array(classes, np.asarray(values).dtype)
         times = np.array([counts[name] for name in classes])
         self._weights = selection.n_rows / (len(classes) * times)
@@ -150,10 +150,9 @@ class _OfClasses:
     def of(self, _positions: Ints, rows: Ints) -> tuple[NDArray[np.float64], Array]:
         values = self._reader.column(self._column, rows)
         # numbers of 16 bits, which numpy sorts by counting
-        if self._numbers is not None:
+        if self._classes is None:
             numbers = np.fromiter(map(self._numbers.__getitem__, values.tolist()), np.uint16, len(values))
         else:
-            assert self._classes is not None
             numbers = np.searchsorted(self._classes, np.asarray(values)).astype(np.uint16)
         return self._weights[numbers], numbers
 

@@ -35,8 +35,24 @@ def _take(table: Any, rows: Any) -> Any:
     return tf.gather(table.value if isinstance(table, keras.Variable) else table, rows)
 
 
+class _Lazy:
+    """What an optimizer of Keras does with the gradient of a whole variable, and its own rule for that of some rows."""
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Update one variable by its gradient."""
+        if isinstance(gradient, tf.IndexedSlices):
+            rate = tf.cast(learning_rate, variable.dtype)
+            self.update_rows(variable, *_summed(gradient, variable.dtype), rate)
+        else:
+            super().update_step(gradient, variable, learning_rate)  # type: ignore[misc]
+
+    def update_rows(self, variable: Any, rows: Any, g: Any, rate: Any) -> None:
+        """Update some rows of one variable by their gradients."""
+        raise NotImplementedError
+
+
 @_registered
-class LazyAdam(keras.optimizers.Adam):
+class LazyAdam(_Lazy, keras.optimizers.Adam):
     """Adam whose moments and weights of a row change only in steps whose batch has the row.
 
     Parameters
@@ -60,17 +76,13 @@ class LazyAdam(keras.optimizers.Adam):
     def __init__(self, *args: Any, name: str = "lazy_adam", **options: Any) -> None:
         super().__init__(*args, name=name, **options)
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Update one variable by its gradient."""
-        if not isinstance(gradient, tf.IndexedSlices):
-            super().update_step(gradient, variable, learning_rate)
-            return
+    def update_rows(self, variable: Any, rows: Any, g: Any, rate: Any) -> None:
+        """Update some rows of one variable by their gradients."""
         dtype = variable.dtype
-        rows, g = _summed(gradient, dtype)
         at = self._get_variable_index(variable)
         step = tf.cast(self.iterations + 1, dtype)
         fade_1, fade_2 = tf.cast(self.beta_1, dtype), tf.cast(self.beta_2, dtype)
-        rate = tf.cast(learning_rate, dtype) * tf.sqrt(1 - tf.pow(fade_2, step)) / (1 - tf.pow(fade_1, step))
+        rate *= tf.sqrt(1 - tf.pow(fade_2, step)) / (1 - tf.pow(fade_1, step))
         m, v = _take(self._momentums[at], rows), _take(self._velocities[at], rows)
         m += (g - m) * (1 - fade_1)
         v += (tf.square(g) - v) * (1 - fade_2)
@@ -83,7 +95,7 @@ class LazyAdam(keras.optimizers.Adam):
 
 
 @_registered
-class LazyAdagrad(keras.optimizers.Adagrad):
+class LazyAdagrad(_Lazy, keras.optimizers.Adagrad):
     """Adagrad that reads and writes the rows of the batch alone: the same weights as Adagrad's, to the last bits.
 
     Parameters
@@ -100,21 +112,16 @@ class LazyAdagrad(keras.optimizers.Adagrad):
     def __init__(self, *args: Any, name: str = "lazy_adagrad", **options: Any) -> None:
         super().__init__(*args, name=name, **options)
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Update one variable by its gradient."""
-        if not isinstance(gradient, tf.IndexedSlices):
-            super().update_step(gradient, variable, learning_rate)
-            return
-        rows, g = _summed(gradient, variable.dtype)
+    def update_rows(self, variable: Any, rows: Any, g: Any, rate: Any) -> None:
+        """Update some rows of one variable by their gradients."""
         accumulator = self._accumulators[self._get_variable_index(variable)]
         total = _take(accumulator, rows) + tf.square(g)
         self.assign(accumulator, tf.IndexedSlices(total, rows))
-        rate = tf.cast(learning_rate, variable.dtype)
         self.assign_sub(variable, tf.IndexedSlices(rate * g / tf.sqrt(total + self.epsilon), rows))
 
 
 @_registered
-class LazyMomentum(keras.optimizers.SGD):
+class LazyMomentum(_Lazy, keras.optimizers.SGD):
     """Gradient descent with momentum, where a row moves only in steps whose batch has it.
 
     Parameters
@@ -140,21 +147,20 @@ class LazyMomentum(keras.optimizers.SGD):
     ) -> None:
         super().__init__(learning_rate, momentum, *args, name=name, **options)
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Update one variable by its gradient."""
-        if not isinstance(gradient, tf.IndexedSlices) or not self.momentum:
-            super().update_step(gradient, variable, learning_rate)
+    def update_rows(self, variable: Any, rows: Any, g: Any, rate: Any) -> None:
+        """Update some rows of one variable by their gradients."""
+        if not self.momentum:
+            self.assign_sub(variable, tf.IndexedSlices(rate * g, rows))
             return
-        rows, g = _summed(gradient, variable.dtype)
         momenta = self.momentums[self._get_variable_index(variable)]
-        rate, momentum = tf.cast(learning_rate, variable.dtype), tf.cast(self.momentum, variable.dtype)
+        momentum = tf.cast(self.momentum, variable.dtype)
         moved = momentum * _take(momenta, rows) - rate * g
         self.assign(momenta, tf.IndexedSlices(moved, rows))
         self.assign_add(variable, tf.IndexedSlices(momentum * moved - rate * g if self.nesterov else moved, rows))
 
 
 @_registered
-class LazyFTRL(keras.optimizers.Ftrl):
+class LazyFTRL(_Lazy, keras.optimizers.Ftrl):
     """FTRL-proximal over the rows of the batch: the others keep their weights.
 
     Parameters
@@ -173,15 +179,11 @@ class LazyFTRL(keras.optimizers.Ftrl):
     def __init__(self, *args: Any, name: str = "lazy_ftrl", **options: Any) -> None:
         super().__init__(*args, name=name, **options)
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Update one variable by its gradient."""
-        if not isinstance(gradient, tf.IndexedSlices):
-            super().update_step(gradient, variable, learning_rate)
-            return
+    def update_rows(self, variable: Any, rows: Any, g: Any, rate: Any) -> None:
+        """Update some rows of one variable by their gradients."""
         dtype = variable.dtype
-        rows, g = _summed(gradient, dtype)
         at = self._get_variable_index(variable)
-        rate, power = tf.cast(learning_rate, dtype), tf.cast(self.learning_rate_power, dtype)
+        power = tf.cast(self.learning_rate_power, dtype)
         weights = _take(variable, rows)
         before, linear = _take(self._accumulators[at], rows), _take(self._linears[at], rows)
         after = before + tf.square(g)
