@@ -88,7 +88,11 @@ def test_nothing_in_the_package_unpickles_or_evaluates() -> None:
 def test_numpy_is_never_allowed_to_unpickle() -> None:
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
-        assert not re.search(r"allow_pickle\s*=\s*True|np\.load\(|open_memmap|np\.fromfile\(.*object", text), path
+        assert not re.search(r"allow_pickle\s*=\s*True|open_memmap|np\.fromfile\(.*object", text), path
+        # what a training left behind to go on with; sources read files of numpy by themselves, in bounded memory
+        loads = re.findall(r"np\.load\(.*", text)
+        assert all("allow_pickle=False" in line for line in loads), path
+        assert not loads or path.name == "resume.py", path
 
 
 class Bomb:

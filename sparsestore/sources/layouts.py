@@ -110,13 +110,13 @@ def _rows(
     if indices.dtype not in (np.int32, np.int64):
         indices = indices.astype(np.int64)
     try:
-        raw = Rows(indptr - indptr[0], indices, data, n_features)
+        raw = Rows(indptr - indptr[0] if indptr[0] else indptr, indices, data, n_features)
         csr.check(raw)
         if csr.is_canonical(raw):  # as most are: scipy would copy, and look again
             return Rows(raw.indptr, indices.astype(csr.index_dtype(width), copy=False), data, width)
-        rows = csr.from_scipy(csr_array((_known_to_scipy(data), indices, indptr - indptr[0]), shape=(n, n_features)))
+        rows = csr.from_scipy(csr_array((_known_to_scipy(data), indices, raw.indptr), shape=(n, n_features)))
         if rows.nnz < len(data) and dtype.kind in "iu":  # scipy's sums of integers wrap around
-            wide = csr.from_scipy(csr_array((data.astype(np.float64), indices, indptr - indptr[0]), (n, n_features)))
+            wide = csr.from_scipy(csr_array((data.astype(np.float64), indices, raw.indptr), (n, n_features)))
             if (np.abs(wide.data - rows.data) >= 2.0 ** (8 * dtype.itemsize - 1)).any():
                 raise ValueError(f"the sum of duplicates does not fit {dtype}: give a wider dtype=")
     except ValueError as error:
