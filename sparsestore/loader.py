@@ -114,7 +114,7 @@ class Loader:
         self._features = features
         self._lock = Lock()
         self._found_fingerprint: str | None = None
-        self._weights = weights
+        self.weights = weights
         self._stored = tuple(columns)
         self.columns = tuple(self.schema)
         self.dtype = np.dtype(dtype)
@@ -177,7 +177,7 @@ class Loader:
         These are floats, of 32 bits where that holds the stored ones.
         """
         found = {name: self._reader.columns[name] for name in self._stored}
-        if self._weights is not None:
+        if self.weights is not None:
             stored = found.get(SAMPLE_WEIGHT, ColumnSchema("float32"))
             found[SAMPLE_WEIGHT] = ColumnSchema(np.result_type(stored.dtype, np.float32).name, stored.shape)
         return found
@@ -199,7 +199,9 @@ class Loader:
             raise ValueError('scipy has no sparse arrays of float16: take layout="dense" or dtype="float32"')
         return self.elements(Strip.batches)
 
-    def elements(self, make: Callable[[Strip], Iterable[T]], start: tuple[int, int] | None = None) -> Iterator[T]:
+    def elements(
+        self, make: Callable[[Strip], Iterable[T]], start: tuple[int, int] | None = None
+    ) -> Generator[T, None, None]:
         """Begin the next epoch: what `make` gives for its strips, one element for each batch.
 
         `make` is called in a background thread where there is memory to be early. With `start`, an (epoch, batch), no
@@ -208,7 +210,7 @@ class Loader:
         epoch, batch = self.begin() if start is None else start
         return self._elements(epoch, batch, make)
 
-    def _elements(self, epoch: int, batch: int, make: Callable[[Strip], Iterable[T]]) -> Iterator[T]:
+    def _elements(self, epoch: int, batch: int, make: Callable[[Strip], Iterable[T]]) -> Generator[T, None, None]:
         process = os.getpid()
         ahead = self.read_ahead()
         made = self._strips(epoch, batch, ahead, make)
@@ -260,6 +262,10 @@ class Loader:
                 ahead.load(window)
                 yield run, window
 
+    def follow(self, leader: Loader) -> None:
+        """Take the plan of a loader of as many rows, so that batch i has the same rows here and there."""
+        self.plan, self.pieces, self._firsts = leader.plan, leader.pieces, leader._firsts
+
     def share(self, worker: int, n_workers: int) -> Loader:
         """Worker's share of this loader's batches: together all of them, so shares may differ in length or be empty."""
         found = copy(self)
@@ -305,8 +311,8 @@ class Loader:
         if order is None:
             positions = positions[start:stop]
         else:
-            if self._weights is not None:
-                order, factor = self._draw(self._weights, epoch, part.window, positions, order)
+            if self.weights is not None:
+                order, factor = self._draw(self.weights, epoch, part.window, positions, order)
             if factor is not None or stop - start < len(positions):
                 # find only the rows that come, each once, still in the order of the file
                 order = order[start:stop]
@@ -334,7 +340,7 @@ class Loader:
         self, weights: Weights, epoch: int, window: int, positions: NDArray[np.int64], order: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], float]:
         """The rows that come out of a whole window, as numbers into `positions`, and what each of them counts."""
-        found, classes = weights.of(positions, self._selection.rows(positions))
+        found, classes = weights.of(positions)
         drawn = sampling.draw(found, order, seed=self.plan.seed, epoch=epoch, window=window, strata=classes)
         return drawn.rows, sampling.correction(drawn.total, len(positions), weights.total, self.plan.n_rows)
 
@@ -430,5 +436,5 @@ class Loader:
             "shuffle": self.plan.shuffle,
             "drop_remainder": self.plan.drop_remainder,
             "n_partitions": self.n_partitions,
-            **({} if self._weights is None else {"weights": self._weights.name}),
+            **({} if self.weights is None else {"weights": self.weights.name}),
         }

@@ -19,6 +19,7 @@ from sparsestore.errors import ResourceError
 from sparsestore.forking import imported
 from sparsestore.format import ROW_ID, ColumnSchema
 from sparsestore.indexing import row_numbers
+from sparsestore.inputs import Inputs
 from sparsestore.layout import parse_bytes
 from sparsestore.loader import LAYOUTS, Loader
 from sparsestore.plan import quality
@@ -651,6 +652,13 @@ class View:
         """
         from sparsestore.bridges import tensorflow
 
+        loader, found = self._joined(batch_size, inputs, options)
+        return tensorflow.dataset(loader, inputs=found, prefetch=prefetch)
+
+    def _joined(
+        self, batch_size: int, inputs: Mapping[str, str | View] | Sequence[str] | str, options: Mapping[str, Any]
+    ) -> tuple[Loader, Inputs]:
+        """A loader that has the columns that are inputs, too, and all inputs beside the matrix."""
         if isinstance(inputs, Mapping):
             named = dict(inputs)
         else:
@@ -661,12 +669,9 @@ class View:
             chosen = self._columns(options.get("columns"))
             if both := [column for column in columns.values() if column in chosen]:
                 raise ValueError(f"inputs has {both[0]!r}, which is in columns, too: leave it out of one of them")
-            options["columns"] = (*chosen, *dict.fromkeys(columns.values()))
-        if views and options.get("weights") is not None:
-            raise ValueError("rows are drawn by weights from one store alone: leave out weights, or other stores")
+            options = {**options, "columns": (*chosen, *dict.fromkeys(columns.values()))}
         loader = self.loader(batch_size, **options)
-        beside = {name: self._beside(name, view, loader) for name, view in views.items()}
-        return tensorflow.dataset(loader, inputs=columns, beside=beside, prefetch=prefetch)
+        return loader, Inputs(columns, {name: self._beside(name, view, loader) for name, view in views.items()})
 
     def _beside(self, name: str, other: Any, loader: Loader) -> Loader:
         """A loader of another view's matrix, for the rows that `loader` gives."""
@@ -697,14 +702,24 @@ class View:
             layout=loader.layout,
             partition=loader.partition,
             n_partitions=loader.n_partitions,
+            weights=loader.weights,
         )
 
-    def to_torch(self, batch_size: int = 32, *, format: str = "csr", **options: Any) -> Any:
+    def to_torch(
+        self,
+        batch_size: int = 32,
+        *,
+        inputs: Mapping[str, str | View] | Sequence[str] | str = (),
+        format: str = "csr",
+        **options: Any,
+    ) -> Any:
         """Give batches as a `torch.utils.data.IterableDataset` of (x, y) or (x, y, sample_weight).
 
         Parameters
         ----------
         batch_size : int
+        inputs : sequence of str, or mapping of str to str or View
+            As in `to_tf`: x is then a dict.
         format : {"csr", "coo"}
             Of x with ``layout="sparse"``.
         **options
@@ -732,14 +747,24 @@ class View:
         """
         from sparsestore.bridges import torch
 
-        return torch.dataset(self.loader(batch_size, **torch.share_of_process(options)), format=format)
+        loader, found = self._joined(batch_size, inputs, torch.share_of_process(options))
+        return torch.dataset(loader, inputs=found, format=format)
 
-    def to_jax(self, batch_size: int = 32, *, nse: int | None = None, **options: Any) -> Any:
+    def to_jax(
+        self,
+        batch_size: int = 32,
+        *,
+        inputs: Mapping[str, str | View] | Sequence[str] | str = (),
+        nse: int | None = None,
+        **options: Any,
+    ) -> Any:
         """Give batches as arrays of JAX: an iterable of (x, y) or (x, y, sample_weight).
 
         Parameters
         ----------
         batch_size : int
+        inputs : sequence of str, or mapping of str to str or View
+            As in `to_tf`: x is then a dict.
         nse : int, optional
             Places for entries of each sparse batch; found from the first rows and raised where need be, by default.
         **options
@@ -765,14 +790,23 @@ class View:
         """
         from sparsestore.bridges import jax
 
-        return jax.dataset(self.loader(batch_size, **options), nse=nse)
+        loader, found = self._joined(batch_size, inputs, options)
+        return jax.dataset(loader, inputs=found, nse=nse)
 
-    def to_keras(self, batch_size: int = 32, **options: Any) -> Any:
+    def to_keras(
+        self,
+        batch_size: int = 32,
+        *,
+        inputs: Mapping[str, str | View] | Sequence[str] | str = (),
+        **options: Any,
+    ) -> Any:
         """Give batches as a `keras.utils.PyDataset` for ``model.fit(ds, shuffle=False)``, on any back end of Keras.
 
         Parameters
         ----------
         batch_size : int
+        inputs : sequence of str, or mapping of str to str or View
+            As in `to_tf`: x is then a dict.
         **options
             As in `loader`; with ``layout="sparse"`` x is a `tf.SparseTensor` on TensorFlow and a padded
             `jax.experimental.sparse.BCOO` on JAX; PyTorch needs ``layout="dense"``.
@@ -796,7 +830,8 @@ class View:
         """
         from sparsestore.bridges import keras
 
-        return keras.dataset(self.loader(batch_size, **options))
+        loader, found = self._joined(batch_size, inputs, options)
+        return keras.dataset(loader, inputs=found)
 
 
 def _whole(name: str, value: Any, *, least: int = 1, most: int | None = None) -> int:

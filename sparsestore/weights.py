@@ -45,14 +45,8 @@ class Weights(Protocol):
     name: str
     total: float
 
-    def of(self, positions: Ints, rows: Ints) -> tuple[NDArray[np.float64], Array | None]:
-        """Weights of some rows, and the classes of these, where classes are what has the weights.
-
-        Parameters
-        ----------
-        positions, rows : (m,) int64 array
-            Of the same rows: their positions in the view, and their numbers in the store.
-        """
+    def of(self, positions: Ints) -> tuple[NDArray[np.float64], Array | None]:
+        """Weights of the rows at (m,) `positions` of the view, and their classes, where these have the weights."""
 
 
 def weights_of(given: Any, reader: Reader, selection: Selection) -> Weights:
@@ -79,14 +73,15 @@ class _OfColumn:
             )
         self.name = column
         self._reader = reader
+        self._selection = selection
         what = f"column {column!r}"
         sums = [
             float(_checked(values, what, rows, "store").sum()) for rows, values in _pieces(reader, selection, column)
         ]
         self.total = _total(sums, what)
 
-    def of(self, _positions: Ints, rows: Ints) -> tuple[NDArray[np.float64], None]:
-        return np.asarray(self._reader.column(self.name, rows), np.float64), None
+    def of(self, positions: Ints) -> tuple[NDArray[np.float64], None]:
+        return np.asarray(self._reader.column(self.name, self._selection.rows(positions)), np.float64), None
 
 
 class _OfArray:
@@ -112,7 +107,7 @@ class _OfArray:
         self.name = f"array {digest.hexdigest()}"
         self.total = _total(sums, "weights")
 
-    def of(self, positions: Ints, _rows: Ints) -> tuple[NDArray[np.float64], None]:
+    def of(self, positions: Ints) -> tuple[NDArray[np.float64], None]:
         return np.asarray(self._values[positions], np.float64), None
 
 
@@ -120,6 +115,7 @@ class _OfClasses:
     def __init__(self, reader: Reader, selection: Selection, column: str) -> None:
         self.name = BALANCED + column
         self._reader = reader
+        self._selection = selection
         self._column = column
         text = _schema(reader, column).dtype == "string"
         counts: Counter[Any] = Counter()
@@ -147,8 +143,8 @@ class _OfClasses:
         self._weights = selection.n_rows / (len(classes) * times)
         self.total = float(selection.n_rows)
 
-    def of(self, _positions: Ints, rows: Ints) -> tuple[NDArray[np.float64], Array]:
-        values = self._reader.column(self._column, rows)
+    def of(self, positions: Ints) -> tuple[NDArray[np.float64], Array]:
+        values = self._reader.column(self._column, self._selection.rows(positions))
         # numbers of 16 bits, which numpy sorts by counting
         if self._classes is None:
             numbers = np.fromiter(map(self._numbers.__getitem__, values.tolist()), np.uint16, len(values))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from fakes import FakeReader, make_loader, random_matrix
 from numpy.typing import NDArray
 
+import sparsestore as ss
 from sparsestore.loader import Loader
 
 Array = NDArray[Any]
@@ -85,3 +87,58 @@ def check_bridge(
                 assert got_weight is None
             else:
                 assert np.array_equal(got_weight, batch.sample_weight)
+
+
+def check_inputs(
+    give: Callable[..., Iterable[Any]],
+    cells: Callable[[Any], Array],
+    folder: Path,
+    *,
+    in_order: bool = True,
+    **options: Any,
+) -> None:
+    """Columns and other stores are inputs beside the matrix, of the rows that a loader gives, in two epochs.
+
+    Parameters
+    ----------
+    give : callable
+        (Store, options of `to_...`) -> iterable of ``(x, y)`` or ``(x, y, sample_weight)``.
+    cells : callable
+        An input as a numpy array.
+    folder : Path
+        For the stores.
+    in_order : bool
+        Whether batches come in the order of the loader.
+    **options
+        Of the loader.
+    """
+    rng = np.random.default_rng(3)
+    n = 500
+    x, other = random_matrix(n, 20, 0.2), random_matrix(n, 11, 0.3, seed=9)
+    columns = {"y": np.arange(n), "w": rng.random(n), "half": np.arange(n) % 7 == 0, "wide": rng.random((n, 3))}
+    first = ss.convert(x, folder / "first.zarr", columns=columns, progress=False)
+    second = ss.convert(other, folder / "second.zarr", progress=False)
+    options = {"shuffle": True, "seed": 2, "columns": ("y",), **options}
+    inputs = {"words": second, "width": "wide", "some": second.select(features=[3, 1])}
+    ds, loader = give(first, inputs=inputs, **options), first.loader(32, **options)
+    for _ in range(2):
+        given, rows = list(ds), [batch.row_ids for batch in loader]
+        if in_order:
+            np.testing.assert_array_equal(np.concatenate([cells(y) for _, y, *_ in given]), np.concatenate(rows))
+        assert sorted(row for _, y, *_ in given for row in cells(y)) == sorted(np.concatenate(rows))
+        for found, y, *weight in given:
+            assert sorted(found) == ["some", "width", "words", "x"]
+            expected = cells(y)
+            np.testing.assert_allclose(cells(found["x"]), x.toarray()[expected], rtol=1e-6)
+            np.testing.assert_allclose(cells(found["words"]), other.toarray()[expected], rtol=1e-6)
+            np.testing.assert_allclose(cells(found["some"]), other.toarray()[expected][:, [3, 1]], rtol=1e-6)
+            np.testing.assert_allclose(cells(found["width"]), columns["wide"][expected], rtol=1e-6)
+            assert bool(weight) == ("weights" in options)
+
+
+INPUTS: dict[str, dict[str, Any]] = {
+    "sparse": {},
+    "dense": {"layout": "dense"},
+    "drawn": {"weights": "w"},
+    "drawn, balanced, dense": {"weights": "balanced:half", "layout": "dense"},
+}

@@ -86,6 +86,7 @@ TABLE: dict[str, set[str]] = {
     "weights": {"forking", "format", "plan", "reader"},
     "loader": {"batch", "buffers", "plan", "csr", "forking", "reader", "prefetch", "read_ahead", "window"}
     | {"errors", "format", "weights"},
+    "inputs": {"batch", "loader"},
     "sources": SHARED,
     "sources.npz": {*SHARED, "sources.npy"},
     "sources.registry": {"errors", "sources"},
@@ -140,9 +141,9 @@ TABLE: dict[str, set[str]] = {
     "maintain": {"journal", "reader", "writer", "format", "manifest", "storage", "errors"}
     | {"checksum", "convert", "layout", "plan", "progress", "segment", "sources", "view"},  # optimize, a conversion
     "bench": {"batch", "bench", "errors", "manifest", "memory", "parallel", "progress", "reader", "storage", "store"},
-    "bridges": {"loader", "batch", "buffers", "csr", "errors", "forking", "window"},
+    "bridges": {"loader", "batch", "buffers", "csr", "errors", "forking", "inputs", "window"},
     "keras": {"keras"},
-    "bridges.keras": {"loader", "batch", "csr", "forking", "bridges.jax"},  # whose arrays Keras takes on JAX
+    "bridges.keras": {"loader", "batch", "csr", "forking", "inputs", "bridges.jax"},  # whose arrays Keras takes on JAX
     "view": {
         "batch",
         "bridges",
@@ -151,6 +152,7 @@ TABLE: dict[str, set[str]] = {
         "forking",
         "format",
         "indexing",
+        "inputs",
         "layout",
         "loader",
         "memory",

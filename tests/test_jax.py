@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse
-from check_bridge import CASES, Decoded, check_bridge
+from check_bridge import CASES, INPUTS, Decoded, check_bridge, check_inputs
 from fakes import FakeReader, make_loader, random_matrix
 
 jax = pytest.importorskip("jax", reason="needs JAX, the extra jax")
@@ -63,6 +63,14 @@ def decode(element: Any) -> Decoded:
 @pytest.mark.parametrize("case", CASES)
 def test_elements_are_the_batches_of_the_loader(case: str) -> None:
     check_bridge(dataset, decode, CASES[case])
+
+
+@pytest.mark.parametrize("case", INPUTS)
+def test_inputs_beside_the_matrix_have_the_same_rows(case: str, tmp_path: Path) -> None:
+    def cells(x: Any) -> Any:
+        return np.asarray(x.todense() if isinstance(x, BCOO) else x)
+
+    check_inputs(lambda store, **given: store.to_jax(32, **given), cells, tmp_path, **INPUTS[case])
 
 
 @pytest.mark.parametrize("layout", ["sparse", "dense"])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse
-from check_bridge import CASES, Decoded, check_bridge
+from check_bridge import CASES, INPUTS, Decoded, check_bridge, check_inputs
 from fakes import FakeReader, make_loader, random_matrix, slow
 
 tf = pytest.importorskip("tensorflow")
@@ -261,6 +261,14 @@ def test_stores_with_the_same_rows_are_read_together(layout: str, shuffled: bool
             np.testing.assert_array_equal(np.concatenate([x["width"] for x, _ in given]), WIDE[at])
 
 
+@pytest.mark.parametrize("case", INPUTS)
+def test_inputs_beside_the_matrix_have_the_same_rows(case: str, tmp_path: Path) -> None:
+    def cells(x: Any) -> Any:
+        return (tf.sparse.to_dense(x) if isinstance(x, tf.SparseTensor) else x).numpy()
+
+    check_inputs(lambda store, **given: store.to_tf(32, **given), cells, tmp_path, **INPUTS[case])
+
+
 def test_a_state_holds_for_all_stores_that_are_read_together(tmp_path: Path) -> None:
     first = sparsestore.convert(X, tmp_path / "a.zarr", progress=False)
     second = sparsestore.convert(X, tmp_path / "b.zarr", progress=False)
@@ -285,8 +293,6 @@ def test_other_rows_are_refused(tmp_path: Path) -> None:
         ValueError, match=r"inputs\['d'\] is a ndarray, expected the name of a column, a store or a view"
     ):
         store.to_tf(inputs={"d": np.eye(3)})
-    with pytest.raises(ValueError, match="leave out weights, or other stores"):
-        store.to_tf(inputs={"a": store}, weights=np.ones(N_ROWS), shuffle=True)
 
 
 def test_a_column_is_an_input_or_a_target_and_the_matrix_is_x(tmp_path: Path) -> None:

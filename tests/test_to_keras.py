@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from check_bridge import CASES, Decoded, check_bridge
+from check_bridge import CASES, INPUTS, Decoded, check_bridge, check_inputs
 from fakes import FakeReader, make_loader, random_matrix
 
 # Keras wants a back end, and takes TensorFlow unless told
@@ -84,6 +84,34 @@ def test_elements_are_the_batches_of_the_loader(case: str) -> None:
     if options.get("layout", "sparse") not in LAYOUTS or (BACKEND == "jax" and options.get("batch_size") == 1):
         options = {**options, "layout": "dense"}  # the last takes JAX long
     check_bridge(dataset, decode, options)
+
+
+@pytest.mark.parametrize("case", INPUTS)
+def test_inputs_beside_the_matrix_have_the_same_rows(case: str, tmp_path: Path) -> None:
+    options = INPUTS[case]
+    if options.get("layout", "sparse") not in LAYOUTS:
+        options = {**options, "layout": "dense"}
+    check_inputs(lambda store, **given: store.to_keras(32, **given), dense, tmp_path, **options)
+
+
+def test_inputs_of_batches_that_are_asked_for_in_any_order(tmp_path: Path) -> None:
+    def shuffled(store: Any, **given: Any) -> Any:
+        ds = store.to_keras(32, **given)
+        order = random.Random(0).sample(range(len(ds)), len(ds))
+        return Epochs(ds, order)
+
+    check_inputs(shuffled, dense, tmp_path, in_order=False, layout="dense")
+
+
+class Epochs:
+    """Epochs of batches in an order that `fit` could ask for."""
+
+    def __init__(self, ds: Any, order: list[int]) -> None:
+        self.ds, self.order = ds, order
+
+    def __iter__(self) -> Any:
+        yield from [self.ds[i] for i in self.order]
+        self.ds.on_epoch_end()
 
 
 def test_batches_may_be_asked_for_in_any_order(caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from check_bridge import CASES, Decoded, check_bridge
+from check_bridge import CASES, INPUTS, Decoded, check_bridge, check_inputs
 from fakes import FakeReader, make_loader, random_matrix
 
 torch = pytest.importorskip("torch", reason="needs PyTorch, the extra torch")
@@ -69,6 +69,22 @@ def test_elements_are_the_batches_of_the_loader(case: str) -> None:
 @pytest.mark.parametrize("case", ["shuffled", "features", "y and weights"])
 def test_coo_elements_are_the_batches_of_the_loader(case: str) -> None:
     check_bridge(lambda loader: dataset(loader, format="coo"), decode, CASES[case])
+
+
+@pytest.mark.parametrize("case", INPUTS)
+def test_inputs_beside_the_matrix_have_the_same_rows(case: str, tmp_path: Path) -> None:
+    check_inputs(lambda store, **given: store.to_torch(32, **given), cells, tmp_path, **INPUTS[case])
+
+
+def test_inputs_of_workers_have_the_same_rows(tmp_path: Path) -> None:
+    def through_workers(store: Any, **given: Any) -> Any:
+        return DataLoader(store.to_torch(32, **given), batch_size=None, num_workers=2, multiprocessing_context="fork")
+
+    check_inputs(through_workers, cells, tmp_path, in_order=False, window_rows=64)
+
+
+def cells(x: Any) -> Any:
+    return (x if x.layout == torch.strided else x.to_dense()).numpy()
 
 
 def test_through_a_data_loader_they_are_the_same() -> None:

@@ -18,8 +18,9 @@ except ImportError as error:
 import jax.numpy as jnp
 from jax.experimental.sparse import BCOO
 
-from sparsestore.batch import Strip, check_targets, check_whole, targets
+from sparsestore.batch import Strip, check_whole
 from sparsestore.csr import Rows
+from sparsestore.inputs import Inputs, together
 from sparsestore.loader import Loader
 
 __all__ = ["Arrays", "Batches", "Padding", "dataset"]
@@ -44,13 +45,10 @@ class Arrays(NamedTuple):
     """Dense; or the places and values of a sparse batch, padded, and its shape."""
     columns: dict[str, Array]
 
-    def give(self) -> Any:
-        """``x``, ``(x, y)`` or ``(x, y, sample_weight)``."""
+    def give(self) -> tuple[Any, dict[str, Any]]:
+        """X and the columns."""
         x = _sparse(*self.x) if isinstance(self.x, tuple) else _array("x", self.x)
-        y, weight = targets({name: _array(f"column {name!r}", values) for name, values in self.columns.items()})
-        if y is None:
-            return x
-        return (x, y) if weight is None else (x, y, weight)
+        return x, {name: _array(f"column {name!r}", values) for name, values in self.columns.items()}
 
 
 class Padding:
@@ -114,9 +112,9 @@ class Padding:
         return places, values, (n_rows, n_features)
 
 
-def dataset(loader: Loader, *, nse: int | None = None) -> Batches:
+def dataset(loader: Loader, *, inputs: Inputs | None = None, nse: int | None = None) -> Batches:
     """Batches of a loader as ``x``, ``(x, y)`` or ``(x, y, sample_weight)``: see `Batches`."""
-    return Batches(loader, nse=nse)
+    return Batches(loader, inputs=inputs, nse=nse)
 
 
 class Batches:
@@ -129,6 +127,8 @@ class Batches:
     ----------
     loader : Loader
         Its layout, dtype, columns and partition decide what the elements are.
+    inputs : Inputs, optional
+        What x has beside the matrix: x is then a dict.
     nse : int, optional
         Places of each sparse batch; found from the first rows and raised where need be, by default.
 
@@ -148,10 +148,11 @@ class Batches:
     are an error, as is a `dtype` of 64 bits.
     """
 
-    def __init__(self, loader: Loader, *, nse: int | None = None) -> None:
-        check_targets(loader.columns, loader.texts, "JAX")
+    def __init__(self, loader: Loader, *, inputs: Inputs | None = None, nse: int | None = None) -> None:
+        self._inputs = inputs or Inputs()
+        self._inputs.check(loader, "JAX")
         self._loader = loader
-        self._padding = Padding(loader, nse)
+        self._paddings = [Padding(each, nse) for each in self._inputs.loaders(loader)]
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -163,15 +164,12 @@ class Batches:
     def __iter__(self) -> Iterator[Any]:
         """Begin the next epoch."""
         check_dtype(self._loader.dtype)
-        return self._give(self._loader.elements(self._padding.cut))
+        loaders, cuts = self._inputs.loaders(self._loader), [padding.cut for padding in self._paddings]
+        return together(loaders, cuts, self._loader.begin(), self._element)
 
-    @staticmethod
-    def _give(elements: Iterator[Arrays]) -> Iterator[Any]:
-        while (arrays := next(elements, None)) is not None:
-            given = arrays.give()
-            del arrays
-            yield given
-            del given  # its memory would wait while the next strip is copied
+    def _element(self, found: list[Arrays]) -> Any:
+        (x, columns), *others = [arrays.give() for arrays in found]
+        return self._inputs.element(x, columns, (matrix for matrix, _ in others))
 
     def state_dict(self) -> dict[str, Any]:
         """Position after the batches handed out, as JSON values: see `Loader.state_dict`."""

@@ -17,16 +17,17 @@ try:
 except ImportError as error:
     raise ImportError('to_keras needs Keras: pip install "sparsestore[tensorflow]"') from error
 
-from sparsestore.batch import Strip, check_targets, check_whole, targets
+from sparsestore.batch import Strip, check_whole
 from sparsestore.csr import Rows
 from sparsestore.forking import Lock
+from sparsestore.inputs import Inputs, together
 from sparsestore.loader import Loader
 
 __all__ = ["Batches", "dataset"]
 
 Array = NDArray[Any]
-Cut = Callable[[Strip], Iterable[Any]]
-Give = Callable[[Any], Any]
+Cut = Callable[[Strip], Iterable[tuple[Any, Any]]]
+Give = Callable[[Any, Any], tuple[Any, Any]]
 
 AHEAD = 8
 """Batches that may be passed over, and kept, to reach one that is asked for early: threads come in any order."""
@@ -37,9 +38,9 @@ _NOWHERE = -AHEAD - 1
 log = logging.getLogger("sparsestore")
 
 
-def dataset(loader: Loader) -> Batches:
+def dataset(loader: Loader, *, inputs: Inputs | None = None) -> Batches:
     """Batches of a loader as ``(x,)``, ``(x, y)`` or ``(x, y, sample_weight)``: see `Batches`."""
-    return Batches(loader)
+    return Batches(loader, inputs=inputs)
 
 
 class Batches(keras.utils.PyDataset):
@@ -49,6 +50,8 @@ class Batches(keras.utils.PyDataset):
     ----------
     loader : Loader
         Its layout, dtype, columns and partition decide what the elements are.
+    inputs : Inputs, optional
+        What x has beside the matrix: x is then a dict.
 
     Raises
     ------
@@ -67,11 +70,12 @@ class Batches(keras.utils.PyDataset):
     nothing to ``to_keras(shuffle=True)``.
     """
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: Loader, *, inputs: Inputs | None = None) -> None:
         super().__init__()
-        check_targets(loader.columns, loader.texts, "Keras")
+        self._inputs = inputs or Inputs()
+        self._inputs.check(loader, "Keras")
         self._loader = loader
-        self._cut, self._give = _maker(loader)
+        self._makers = [_maker(each) for each in self._inputs.loaders(loader)]
         self._lock = Lock()
         self._asked: set[int] = set()
         self._advised = False
@@ -84,7 +88,7 @@ class Batches(keras.utils.PyDataset):
         self._stop()
 
     def _stop(self) -> None:
-        self._elements: Iterator[Any] | None = None
+        self._elements: Iterator[list[Any]] | None = None
         self._next = self._last = _NOWHERE
         self._kept: deque[tuple[int, Any]] = deque(maxlen=AHEAD)
 
@@ -111,9 +115,11 @@ class Batches(keras.utils.PyDataset):
         if not 0 <= i < len(self):
             raise IndexError(f"batch {i} is out of range: an epoch has {len(self)}")
         with self._lock():
-            element = self._element(self._first + i, restart=i == 0)
+            found = self._element(self._first + i, restart=i == 0)
             self._asked.add(i)
-        return self._give(element)
+        (x, columns), *others = [give(*element) for (_, give), element in zip(self._makers, found, strict=True)]
+        element = self._inputs.element(x, columns, (matrix for matrix, _ in others))
+        return element if isinstance(element, tuple) else (element,)
 
     def __iter__(self) -> Iterator[Any]:
         """The batches of the present epoch, then go on to the next: for a loop of one's own."""
@@ -143,7 +149,8 @@ class Batches(keras.utils.PyDataset):
 
     def _following(self) -> Any:
         if self._elements is None:
-            self._elements = self._loader.elements(self._cut, divmod(self._next, len(self)))
+            loaders, cuts = self._inputs.loaders(self._loader), [cut for cut, _ in self._makers]
+            self._elements = together(loaders, cuts, divmod(self._next, len(self)), list)
         element = next(self._elements)
         self._next += 1
         if self._next % len(self) == 0:
@@ -159,9 +166,11 @@ class Batches(keras.utils.PyDataset):
             )
         epoch, batch = divmod(at, len(self))
         (run,) = self._loader.runs(epoch, batch, 1)
-        window = self._loader.window(epoch, run.piece, run.start, run.stop)
-        (element,) = self._cut(window.strip(0, 1, self._loader.layout))
-        return element
+        found: list[Any] = []
+        for loader, (cut, _) in zip(self._inputs.loaders(self._loader), self._makers, strict=True):
+            window = loader.window(epoch, run.piece, run.start, run.stop)
+            found += cut(window.strip(0, 1, loader.layout))
+        return found
 
     def on_epoch_end(self) -> None:
         """Go on to the next epoch if this one was read; Keras also says so after it looked at a batch or two."""
@@ -189,18 +198,18 @@ def _maker(loader: Loader) -> tuple[Cut, Give]:
 
         check_dtype(loader.dtype)
 
-        def give(arrays: Any) -> Any:
+        def give(x: Any, columns: Any) -> Any:
             if loader.layout == "sparse" and keras.distribution.distribution() is not None:
                 raise ValueError(
                     f"layout is 'sparse', and {type(keras.distribution.distribution()).__name__} of Keras deals out no "
                     f"sparse arrays of JAX: take layout='dense', or Keras on TensorFlow with "
                     f"sparsestore.keras.distributed"
                 )
-            return _tuple(Arrays.give(arrays))
+            return Arrays(x, columns).give()
 
         return Padding(loader).cut, give
     if loader.layout == "dense":
-        return _numpy, lambda element: element
+        return _numpy, lambda x, columns: (x, columns)
     if backend != "tensorflow":
         raise ValueError(
             f"layout is 'sparse', and Keras has no sparse inputs on {backend}: take layout='dense', or to_torch and a "
@@ -208,21 +217,16 @@ def _maker(loader: Loader) -> tuple[Cut, Give]:
         )
     import tensorflow as tf
 
-    return _numpy, lambda element: (tf.SparseTensor(*element[0]), *element[1:])
+    return _numpy, lambda x, columns: (tf.SparseTensor(*x), columns)
 
 
-def _tuple(element: Any) -> tuple[Any, ...]:
-    return element if isinstance(element, tuple) else (element,)
-
-
-def _numpy(strip: Strip) -> Iterator[tuple[Any, ...]]:
-    """The batches as ``(x,)``, ``(x, y)`` or ``(x, y, sample_weight)``; sparse x as places, values and shape."""
+def _numpy(strip: Strip) -> Iterator[tuple[Any, dict[str, Array]]]:
+    """X and the columns of the batches; sparse x as places, values and shape."""
     check_whole(strip.columns)
     for start, stop in pairwise(strip.bounds):
         x: Any = strip.x
         x = _coordinates(x.slice(start, stop)) if isinstance(x, Rows) else x[start:stop]
-        y, weight = targets({name: np.asarray(values[start:stop]) for name, values in strip.columns.items()})
-        yield tuple(part for part in (x, y, weight) if part is not None)
+        yield x, {name: np.asarray(values[start:stop]) for name, values in strip.columns.items()}
 
 
 def _coordinates(rows: Rows) -> tuple[Array, Array, tuple[int, int]]:

@@ -6,7 +6,7 @@ import ctypes
 import itertools
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakMethod, WeakValueDictionary, finalize
 
@@ -18,9 +18,10 @@ try:
 except ImportError as error:
     raise ImportError('to_tf needs TensorFlow: pip install "sparsestore[tensorflow]"') from error
 
-from sparsestore.batch import check_targets, check_whole, targets
+from sparsestore.batch import check_whole
 from sparsestore.buffers import Buffers
 from sparsestore.csr import empty_aligned
+from sparsestore.inputs import Inputs
 from sparsestore.loader import Loader
 from sparsestore.window import Window
 
@@ -30,8 +31,6 @@ __all__ = ["dataset"]
 # waits for that call. More only cost, a cut is shorter than handing it to another core.
 THREADS = 2
 
-MATRIX = "x"
-"""Name of the matrix among several inputs."""
 STRIP_ROWS = 8192
 MOST_BATCHES = 32
 """In a strip whose batches are tensors of their own: each is an output of the call of Python, filled or not."""
@@ -48,23 +47,15 @@ _numbers = itertools.count(time.time_ns())
 plain = tf.autograph.experimental.do_not_convert  # nothing here is Python that would have to become graph
 
 
-def dataset(
-    loader: Loader,
-    *,
-    inputs: Mapping[str, str] | None = None,
-    beside: Mapping[str, Loader] | None = None,
-    prefetch: int = 2,
-) -> tf.data.Dataset:
+def dataset(loader: Loader, *, inputs: Inputs | None = None, prefetch: int = 2) -> tf.data.Dataset:
     """Batches of a loader as ``x``, ``(x, y)`` or ``(x, y, sample_weight)``, as Keras takes them.
 
     Parameters
     ----------
     loader : Loader
         Its layout, dtype, columns and partition decide what the elements are. The dataset holds it.
-    inputs : mapping of str to str
-        Columns that belong to x, by the names they get there: x is then a dict, of the matrix as "x" and of these.
-    beside : mapping of str to Loader
-        Matrices that belong to x, too. Loaders of as many rows, whose own plans are not used.
+    inputs : Inputs, optional
+        What x has beside the matrix: x is then a dict.
     prefetch : int
         Batches made ahead of the model; 0 makes each when it is asked for.
 
@@ -99,22 +90,18 @@ def dataset(
     warnings.filterwarnings("ignore", "`shuffle=True` was passed, but will be ignored", UserWarning)
     if prefetch < 0:
         raise ValueError(f"prefetch is {prefetch}, expected 0 or more batches")
-    inputs, beside = inputs or {}, beside or {}
-    if MATRIX in (*inputs, *beside):
-        raise ValueError(f"inputs are {[*inputs, *beside]}: {MATRIX!r} is the matrix, so no other can have that name")
-    check_targets([name for name in loader.columns if name not in inputs.values()])
-    source = _Source(loader, inputs, several=bool(inputs or beside))
-    others = [_Source(other, {}, leader=loader) for other in beside.values()]
+    inputs = inputs or Inputs()
+    inputs.check(loader)
+    leader, *others = inputs.loaders(loader)
+    source = _Source(leader, pair if others else inputs.element)
+    beside = [_Source(other, matrix, leader=loader) for other in others]
     claim = tf.data.Dataset.from_tensors(0).map(source.claim())
 
     def together(runs: Any) -> tf.data.Dataset:
-        parts = [each.batches(tf.data.Dataset.from_tensor_slices(runs)) for each in (source, *others)]
-        return tf.data.Dataset.zip(tuple(parts)).map(plain(merged))
-
-    def merged(element: Any, *matrices: Any) -> Any:
-        x, *rest = element if isinstance(element, tuple) else (element,)
-        x = {**x, **dict(zip(beside, matrices, strict=True))}
-        return (x, *rest) if rest else x
+        parts = [each.batches(tf.data.Dataset.from_tensor_slices(runs)) for each in (source, *beside)]
+        return tf.data.Dataset.zip(tuple(parts)).map(
+            plain(lambda first, *rest: inputs.element(first[0], first[1], rest))
+        )
 
     if others:
         ds = claim.flat_map(plain(together))  # one claim for all
@@ -130,9 +117,17 @@ def dataset(
     ds = (ds.prefetch(prefetch) if prefetch else ds).with_options(options)
     # TensorFlow keeps what numpy_function was given until the process ends. So that is a weak reference, and the strong
     # one is here: iterators, and datasets made from this one, hold it and with it the loader and its files.
-    ds._source = (source, *others)
+    ds._source = (source, *beside)
     ds.loader = loader
     return ds
+
+
+def pair(x: Any, columns: Any) -> Any:
+    return x, columns
+
+
+def matrix(x: Any, _columns: Any) -> Any:
+    return x
 
 
 class _Key(ctypes.c_int64 * 3):  # type: ignore[misc]
@@ -148,12 +143,9 @@ class _Source:
     to the iterators: TensorFlow keeps the memory of a key alive as long as a tensor has it, and the key its window.
     """
 
-    def __init__(
-        self, loader: Loader, inputs: Mapping[str, str], *, several: bool = False, leader: Loader | None = None
-    ) -> None:
+    def __init__(self, loader: Loader, give: Callable[[Any, Any], Any], *, leader: Loader | None = None) -> None:
         self._loader = loader
-        self._inputs = inputs
-        self._several = several
+        self._give = give
         self._leader = leader
         self._buffers = Buffers()
         self._ahead = loader.read_ahead(in_turn=False)
@@ -251,7 +243,7 @@ class _Source:
 
     def _window(self, epoch: int, piece: int) -> Window:
         if self._leader is not None:  # which a state that it loaded may have given another plan
-            self._loader.plan, self._loader.pieces = self._leader.plan, self._leader.pieces
+            self._loader.follow(self._leader)
         window = self._loader.window(epoch, piece)
         check_whole(window.columns)
         return window
@@ -322,7 +314,7 @@ class _Source:
     def cut(self) -> Any:
         """(Number of a batch in its strip, number of rows of the strip, its arrays) -> element of the dataset."""
         size, n_features, whole, dtype = self._size, self._n_features, self._whole, self._loader.dtype
-        inputs, several = self._inputs, self._several
+        give = self._give
 
         def cut(b: Any, rows: Any, x: Any, columns: Any) -> Any:
             start = b * size
@@ -342,13 +334,7 @@ class _Source:
             if whole:
                 for values in beside.values():
                     values.set_shape([size, *values.shape[1:]])
-            if several:
-                x = {MATRIX: x, **{name: beside[column] for name, column in inputs.items()}}
-                beside = {name: values for name, values in beside.items() if name not in inputs.values()}
-            y, sample_weight = targets(beside)
-            if y is None:
-                return x
-            return (x, y) if sample_weight is None else (x, y, sample_weight)
+            return give(x, beside)
 
         def item(found: Any, b: Any, dtype: Any, shape: list[int | None]) -> Any:
             if self._n_outputs > 1:

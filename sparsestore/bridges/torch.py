@@ -20,8 +20,9 @@ except ImportError as error:
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from sparsestore.batch import Strip, check_targets, check_whole, targets
+from sparsestore.batch import Strip, check_whole
 from sparsestore.csr import Rows
+from sparsestore.inputs import Inputs, together
 from sparsestore.loader import Loader
 
 __all__ = ["FORMATS", "Batches", "dataset", "share_of_process"]
@@ -51,9 +52,9 @@ def share_of_process(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**options, "partition": distributed.get_rank(), "n_partitions": size}
 
 
-def dataset(loader: Loader, *, format: str = "csr") -> Batches:
+def dataset(loader: Loader, *, inputs: Inputs | None = None, format: str = "csr") -> Batches:
     """Batches of a loader as ``x``, ``(x, y)`` or ``(x, y, sample_weight)``: see `Batches`."""
-    return Batches(loader, format=format)
+    return Batches(loader, inputs=inputs, format=format)
 
 
 class Batches(IterableDataset):
@@ -66,6 +67,8 @@ class Batches(IterableDataset):
     ----------
     loader : Loader
         Its layout, dtype, columns and partition decide what the elements are.
+    inputs : Inputs, optional
+        What x has beside the matrix: x is then a dict.
     format : {"csr", "coo"}
         Of x with ``layout="sparse"``.
 
@@ -86,10 +89,11 @@ class Batches(IterableDataset):
     The tensors share memory with nobody but each other's batches in a strip; they may be changed in place.
     """
 
-    def __init__(self, loader: Loader, *, format: str = "csr") -> None:
+    def __init__(self, loader: Loader, *, inputs: Inputs | None = None, format: str = "csr") -> None:
         if format not in FORMATS:
             raise ValueError(f"format is {format!r}, expected one of {', '.join(map(repr, FORMATS))}")
-        check_targets(loader.columns, loader.texts, "PyTorch")
+        self._inputs = inputs or Inputs()
+        self._inputs.check(loader, "PyTorch")
         self._loader = loader
         self._format = format
         self._epochs = _Epochs()
@@ -108,7 +112,7 @@ class Batches(IterableDataset):
         """Begin the next epoch; in a worker, its share of it."""
         worker = get_worker_info()
         if worker is None:
-            return self._loader.elements(self._tensors, self._epochs.claim())
+            return self._elements(self._inputs.loaders(self._loader), self._epochs.claim())
         # the seed that all workers of an iteration of a DataLoader were given, and how often it was this one's turn:
         # workers that live on keep their seed
         seed = worker.seed - worker.id
@@ -117,13 +121,20 @@ class Batches(IterableDataset):
         return self._share(worker.id, worker.num_workers, epoch, batch)
 
     def _share(self, worker: int, n_workers: int, epoch: int, batch: int) -> Iterator[Any]:
-        shares = [self._loader.share(i, n_workers) for i in range(n_workers)]
-        lengths = [len(share) for share in shares]
+        lengths = [len(self._loader.share(i, n_workers)) for i in range(n_workers)]
         done = _dealt(lengths, batch)
         # a DataLoader begins with its first worker, so that has to be the one whose turn it was
         turn = min(((n, i) for i, n in enumerate(done) if n < lengths[i]), default=(0, 0))[1]
         i = (worker + turn) % n_workers
-        return shares[i].elements(self._tensors, (epoch, done[i]))
+        shares = [loader.share(i, n_workers) for loader in self._inputs.loaders(self._loader)]
+        return self._elements(shares, (epoch, done[i]))
+
+    def _elements(self, loaders: list[Loader], start: tuple[int, int]) -> Iterator[Any]:
+        return together(loaders, [self._tensors] * len(loaders), start, self._element)
+
+    def _element(self, found: list[Any]) -> Any:
+        (x, columns), *others = found
+        return self._inputs.element(x, columns, (matrix for matrix, _ in others))
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration be this epoch: the one after it is the next, as always."""
@@ -156,23 +167,19 @@ class Batches(IterableDataset):
         self._epochs.set(*self._loader.following)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_loader": self._loader, "_format": self._format, "_epochs": self._epochs}
+        return {name: value for name, value in self.__dict__.items() if name != "_turns"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._turns = Counter()
         _quiet()
 
-    def _tensors(self, strip: Strip) -> Iterator[Any]:
+    def _tensors(self, strip: Strip) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
         check_whole(strip.columns)
         for start, stop in pairwise(strip.bounds):
             x = strip.x
             tensor = _sparse(x, start, stop, self._format) if isinstance(x, Rows) else _shared(x[start:stop])
-            y, weight = targets({name: _shared(values[start:stop]) for name, values in strip.columns.items()})
-            if y is None:
-                yield tensor
-            else:
-                yield (tensor, y) if weight is None else (tensor, y, weight)
+            yield tensor, {name: _shared(values[start:stop]) for name, values in strip.columns.items()}
 
 
 def _quiet() -> None:
