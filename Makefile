@@ -17,7 +17,7 @@ demo: $(VENV)/.demo ## convert a real data set, train Keras from it in both layo
 	@$(BIN)/python examples/agaricus.py
 
 test: $(VENV)/.dev ## every unmarked test, ruff and mypy among them
-	@$(BIN)/python -m pytest -q -n $(WORKERS)
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 test-slow: $(VENV)/.dev ## tests that take minutes
 	@$(BIN)/python -m pytest -q -m slow

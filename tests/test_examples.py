@@ -43,7 +43,6 @@ def test_a9a_reaches_the_accuracy_of_a_linear_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("framework", ["torch", "jax"])
-@pytest.mark.slow
 def test_a9a_is_learned_as_well_by_other_frameworks(framework: str, tmp_path: Path) -> None:
     pytest.importorskip(framework, reason=f"needs {framework}")
     out = example(f"{framework}_a9a.py", tmp_path)
@@ -53,8 +52,7 @@ def test_a9a_is_learned_as_well_by_other_frameworks(framework: str, tmp_path: Pa
     assert float(out.split("accuracy ")[1].split()[0]) >= 0.845
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["jax", "tensorflow", "torch"])
+@pytest.mark.parametrize("backend", ["jax", pytest.param("tensorflow", marks=pytest.mark.slow), "torch"])
 def test_agaricus_is_learned_on_every_back_end_of_keras(backend: str, tmp_path: Path) -> None:
     pytest.importorskip(backend, reason=f"needs {backend}")
     out = example("keras_backends.py", tmp_path, KERAS_BACKEND=backend)
@@ -62,7 +60,6 @@ def test_agaricus_is_learned_on_every_back_end_of_keras(backend: str, tmp_path: 
     assert f"{backend}, " in out
 
 
-@pytest.mark.slow
 def test_hundred_million_rows_runs_at_a_million(tmp_path: Path) -> None:
     out = example("hundred_million_rows.py", tmp_path, "--rows", "1000000")
     assert "entries 9,999" in out or "entries 10,000" in out
@@ -73,19 +70,17 @@ def test_hundred_million_rows_runs_at_a_million(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "metric", "bar"),
     [
-        pytest.param("text.py", "accuracy", 0.86, id="text"),
-        pytest.param("clicks.py", "area under the curve", 0.55, id="clicks", marks=pytest.mark.slow),
-        pytest.param("cells.py", "area under the curve", 0.8, id="cells", marks=pytest.mark.slow),
+        ("text.py", "accuracy", 0.86),
+        ("clicks.py", "area under the curve", 0.55),
+        ("cells.py", "area under the curve", 0.8),
     ],
 )
-@pytest.mark.slow
 def test_rows_not_trained_on_are_told_apart(name: str, metric: str, bar: float, tmp_path: Path) -> None:
     pytest.importorskip("h5py", reason="needs h5py")
     out = example(name, tmp_path)
     assert float(out.split(metric)[-1].split()[0].rstrip(",")) >= bar
 
 
-@pytest.mark.slow
 def test_ratings_are_predicted_better_than_by_means(tmp_path: Path) -> None:
     out = example("ratings.py", tmp_path)
     assert float(out.split("squared error")[-1].split()[0]) <= 0.93
