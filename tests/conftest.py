@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import signal
 import sys
 import threading
@@ -17,6 +18,10 @@ from hypothesis import settings
 # A shell that runs this in the background has it ignored, and programs that are started here inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Programs that are started here import the package, hundreds of times: where they may not keep what Python makes of its
+# sources, each takes a third of a second longer.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 passed = pytest.StashKey[bool]()
 

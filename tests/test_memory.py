@@ -23,6 +23,7 @@ n, a_row = 1_000_000, 20
 indices = (np.arange(a_row, dtype=np.int32) * 1000 + rng.integers(0, 1000, (n, a_row), np.int32)).reshape(-1)
 x = sp.csr_array((rng.random(n * a_row, np.float32), indices, np.arange(0, n * a_row + 1, a_row)), shape=(n, 20_000))
 ss.convert(x, path, columns={"y": rng.integers(0, 2, n)}, profile=sys.argv[2])
+ss.convert(x[:9], path + ".small", columns={"y": rng.integers(0, 2, 9)}, profile=sys.argv[2])
 """
 
 READ = """
@@ -42,10 +43,10 @@ VERIFY = """
 import sys
 import sparsestore as ss
 
-def work():
-    assert ss.open(sys.argv[1]).verify() == []
+def work(path=sys.argv[1]):
+    assert ss.open(path).verify() == []
 
-ss.open(sys.argv[1])[:10]
+work(sys.argv[1] + ".small")  # compiles what is not compiled yet
 """
 
 

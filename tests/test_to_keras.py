@@ -25,7 +25,7 @@ pytest.importorskip(BACKEND, reason=f"needs {BACKEND}, a back end of Keras")
 keras = pytest.importorskip("keras", reason="needs Keras")
 
 import sparsestore as ss  # noqa: E402
-from sparsestore.bridges.keras import AHEAD, dataset  # noqa: E402
+from sparsestore.bridges.keras import AHEAD, Batches, dataset  # noqa: E402
 
 # Keras on PyTorch asks its tensors for arrays in numpy's old way
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -162,9 +162,14 @@ def test_an_epoch_that_was_not_read_is_not_over() -> None:
 
 def test_fit_reads_the_epochs_of_the_loader_from_the_first_on() -> None:
     asked: list[list[int]] = []
-    ds = rows_of(batch_size=10)
-    give = ds._give
-    ds._give = lambda element: asked.append(numbers([give(element)])[0]) or give(element)
+
+    class Watched(Batches):
+        def __getitem__(self, i: int) -> Any:
+            element = super().__getitem__(i)
+            asked.extend(numbers([element]))
+            return element
+
+    ds = Watched(make_loader(reader(), columns=("row",), shuffle=True, layout=LAYOUTS[0], batch_size=10))
     model = logistic(LAYOUTS[0])
     model.compile("sgd", "mse")
     model.fit(ds, epochs=2, shuffle=False, verbose=0)
