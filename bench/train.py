@@ -6,6 +6,9 @@ step (the default): milliseconds of a training step of one hidden layer of `--un
 fed with batches that are in memory already: Dense and SparseDense, each with the optimizers of Keras and the lazy ones.
 Each case is a process; the first steps trace and touch memory, and don't count.
 
+ways: rows a second of `model.fit` from stores of 100 to 100,000 features, 39 entries a row, the two ways of
+docs/keras.md: dense batches, Dense and Adam; sparse ones, with Dense and Adam, and with SparseDense and LazyAdam.
+
 fit: rows a second and peak anonymous memory of a whole `model.fit`: from a store with SparseDense and LazyAdam, and of
 the scipy matrix in RAM with Dense and Adam. The clock starts at the end of the second batch.
 
@@ -14,7 +17,7 @@ a9a and rcv1_small, and on clicks whose labels come from a planted model. Mean a
 
 leak: anonymous memory in 50 epochs of fit, from the third to the last.
 
-    python bench/train.py [step] [fit] [quality] [leak] [--units 64] [--batch 256] [--scale 0.1] [--rounds 3] [--json]
+    python bench/train.py [PART ...] [--units 64] [--batch 256] [--scale 0.1] [--rounds 3] [--json]
 """
 
 from __future__ import annotations
@@ -55,14 +58,14 @@ def optimizer(name: str, rate: float = 0.001) -> Any:
     return getattr(ours if name.startswith("Lazy") else keras.optimizers, name)(rate)
 
 
-def model_of(layer: str, units: int, n_features: int, optimizer: Any) -> Any:
+def model_of(layer: str, units: int, n_features: int, optimizer: Any, *, sparse: bool = True) -> Any:
     import keras
 
     from sparsestore.keras import SparseDense
 
     first = {"Dense": keras.layers.Dense, "SparseDense": SparseDense}[layer]
     layers = [first(units, "relu"), keras.layers.Dense(1, "sigmoid")] if units > 1 else [first(1, "sigmoid")]
-    found = keras.Sequential([keras.Input((n_features,), sparse=True), *layers])
+    found = keras.Sequential([keras.Input((n_features,), sparse=sparse), *layers])
     found.compile(optimizer, "binary_crossentropy")
     return found
 
@@ -133,6 +136,21 @@ def make(data: str, folder: str) -> Results:
 
 
 def fit(way: str, data: str, store: str, batch: int, units: int) -> Results:
+    if way == "store":
+        return ways(str(Path(store) / "store"), "sparse", "SparseDense", "LazyAdam", batch, units)
+    from scipy import sparse
+
+    source = Source(data)
+    indptr, indices, values, y = source.block(0, source.n_rows)
+    x = sparse.csr_matrix((values, indices, indptr), shape=(source.n_rows, source.n_cols))
+    model = model_of("Dense", units, source.n_cols, optimizer("Adam"))
+    clock = clock_of(batch)
+    model.fit(x, (y > 0).astype("float32"), batch_size=batch, verbose=0, callbacks=[clock])
+    return {"rows/s": clock.rows / clock.seconds}
+
+
+def clock_of(batch: int) -> Any:
+    """Counts rows from the end of the second batch on, for some seconds."""
     import keras
 
     class Clock(keras.callbacks.Callback):
@@ -141,27 +159,15 @@ def fit(way: str, data: str, store: str, batch: int, units: int) -> Results:
 
         def on_train_batch_end(self, batch_number: int, logs: Any = None) -> None:  # noqa: ARG002 - as Keras names it
             now = time.perf_counter()
-            if batch_number == 1:
-                self.begun = now
-            elif batch_number > 1:
-                self.rows += batch
-                self.seconds = now - self.begun
-                self.model.stop_training = self.seconds > FIT_S
+            if not self.begun:
+                if batch_number == 1:
+                    self.begun = now
+                return
+            self.rows += batch
+            self.seconds = now - self.begun
+            self.model.stop_training = self.seconds > FIT_S
 
-    clock = Clock()
-    if way == "store":
-        opened = ss.open(Path(store) / "store")
-        model = model_of("SparseDense", units, opened.shape[1], optimizer("LazyAdam"))
-        model.fit(opened.to_tf(batch, shuffle=True, seed=0).map(binary), verbose=0, callbacks=[clock])
-    else:
-        from scipy import sparse
-
-        source = Source(data)
-        indptr, indices, values, y = source.block(0, source.n_rows)
-        x = sparse.csr_matrix((values, indices, indptr), shape=(source.n_rows, source.n_cols))
-        model = model_of("Dense", units, source.n_cols, optimizer("Adam"))
-        model.fit(x, (y > 0).astype("float32"), batch_size=batch, verbose=0, callbacks=[clock])
-    return {"rows/s": clock.rows / clock.seconds}
+    return Clock()
 
 
 def fit_tables(given: argparse.Namespace, folder: Path) -> list[Results]:
@@ -191,10 +197,65 @@ def fit_tables(given: argparse.Namespace, folder: Path) -> list[Results]:
     return [{"title": f"A whole fit, {data.name}, {given.units} units", "rows": rows}]
 
 
+# --------------------------------------------------------------------------------------------------- ways
+
+WAYS = (("dense", "Dense", "Adam"), ("sparse", "Dense", "Adam"), ("sparse", "SparseDense", "LazyAdam"))
+WIDTHS = (100, 1_000, 10_000, 100_000)
+DENSE_BYTES = 1 << 30  # of a batch: more is not tried
+
+
+def ways(store: str, layout: str, layer: str, optimizer_name: str, batch: int, units: int) -> Results:
+    opened = ss.open(store)
+    model = model_of(layer, units, opened.shape[1], optimizer(optimizer_name), sparse=layout == "sparse")
+    ds = opened.to_tf(batch, shuffle=True, seed=0, layout=layout, drop_remainder=True).map(binary)
+    clock = clock_of(batch)
+    model.fit(ds, epochs=100, verbose=0, callbacks=[clock])
+    return {"rows/s": clock.rows / clock.seconds}
+
+
+def ways_tables(given: argparse.Namespace, folder: Path) -> list[Results]:
+    from scipy import sparse
+
+    source = Source(stage.data_set(given.home, "clicks", given.scale))
+    n = min(source.n_rows, 50_000)
+    indptr, indices, _, y = source.block(0, n)
+    (folder / "ways").mkdir()
+    tables = []
+    for batch in given.batch:
+        rows = []
+        for width in WIDTHS:
+            # the features of a row are spread over the width, as a hash would
+            x = sparse.csr_array((np.ones(len(indices), np.float32), indices % width, indptr), shape=(n, width))
+            store = folder / "ways" / f"{width}-{batch}.zarr"
+            ss.convert(x, store, columns={"y": y}, progress=False)
+            runs: dict[tuple[str, str, str], list[Results]] = {
+                way: [] for way in WAYS if way[0] == "sparse" or 4 * batch * width <= DENSE_BYTES
+            }
+            for _ in range(given.rounds):
+                for (layout, layer, name), found in runs.items():
+                    options = {"store": store, "layout": layout, "layer": layer, "optimizer_name": name}
+                    found.append(stage.in_child("ways", batch=batch, units=given.units, **options))
+            figures = {way: stage.figures(found)["rows/s"] for way, found in runs.items()}
+            base = figures.get(WAYS[0])
+            rows += [
+                {
+                    "features": width,
+                    "batches": layout,
+                    "layer": layer,
+                    "optimizer": name,
+                    "rows/s": figure,
+                    "to dense": figure.over(base) if base else "",
+                }
+                for (layout, layer, name), figure in figures.items()
+            ]
+        tables.append({"title": f"Both ways, batch {batch}, {given.units} units", "rows": rows})
+    return tables
+
+
 # ------------------------------------------------------------------------------------------------ quality
 
 
-def quality(name: str, train: str, test: str, units: int, epochs: int) -> Results:
+def quality(name: str, train: str, test: str, units: int, epochs: int, batch: int) -> Results:
     import keras
 
     stores = [ss.open(path) for path in (train, test)]
@@ -204,7 +265,7 @@ def quality(name: str, train: str, test: str, units: int, epochs: int) -> Result
         for seed in range(SEEDS):
             keras.utils.set_random_seed(seed)
             model = model_of("SparseDense", units, stores[0].shape[1], optimizer(name, rate))
-            model.fit(stores[0].to_tf(256, shuffle=True, seed=seed).map(binary), epochs=epochs, verbose=0)
+            model.fit(stores[0].to_tf(batch, shuffle=True, seed=seed).map(binary), epochs=epochs, verbose=0)
             losses.append(float(model.evaluate(stores[1].to_tf(4096).map(binary), verbose=0)))
         half = STUDENT_95 * np.std(losses, ddof=1) / np.sqrt(SEEDS)
         found[f"rate {rate:g}"] = f"{np.mean(losses):.4f} +- {half:.4f}"
@@ -213,18 +274,19 @@ def quality(name: str, train: str, test: str, units: int, epochs: int) -> Result
 
 def quality_tables(given: argparse.Namespace, folder: Path) -> list[Results]:
     rows = []
-    for data, (train, test, epochs) in quality_data(given, folder).items():
+    for data, (train, test, epochs, batch) in quality_data(given, folder).items():
         for name in ("Adam", "LazyAdam"):
             for units in (1, 16):
-                found = stage.in_child("quality", name=name, train=train, test=test, units=units, epochs=epochs)
+                options = {"train": train, "test": test, "units": units, "epochs": epochs, "batch": batch}
+                found = stage.in_child("quality", name=name, **options)
                 rows.append({"data": data, "units": units, "optimizer": name, **found})
-    note = f"Binary cross-entropy of held-out rows, batches of 256, {SEEDS} seeds."
+    note = f"Binary cross-entropy of held-out rows, mean of {SEEDS} seeds and its 95 % interval."
     return [{"title": "What is learned", "note": note, "rows": rows}]
 
 
-def quality_data(given: argparse.Namespace, folder: Path) -> dict[str, tuple[Path, Path, int]]:
-    """Stores of rows to train on and to judge by, and epochs, by name."""
-    paths: dict[str, tuple[Path, Path, int]] = {}
+def quality_data(given: argparse.Namespace, folder: Path) -> dict[str, tuple[Path, Path, int, int]]:
+    """Stores of rows to train on and to judge by, epochs and batch size, by name."""
+    paths: dict[str, tuple[Path, Path, int, int]] = {}
     for name, files, epochs, options in (
         ("a9a", ("a9a.gz", "a9a.t.gz"), 5, {"format": "svmlight", "n_features": 123}),
         (
@@ -237,9 +299,9 @@ def quality_data(given: argparse.Namespace, folder: Path) -> dict[str, tuple[Pat
         made = [folder / f"{name}-{part}.zarr" for part in ("train", "test")]
         for file, path in zip(files, made, strict=True):
             ss.convert(TESTS / file, path, progress=False, **options)
-        paths[name] = (made[0], made[1], epochs)
+        paths[name] = (made[0], made[1], epochs, 256)
     source = Source(stage.data_set(given.home, "clicks", given.scale))
-    n = min(source.n_rows, 400_000)
+    n = min(source.n_rows, 200_000)
     indptr, indices, values, _ = source.block(0, n)
     rng = np.random.default_rng(0)
     weights = rng.normal(size=source.n_cols) * 0.5
@@ -251,7 +313,7 @@ def quality_data(given: argparse.Namespace, folder: Path) -> dict[str, tuple[Pat
     cut, made = n * 9 // 10, [folder / f"planted-{part}.zarr" for part in ("train", "test")]
     for path, rows in zip(made, (slice(0, cut), slice(cut, n)), strict=True):
         ss.convert(x[rows], path, columns={"y": y[rows]}, progress=False)
-    return {**paths, "clicks, planted": (made[0], made[1], 2)}
+    return {**paths, "clicks, planted": (made[0], made[1], 2, 1024)}
 
 
 # --------------------------------------------------------------------------------------------------- leak
@@ -278,7 +340,7 @@ def leak_tables(given: argparse.Namespace, folder: Path) -> list[Results]:
     return [{"title": "50 epochs of 20,000 rows", "rows": [dict(stage.figures(runs))]}]
 
 
-PARTS = {"step": step_tables, "fit": fit_tables, "quality": quality_tables, "leak": leak_tables}
+PARTS = {"step": step_tables, "ways": ways_tables, "fit": fit_tables, "quality": quality_tables, "leak": leak_tables}
 
 
 def bench(given: argparse.Namespace) -> list[Results]:
@@ -291,8 +353,8 @@ def bench(given: argparse.Namespace) -> list[Results]:
 
 if __name__ == "__main__":
     parser = stage.arguments(__doc__, scale=0.1, rounds=3)
-    parser.add_argument("part", nargs="*", metavar="PART", help="step (the default), fit, quality, leak")
+    parser.add_argument("part", nargs="*", metavar="PART", help="step (the default), ways, fit, quality, leak")
     parser.add_argument("--batch", nargs="+", type=int, default=[256], help="rows in a batch (256)")
     parser.add_argument("--units", type=int, default=64, help="of the hidden layer (64)")
-    steps = {"make": make, "step": step, "fit": fit, "quality": quality, "leak": leak}
+    steps = {"make": make, "step": step, "ways": ways, "fit": fit, "quality": quality, "leak": leak}
     stage.run(parser, bench, steps)

@@ -30,7 +30,7 @@ FOREIGN_THREADS = ("Dummy-", "zarr_io", "asyncio_")
 PATIENCE_S = 5.0
 
 # what says no number itself: `make test` is to stay within 20 minutes on two cores
-settings.register_profile("some", max_examples=30)
+settings.register_profile("some", max_examples=20)
 settings.load_profile("some")
 
 

@@ -174,6 +174,7 @@ class TestWhatIsMeasured:
         assert run.x_bytes == N_ROWS * N_FEATURES * 4
         assert run.nnz == ss.open(path).nnz
 
+    @pytest.mark.slow
     def test_an_epoch_is_cut_short_after_a_window_and_says_so(self, tmp_path: Path) -> None:
         x = scipy.sparse.csr_array((np.ones(200_000), np.zeros(200_000), np.arange(200_001)), shape=(200_000, 4))
         ss.convert(x, tmp_path / "s.zarr", shuffle=True, seed=0)
@@ -184,6 +185,7 @@ class TestWhatIsMeasured:
         assert not any(waiting.complete for waiting in report.waiting)
         assert "cut short after 0.001 s" in as_text(report, 100)
 
+    @pytest.mark.slow
     def test_progress_tells_how_many_runs_there_are(self, path: Path) -> None:
         calls: list[tuple[int, int | None, str]] = []
         report = measure(path, batch_size=512, repeat=1, step_ms=(1,), progress=lambda *call: calls.append(call))
@@ -197,6 +199,7 @@ class TestWhatIsMeasured:
             measure(path, **bad)
 
 
+@pytest.mark.slow
 class TestPageCache:
     def test_a_file_system_in_memory_has_no_cold_cache(self) -> None:
         memory = Path("/dev/shm")
@@ -406,6 +409,7 @@ class TestTable:
         assert "\x1b" not in out
 
 
+@pytest.mark.slow
 class TestPicture:
     @pytest.fixture(autouse=True)
     def needs_matplotlib(self) -> None:

@@ -202,6 +202,7 @@ def test_fit_is_held_against_cached_batches_and_a_matrix_in_memory(tmp_path: Pat
 
 
 @pytest.mark.parametrize("module", ["sparsestore_", "sparsestore_asis", "sparsestore_compact"])
+@pytest.mark.slow
 def test_adapter_of_the_comparison_gives_the_rows_of_the_source(module: str, tmp_path: Path) -> None:
     python(PEERS / "data.py", tmp_path, "quality", "--scale", "0.1")
     store = tmp_path / "store"

@@ -52,7 +52,9 @@ def test_a9a_is_learned_as_well_by_other_frameworks(framework: str, tmp_path: Pa
     assert float(out.split("accuracy ")[1].split()[0]) >= 0.845
 
 
-@pytest.mark.parametrize("backend", ["jax", pytest.param("tensorflow", marks=pytest.mark.slow), "torch"])
+@pytest.mark.parametrize(
+    "backend", ["jax", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tensorflow", "torch"))]
+)
 def test_agaricus_is_learned_on_every_back_end_of_keras(backend: str, tmp_path: Path) -> None:
     pytest.importorskip(backend, reason=f"needs {backend}")
     out = example("keras_backends.py", tmp_path, KERAS_BACKEND=backend)

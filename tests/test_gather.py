@@ -19,8 +19,8 @@ PAIRS = [
     ("uint8", "float32"),
     ("float32", "float32"),
     ("int64", "float64"),
-    ("float64", "float32"),
-    ("uint64", "uint64"),
+    pytest.param("float64", "float32", marks=pytest.mark.slow),
+    pytest.param("uint64", "uint64", marks=pytest.mark.slow),
 ]
 
 

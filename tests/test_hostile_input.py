@@ -638,7 +638,7 @@ def sparsestore(*arguments: bytes | str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(command, capture_output=True, check=False, env=environment)
 
 
-@pytest.mark.parametrize("name", [b"\xff\x1b[31m\nred", "ü".encode()], ids=repr)
+@pytest.mark.parametrize("name", [b"\xff\x1b[31m\nred", pytest.param("ü".encode(), marks=pytest.mark.slow)], ids=repr)
 def test_names_that_are_no_text_neither_break_messages_nor_reach_the_terminal(tmp_path: Path, name: bytes) -> None:
     path = os.path.join(os.fsencode(tmp_path), name + b".svm")  # noqa: PTH118
     with open(path, "wb") as file:  # noqa: PTH123

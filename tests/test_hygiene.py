@@ -326,6 +326,7 @@ def test_no_thread_imports_anything_that_a_fork_could_cut_in_half(store: Path) -
     )
 
 
+@pytest.mark.slow
 def test_the_check_for_hanging_children_can_fail(store: Path) -> None:
     """With locks as threading has them, a child of a process that holds one hangs, and the alarm ends it."""
     done = script(

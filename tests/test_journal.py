@@ -155,7 +155,13 @@ def test_a_line_after_one_that_was_cut_short_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shuffle", [False, True], ids=["in order", "shuffled"])
 @pytest.mark.parametrize(
-    "error", [(KeyboardInterrupt,), (SystemExit, 143), (OSError, 28, "No space left on device"), (MemoryError,)]
+    "error",
+    [
+        (KeyboardInterrupt,),
+        (OSError, 28, "No space left on device"),
+        pytest.param((SystemExit, 143), marks=pytest.mark.slow),
+        pytest.param((MemoryError,), marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_conversion_goes_on_from_its_last_whole_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: tuple[Any, ...], shuffle: bool, caplog: Any

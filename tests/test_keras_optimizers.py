@@ -128,7 +128,14 @@ def data(n: int = 4) -> Any:
     return tf.data.Dataset.from_tensors((x, rng.normal(size=(n, 1)))).repeat(6)
 
 
-@pytest.mark.parametrize("optimizer", [LazyAdam, LazyAdagrad, LazyMomentum, LazyFTRL])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        LazyAdam,
+        LazyFTRL,
+        *(pytest.param(each, marks=pytest.mark.slow) for each in (LazyAdagrad, LazyMomentum)),
+    ],
+)
 def test_a_model_goes_on_from_a_file_as_if_never_stopped(optimizer: Any, tmp_path: Path) -> None:
     whole = model(optimizer(learning_rate=0.05))
     whole.fit(data(), epochs=2, verbose=0, shuffle=False)

@@ -86,7 +86,11 @@ def assert_same(found: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize(
     ("save_freq", "at"),
-    [("epoch", (1, 7)), (1, (0, STEPS - 1)), (5, (2, STEPS - 1))],
+    [
+        ("epoch", (1, 7)),
+        pytest.param(1, (0, STEPS - 1), marks=pytest.mark.slow),
+        pytest.param(5, (2, STEPS - 1), marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_a_script_started_again_ends_with_the_weights_of_one_that_never_stopped(

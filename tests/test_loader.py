@@ -381,7 +381,7 @@ def test_batches_that_are_let_go_lie_in_few_blocks_in_turns(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("profile", ["raw", "compact"])
-@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["uint8", "float32", pytest.param("float64", marks=pytest.mark.slow)])
 def test_batches_are_the_same_where_memory_is_scarce(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: str, dtype: str
 ) -> None:

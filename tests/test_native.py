@@ -402,6 +402,7 @@ def test_processes_that_compile_at_once_leave_whole_files(start: Any, cache: Pat
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.slow
 def test_a_forked_process_loads_kernels_of_its_own(start: Any) -> None:
     printed(start("fork"))
     assert printed(start("fork"))[1] == "False"

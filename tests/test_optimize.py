@@ -222,7 +222,7 @@ def test_many_segments_stand_in_pages(tmp_path: Path, monkeypatch: pytest.Monkey
     assert segments(tmp_path / "s.zarr") == 1
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_any_segments_become_the_same_rows(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     path = tmp_path_factory.mktemp("any") / "s.zarr"

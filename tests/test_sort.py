@@ -90,7 +90,7 @@ def test_placing_and_sorting_equal_their_numpy_twins(n_rows: int) -> None:
 # -------------------------------------------------------------------------------------------------- triples into rows
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(
     n_rows=st.integers(1, 300),
     n_features=st.integers(1, 40),
@@ -328,7 +328,7 @@ def oracle(n_rows: int, seed: int) -> np.ndarray:
     return np.argsort(np.concatenate([*words, np.zeros(0, np.uint64)])[:n_rows], kind="stable")
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(
     n_rows=st.integers(0, 400),
     bounds=st.lists(st.integers(0, 400), max_size=6),

@@ -43,7 +43,7 @@ def opened(folder: Path, text: str, name: str = "x.arff", **options: Any) -> Any
 # --------------------------------------------------------------------------------------------- independent readers
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), max_bytes=st.sampled_from([2_000, 1 << 24]), sparse=st.booleans())
 def test_reads_what_liac_arff_writes(
     tmp_path_factory: pytest.TempPathFactory, seed: int, max_bytes: int, sparse: bool

@@ -131,7 +131,7 @@ def test_only_the_layers_of_a_file_without_x_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("layout", ["csr", "csc", "dense"])
+@pytest.mark.parametrize("layout", ["csr", "csc", pytest.param("dense", marks=pytest.mark.slow)])
 def test_every_layout_and_kind_of_column(tmp_path: Path, layout: str, form: str) -> None:
     made = cells(layout)
     source = open_cells(

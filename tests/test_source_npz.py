@@ -168,7 +168,7 @@ def test_a_row_made_to_expand_is_refused_before_it_is_held(tmp_path):
 
 
 @pytest.mark.parametrize("compressed", [False, True], ids=["stored", "deflated"])
-@pytest.mark.parametrize("layout", ["csr", "csc", "coo"])
+@pytest.mark.parametrize("layout", ["csr", "coo", pytest.param("csc", marks=pytest.mark.slow)])
 def test_memory_stays_within_the_bound(tmp_path, layout, compressed):
     max_bytes = 16 << 20
     rng = np.random.default_rng(0)

@@ -238,7 +238,9 @@ def test_columns_are_inputs_beside_the_matrix(layout: str, tmp_path: Path) -> No
     assert model.predict(store.to_tf(64, inputs=("wide", "town"), layout=layout), verbose=0).shape == (N_ROWS, 1)
 
 
-@pytest.mark.parametrize("shuffled", [False, True], ids=["in order", "shuffled once"])
+@pytest.mark.parametrize(
+    "shuffled", [pytest.param(False, marks=pytest.mark.slow, id="in order"), pytest.param(True, id="shuffled once")]
+)
 @LAYOUTS
 def test_stores_with_the_same_rows_are_read_together(layout: str, shuffled: bool, tmp_path: Path) -> None:
     options: dict[str, Any] = {"progress": False, **({"shuffle": True, "seed": 4} if shuffled else {})}

@@ -33,7 +33,7 @@ def trained(data: Any, width: int, layout: str, epochs: int, rate: float = 0.01)
     return model, history.history["loss"]
 
 
-@pytest.mark.parametrize(("name", "epochs"), [("agaricus", 5), ("a9a", 2)])
+@pytest.mark.parametrize(("name", "epochs"), [pytest.param("agaricus", 5, marks=pytest.mark.slow), ("a9a", 2)])
 def test_both_layouts_give_the_same_losses(tmp_path: Path, name: str, epochs: int) -> None:
     train, _ = converted(name, tmp_path)
     losses = [

@@ -229,7 +229,7 @@ def test_a_file_that_changes_is_an_error_of_each_part(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("profile", ["raw", "compact"])
+@pytest.mark.parametrize("profile", ["raw", pytest.param("compact", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("here")
 def test_any_number_of_workers_gives_the_store_of_one(tmp_path: Path, kind: str, profile: str) -> None:
     path, options = given_file(tmp_path, kind)
