@@ -131,12 +131,12 @@ def watched(step: str, path: Path, rows: int, layout: str = "sparse") -> dict[st
     return facts
 
 
-def report(path: Path, rows: int) -> None:
+def report(path: Path, rows: int, layouts: list[str]) -> None:
     wrote = watched("write", path, rows)
     print(f"rows {rows:,}, entries {wrote['entries']:,}, store {wrote['bytes'] / 1e6:.1f} MB")
     above = (wrote["convert_peak"] - wrote["convert_before"]) / MIB
     print(f"convert: {wrote['seconds']:.1f} s, peak {above:.0f} MiB of anonymous memory beyond the input arrays")
-    for layout in ("sparse", "dense"):
+    for layout in layouts:
         alone = watched("bare", path, rows, layout)["train_peak"] / MIB
         trained = watched("train", path, rows, layout)
         peak = trained["train_peak"] / MIB
@@ -151,9 +151,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="One epoch over a hundred million rows.")
     parser.add_argument("--rows", type=int, default=100_000_000)
     parser.add_argument("--dir", type=Path, help="where the store goes; a temporary folder by default")
-    parser.add_argument("--layout", choices=("sparse", "dense"), default="sparse", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--layout", choices=("sparse", "dense"), help="of the batches: both, one after the other, by default"
+    )
     parser.add_argument("--step", choices=("write", "bare", "train"), help=argparse.SUPPRESS)
     given = parser.parse_args()
+    layouts = [given.layout] if given.layout else ["sparse", "dense"]
     if given.step == "write":
         write(given.dir, given.rows)
     elif given.step == "bare":
@@ -162,7 +165,7 @@ def main() -> None:
         train(given.dir, given.layout)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            report(given.dir or Path(folder) / "rows.zarr", given.rows)
+            report(given.dir or Path(folder) / "rows.zarr", given.rows, layouts)
 
 
 if __name__ == "__main__":

@@ -232,8 +232,11 @@ class _TripleSort:
         emitted = 0
         for band in range(n_bands):
             first, last = start + (band << shift), min(stop, start + ((band + 1) << shift))
-            if band == n_bands - 1 and open_end:
-                last = max(last, self.rows_known)
+            if open_end:  # all entries are known by now, and with them how many rows there are: more or fewer
+                last = self.rows_known if band == n_bands - 1 else min(last, self.rows_known)
+                if last <= first:
+                    files.remove(band)
+                    continue
             if last - first == 1:
                 self.check_row(first, files.n_entries(band), self.entry_bytes(files))
             if last - first == 1 or files.n_entries(band) * self.entry_bytes(files) <= self.band_bytes:

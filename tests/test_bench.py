@@ -100,6 +100,7 @@ def run_of(**changes: Any) -> Run:
     return replace(run, **changes)
 
 
+@pytest.mark.slow
 class TestWhatIsMeasured:
     def test_every_epoch_has_every_row_and_entry(self, found: dict[str, Any], path: Path) -> None:
         store = ss.open(path)
@@ -174,7 +175,6 @@ class TestWhatIsMeasured:
         assert run.x_bytes == N_ROWS * N_FEATURES * 4
         assert run.nnz == ss.open(path).nnz
 
-    @pytest.mark.slow
     def test_an_epoch_is_cut_short_after_a_window_and_says_so(self, tmp_path: Path) -> None:
         x = scipy.sparse.csr_array((np.ones(200_000), np.zeros(200_000), np.arange(200_001)), shape=(200_000, 4))
         ss.convert(x, tmp_path / "s.zarr", shuffle=True, seed=0)
@@ -185,7 +185,6 @@ class TestWhatIsMeasured:
         assert not any(waiting.complete for waiting in report.waiting)
         assert "cut short after 0.001 s" in as_text(report, 100)
 
-    @pytest.mark.slow
     def test_progress_tells_how_many_runs_there_are(self, path: Path) -> None:
         calls: list[tuple[int, int | None, str]] = []
         report = measure(path, batch_size=512, repeat=1, step_ms=(1,), progress=lambda *call: calls.append(call))

@@ -105,12 +105,12 @@ def test_seventeen_digits_are_written_by_the_compiled_loop() -> None:
     assert max(len(text.removeprefix("0.").replace(".", "").lstrip("0")) for text in texts(values[values > 1e-4])) == 17
 
 
+@pytest.mark.parametrize("dtype", ["int32", pytest.param("int64", marks=pytest.mark.slow)])
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_lines_are_those_of_the_twins(data: st.DataObject) -> None:
+def test_lines_are_those_of_the_twins(dtype: str, data: st.DataObject) -> None:
     lengths = data.draw(st.lists(st.integers(0, 4), max_size=6))
     indptr = np.append(0, np.cumsum(lengths, dtype=np.int64))
-    dtype = data.draw(st.sampled_from(["int32", "int64"]))
     high = data.draw(st.sampled_from([9, 2**31 - 2]))
     indices = np.array(data.draw(st.lists(st.integers(0, high), min_size=sum(lengths), max_size=sum(lengths))), dtype)
     values = np.array(data.draw(st.lists(st.floats(), min_size=sum(lengths), max_size=sum(lengths))), np.float64)

@@ -59,7 +59,8 @@ def test_readme_python_runs_as_printed(tmp_path: Path) -> None:
     run("-W", "error::UserWarning", str(script), cwd=tmp_path)
 
 
-@pytest.mark.parametrize("framework", ["torch", "jax", pytest.param("keras", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", ["torch", "jax", "keras"])
 def test_page_of_frameworks_runs_as_printed(framework: str, tmp_path: Path) -> None:
     pytest.importorskip(framework, reason=f"needs {framework}")
     store, *blocks = blocks_of((ROOT / "docs" / "frameworks.md").read_text(encoding="utf-8"), "python")

@@ -507,6 +507,7 @@ def test_tensors_are_those_of_the_loader(tmp_path: Path, layout: str) -> None:
         store.to_tf(64, **{**options, "columns": ()})
 
 
+@pytest.mark.slow
 def test_the_page_on_training_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorflow")
     monkeypatch.chdir(tmp_path)

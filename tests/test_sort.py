@@ -135,6 +135,20 @@ def test_rows_equal_scipy_for_every_budget(
     assert list(scratch.iterdir()) == []
 
 
+@pytest.mark.parametrize("tail", ["denser", "descending", "one row"])
+def test_no_row_is_added_where_the_first_entries_let_expect_more(tmp_path: Path, tail: str) -> None:
+    """Of rows that ascend, the first quarter of the memory tells how many there may be."""
+    head, n = np.arange(40), 400
+    rest = {"denser": 40 + np.arange(n) // 20, "descending": 39 - np.arange(n) % 40, "one row": np.full(n, 40)}[tail]
+    rows = np.concatenate([head, rest])
+    features, values = np.arange(len(rows)) % 9, np.ones(len(rows), np.float32)
+    limits: dict[str, Any] = {"dtype": None, "max_bytes": 2000, "scratch": tmp_path, "size": len(rows)}
+    found = as_scipy(sort.sorted_rows(triples(rows, features, values, 10), None, None, **limits), 9)
+    expected = sp.coo_array((values, (rows, features))).tocsr()
+    assert found.shape == expected.shape
+    assert (found != expected).nnz == 0
+
+
 def test_rows_far_behind_the_first_ones_need_no_shape(tmp_path: Path) -> None:
     rows = np.concatenate([np.arange(3000) % 50, 2**33 + np.arange(3000) % 7])
     features = np.where(np.arange(6000) == 5999, 2**40, np.arange(6000))

@@ -122,6 +122,15 @@ KINDS = (
 )
 
 
+# those that have a near relative among the others
+MOST = [
+    pytest.param(kind, marks=pytest.mark.slow)
+    if kind in ("svm multilabel", "csv bare", "npy fortran", "zarr")
+    else kind
+    for kind in KINDS
+]
+
+
 def content(path: Path) -> dict[str, Any]:
     """All of a store that does not depend on where segments begin."""
     manifest = read_manifest(open_storage(path))
@@ -146,7 +155,7 @@ def left_in(folder: Path) -> list[str]:
 # ---- parts of sources
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MOST)
 def test_parts_together_are_the_whole(tmp_path: Path, kind: str) -> None:
     path, options = given_file(tmp_path, kind)
     source = open_source(path, **options)
@@ -228,7 +237,7 @@ def test_a_file_that_changes_is_an_error_of_each_part(tmp_path: Path) -> None:
 # ---- the same store
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MOST)
 @pytest.mark.parametrize("profile", ["raw", pytest.param("compact", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("here")
 def test_any_number_of_workers_gives_the_store_of_one(tmp_path: Path, kind: str, profile: str) -> None:
