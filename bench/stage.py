@@ -262,7 +262,8 @@ def markdown(table: Results) -> str:
     lines = [f"### {table['title']}", ""]
     if table.get("note"):
         lines += [table["note"], ""]
-    lines += [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+    if headings:  # a case that can not be tried here has a note alone
+        lines += [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for row in table["rows"]:
         lines.append(f"| {' | '.join(short(row.get(heading)) for heading in headings)} |")
     return "\n".join([*lines, ""])

@@ -15,6 +15,9 @@ the scipy matrix in RAM with Dense and Adam. The clock starts at the end of the 
 quality: loss on rows that were not trained on, of Adam and LazyAdam, for five seeds, with the same layers otherwise: on
 a9a and rcv1_small, and on clicks whose labels come from a planted model. Mean and 95 % interval (Student's t).
 
+gpu: rows a second of `fit` at 10,000 features where the batch is made dense by the loader, and where `ToDense` makes it
+dense on the GPU from its entries. Left out, with a note, where TensorFlow finds no GPU.
+
 leak: anonymous memory in 50 epochs of fit, from the third to the last.
 
     python bench/train.py [PART ...] [--units 64] [--batch 256] [--scale 0.1] [--rounds 3] [--json]
@@ -24,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -213,21 +217,27 @@ def ways(store: str, layout: str, layer: str, optimizer_name: str, batch: int, u
     return {"rows/s": clock.rows / clock.seconds}
 
 
-def ways_tables(given: argparse.Namespace, folder: Path) -> list[Results]:
+def spread(given: argparse.Namespace, folder: Path, widths: Sequence[int]) -> dict[int, Path]:
+    """Stores of 50,000 rows of clicks, whose features are spread over fewer, as a hash would do; by width."""
     from scipy import sparse
 
     source = Source(stage.data_set(given.home, "clicks", given.scale))
     n = min(source.n_rows, 50_000)
     indptr, indices, _, y = source.block(0, n)
+    found = {width: folder / f"{width}.zarr" for width in widths}
+    for width, path in found.items():
+        x = sparse.csr_array((np.ones(len(indices), np.float32), indices % width, indptr), shape=(n, width))
+        ss.convert(x, path, columns={"y": y}, progress=False)
+    return found
+
+
+def ways_tables(given: argparse.Namespace, folder: Path) -> list[Results]:
     (folder / "ways").mkdir()
+    stores = spread(given, folder / "ways", WIDTHS)
     tables = []
     for batch in given.batch:
         rows = []
-        for width in WIDTHS:
-            # the features of a row are spread over the width, as a hash would
-            x = sparse.csr_array((np.ones(len(indices), np.float32), indices % width, indptr), shape=(n, width))
-            store = folder / "ways" / f"{width}-{batch}.zarr"
-            ss.convert(x, store, columns={"y": y}, progress=False)
+        for width, store in stores.items():
             runs: dict[tuple[str, str, str], list[Results]] = {
                 way: [] for way in WAYS if way[0] == "sparse" or 4 * batch * width <= DENSE_BYTES
             }
@@ -250,6 +260,46 @@ def ways_tables(given: argparse.Namespace, folder: Path) -> list[Results]:
             ]
         tables.append({"title": f"Both ways, batch {batch}, {given.units} units", "rows": rows})
     return tables
+
+
+# ---------------------------------------------------------------------------------------------------- gpu
+
+GPU_WIDTH = 10_000
+
+
+def gpu(store: str, where: str, batch: int, units: int) -> Results:
+    import keras
+    import tensorflow as tf
+
+    from sparsestore.keras import ToDense
+
+    if not tf.config.list_physical_devices("GPU"):
+        return {}
+    opened = ss.open(store)
+    inputs = keras.Input((opened.shape[1],), sparse=where == "GPU")
+    x = ToDense()(inputs) if where == "GPU" else inputs
+    model = keras.Model(inputs, keras.layers.Dense(1, "sigmoid")(keras.layers.Dense(units, "relu")(x)))
+    model.compile(optimizer("Adam"), "binary_crossentropy")
+    layout = "sparse" if where == "GPU" else "dense"
+    ds = opened.to_tf(batch, shuffle=True, seed=0, layout=layout, drop_remainder=True).map(binary)
+    clock = clock_of(batch)
+    model.fit(ds, epochs=1_000, verbose=0, callbacks=[clock])
+    return {"rows/s": clock.rows / clock.seconds}
+
+
+def gpu_tables(given: argparse.Namespace, folder: Path) -> list[Results]:
+    (folder / "gpu").mkdir()
+    (store,) = spread(given, folder / "gpu", (GPU_WIDTH,)).values()
+    title = f"Made dense by the processor or by the GPU, {GPU_WIDTH} features, {given.units} units"
+    rows = []
+    for batch in given.batch:
+        for where in ("processor", "GPU"):
+            options = {"store": store, "where": where, "batch": batch, "units": given.units}
+            runs = [stage.in_child("gpu", **options) for _ in range(given.rounds)]
+            if not all(runs):
+                return [{"title": title, "note": "TensorFlow finds no GPU here.", "rows": []}]
+            rows.append({"batch": batch, "made dense by": where, **stage.figures(runs)})
+    return [{"title": title, "rows": rows}]
 
 
 # ------------------------------------------------------------------------------------------------ quality
@@ -340,7 +390,14 @@ def leak_tables(given: argparse.Namespace, folder: Path) -> list[Results]:
     return [{"title": "50 epochs of 20,000 rows", "rows": [dict(stage.figures(runs))]}]
 
 
-PARTS = {"step": step_tables, "ways": ways_tables, "fit": fit_tables, "quality": quality_tables, "leak": leak_tables}
+PARTS = {
+    "step": step_tables,
+    "ways": ways_tables,
+    "fit": fit_tables,
+    "gpu": gpu_tables,
+    "quality": quality_tables,
+    "leak": leak_tables,
+}
 
 
 def bench(given: argparse.Namespace) -> list[Results]:
@@ -353,8 +410,8 @@ def bench(given: argparse.Namespace) -> list[Results]:
 
 if __name__ == "__main__":
     parser = stage.arguments(__doc__, scale=0.1, rounds=3)
-    parser.add_argument("part", nargs="*", metavar="PART", help="step (the default), ways, fit, quality, leak")
+    parser.add_argument("part", nargs="*", metavar="PART", help="step (the default), ways, fit, gpu, quality, leak")
     parser.add_argument("--batch", nargs="+", type=int, default=[256], help="rows in a batch (256)")
     parser.add_argument("--units", type=int, default=64, help="of the hidden layer (64)")
-    steps = {"make": make, "step": step, "ways": ways, "fit": fit, "quality": quality, "leak": leak}
+    steps = {"make": make, "step": step, "ways": ways, "fit": fit, "gpu": gpu, "quality": quality, "leak": leak}
     stage.run(parser, bench, steps)

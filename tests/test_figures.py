@@ -27,7 +27,7 @@ def test_sorted_rows_train_as_well_as_a_full_permutation() -> None:
 
 @pytest.mark.slow
 def test_a_hundred_million_rows_stay_within_their_bounds() -> None:
-    out = output("examples/hundred_million_rows.py")
+    out = output("bench/hundred_million_rows.py")
     assert float(re.search(r"store ([0-9.]+) MB", out)[1]) <= 40
     assert int(re.search(r"peak ([0-9]+) MiB of anonymous memory beyond", out)[1]) <= 600
     assert max(int(peak) for peak in re.findall(r"peak ([0-9]+) MiB anonymous", out)) <= 1200
