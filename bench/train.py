@@ -341,7 +341,7 @@ def quality_data(given: argparse.Namespace, folder: Path) -> dict[str, tuple[Pat
         ("a9a", ("a9a.gz", "a9a.t.gz"), 5, {"format": "svmlight", "n_features": 123}),
         (
             "rcv1_small",
-            ("vw/rcv1_small.dat", "vw/rcv1_small_test.data"),
+            ("vw/rcv1_small.dat.gz", "vw/rcv1_small_test.dat.gz"),
             20,
             {"format": "vw", "encode": "hash", "n_features": 1 << 18},
         ),
