@@ -16,7 +16,7 @@ from sparsestore.forking import imported
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-__all__ = ["SAMPLE_WEIGHT", "Batch", "Strip", "check_targets", "check_whole", "targets"]
+__all__ = ["SAMPLE_WEIGHT", "Batch", "Strip", "check_targets", "check_texts", "check_whole", "targets"]
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -100,22 +100,31 @@ def targets(columns: Mapping[str, T]) -> tuple[T | dict[str, T] | None, T | None
     return y, columns.get(SAMPLE_WEIGHT)
 
 
-def check_targets(columns: Iterable[str], texts: Iterable[str] = (), framework: str = "") -> None:
-    """See that a model can take the chosen columns: no weights without a target, no `texts` where tensors hold none.
+def check_targets(columns: Iterable[str]) -> None:
+    """See that there is a target where there are weights.
 
     Raises
     ------
     ValueError
-        It can not.
+        There is none.
     """
-    if (names := tuple(columns)) == (SAMPLE_WEIGHT,):
+    if tuple(columns) == (SAMPLE_WEIGHT,):
         raise ValueError(
             f"columns has {SAMPLE_WEIGHT!r} and nothing to weigh: add 'y', or leave it out, and weights, which give it"
         )
-    if found := [name for name in names if name in texts]:
+
+
+def check_texts(texts: Iterable[str], framework: str) -> None:
+    """See that no chosen column holds texts.
+
+    Raises
+    ------
+    ValueError
+        One does.
+    """
+    if found := ", ".join(map(repr, texts)):
         raise ValueError(
-            f"column {', '.join(map(repr, found))} holds texts, and {framework} has no tensors of texts: choose others "
-            f"with columns="
+            f"column {found} holds texts, and {framework} has no tensors of texts: choose others with columns="
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any, TypeVar
 
-from sparsestore.batch import Strip, check_targets, targets
+from sparsestore.batch import Strip, check_targets, check_texts, targets
 from sparsestore.loader import Loader
 
 __all__ = ["MATRIX", "Cut", "Inputs", "together"]
@@ -42,13 +42,16 @@ class Inputs:
             raise ValueError(f"inputs are {names}: {MATRIX!r} is the matrix, so no other can have that name")
 
     def check(self, loader: Loader, framework: str = "") -> None:
-        """See that a model can take the chosen columns: see `check_targets`."""
-        taken = self.columns.values()
-        check_targets(
-            [name for name in loader.columns if name not in taken], loader.texts if framework else (), framework
-        )
+        """See that a model can take the chosen columns; `framework` is the name of one that has no tensors of texts.
+
+        Raises
+        ------
+        ValueError
+            There are weights and no target, or a column of texts.
+        """
+        check_targets(name for name in loader.columns if name not in self.columns.values())
         if framework:
-            check_targets(taken, loader.texts, framework)
+            check_texts(loader.texts, framework)
 
     def element(self, x: Any, columns: Mapping[str, Any], others: Iterable[Any] = ()) -> Any:
         """``x``, ``(x, y)`` or ``(x, y, sample_weight)``, of a matrix, the chosen columns, and the other matrices.

@@ -669,6 +669,11 @@ class View:
             chosen = self._columns(options.get("columns"))
             if both := [column for column in columns.values() if column in chosen]:
                 raise ValueError(f"inputs has {both[0]!r}, which is in columns, too: leave it out of one of them")
+            if SAMPLE_WEIGHT in columns.values() and options.get("weights") is not None:
+                raise ValueError(
+                    f"inputs has {SAMPLE_WEIGHT!r}, which with weights= says what each drawn row counts: store the "
+                    f"column by another name to have it as an input"
+                )
             options = {**options, "columns": (*chosen, *dict.fromkeys(columns.values()))}
         loader = self.loader(batch_size, **options)
         return loader, Inputs(columns, {name: self._beside(name, view, loader) for name, view in views.items()})

@@ -115,11 +115,19 @@ def check_inputs(
     rng = np.random.default_rng(3)
     n = 500
     x, other = random_matrix(n, 20, 0.2), random_matrix(n, 11, 0.3, seed=9)
-    columns = {"y": np.arange(n), "w": rng.random(n), "half": np.arange(n) % 7 == 0, "wide": rng.random((n, 3))}
+    columns = {
+        "y": np.arange(n),
+        "w": rng.random(n),
+        "half": np.arange(n) % 7 == 0,
+        "sample_weight": rng.random(n),
+        "wide": rng.random((n, 3)),
+    }
     first = ss.convert(x, folder / "first.zarr", columns=columns, progress=False)
     second = ss.convert(other, folder / "second.zarr", progress=False)
     options = {"shuffle": True, "seed": 2, "columns": ("y",), **options}
     inputs = {"words": second, "width": "wide", "some": second.select(features=[3, 1])}
+    if "weights" not in options:  # a column of this name is an input as any other where it is asked for as one
+        inputs["heavy"] = "sample_weight"
     ds, loader = give(first, inputs=inputs, **options), first.loader(32, **options)
     for _ in range(2):
         given, rows = list(ds), [batch.row_ids for batch in loader]
@@ -127,12 +135,14 @@ def check_inputs(
             np.testing.assert_array_equal(np.concatenate([cells(y) for _, y, *_ in given]), np.concatenate(rows))
         assert sorted(row for _, y, *_ in given for row in cells(y)) == sorted(np.concatenate(rows))
         for found, y, *weight in given:
-            assert sorted(found) == ["some", "width", "words", "x"]
+            assert sorted(found) == sorted([*inputs, "x"])
             expected = cells(y)
             np.testing.assert_allclose(cells(found["x"]), x.toarray()[expected], rtol=1e-6)
             np.testing.assert_allclose(cells(found["words"]), other.toarray()[expected], rtol=1e-6)
             np.testing.assert_allclose(cells(found["some"]), other.toarray()[expected][:, [3, 1]], rtol=1e-6)
             np.testing.assert_allclose(cells(found["width"]), columns["wide"][expected], rtol=1e-6)
+            if "heavy" in inputs:
+                np.testing.assert_allclose(cells(found["heavy"]), columns["sample_weight"][expected], rtol=1e-6)
             assert bool(weight) == ("weights" in options)
 
 

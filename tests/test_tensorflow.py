@@ -305,6 +305,8 @@ def test_a_column_is_an_input_or_a_target_and_the_matrix_is_x(tmp_path: Path) ->
         store.to_tf(inputs="x")
     with pytest.raises(ValueError, match="nope"):
         store.to_tf(inputs=("nope",))
+    with pytest.raises(ValueError, match="inputs has 'sample_weight', which with weights= says what each drawn row"):
+        store.to_tf(inputs="sample_weight", columns=(), shuffle=True, weights="y")
 
 
 @LAYOUTS
