@@ -75,6 +75,11 @@ class Inputs:
             return x
         return (x, y) if sample_weight is None else (x, y, sample_weight)
 
+    def joined(self, found: Sequence[tuple[Any, Mapping[str, Any]]]) -> Any:
+        """`element` of a batch: x and columns of the leader, then those of the others, whose columns are not used."""
+        (x, columns), *others = found
+        return self.element(x, columns, (matrix for matrix, _ in others))
+
     def loaders(self, leader: Loader) -> list[Loader]:
         """The leader, and the others in step with it."""
         for other in self.others.values():

@@ -168,8 +168,7 @@ class Batches:
         return together(loaders, cuts, self._loader.begin(), self._element)
 
     def _element(self, found: list[Arrays]) -> Any:
-        (x, columns), *others = [arrays.give() for arrays in found]
-        return self._inputs.element(x, columns, (matrix for matrix, _ in others))
+        return self._inputs.joined([arrays.give() for arrays in found])
 
     def state_dict(self) -> dict[str, Any]:
         """Position after the batches handed out, as JSON values: see `Loader.state_dict`."""

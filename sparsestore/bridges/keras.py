@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import operator
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -20,13 +20,12 @@ except ImportError as error:
 from sparsestore.batch import Strip, check_whole
 from sparsestore.csr import Rows
 from sparsestore.forking import Lock
-from sparsestore.inputs import Inputs, together
+from sparsestore.inputs import Cut, Inputs, together
 from sparsestore.loader import Loader
 
 __all__ = ["Batches", "dataset"]
 
 Array = NDArray[Any]
-Cut = Callable[[Strip], Iterable[tuple[Any, Any]]]
 Give = Callable[[Any, Any], tuple[Any, Any]]
 
 AHEAD = 8
@@ -117,8 +116,7 @@ class Batches(keras.utils.PyDataset):
         with self._lock():
             found = self._element(self._first + i, restart=i == 0)
             self._asked.add(i)
-        (x, columns), *others = [give(*element) for (_, give), element in zip(self._makers, found, strict=True)]
-        element = self._inputs.element(x, columns, (matrix for matrix, _ in others))
+        element = self._inputs.joined([give(*part) for (_, give), part in zip(self._makers, found, strict=True)])
         return element if isinstance(element, tuple) else (element,)
 
     def __iter__(self) -> Iterator[Any]:

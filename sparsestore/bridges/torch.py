@@ -130,11 +130,7 @@ class Batches(IterableDataset):
         return self._elements(shares, (epoch, done[i]))
 
     def _elements(self, loaders: list[Loader], start: tuple[int, int]) -> Iterator[Any]:
-        return together(loaders, [self._tensors] * len(loaders), start, self._element)
-
-    def _element(self, found: list[Any]) -> Any:
-        (x, columns), *others = found
-        return self._inputs.element(x, columns, (matrix for matrix, _ in others))
+        return together(loaders, [self._tensors] * len(loaders), start, self._inputs.joined)
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration be this epoch: the one after it is the next, as always."""
