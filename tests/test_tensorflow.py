@@ -388,6 +388,24 @@ def test_a_resumed_loader_starts_at_its_batch_and_loses_none() -> None:
     assert steps.batches == 32
 
 
+def test_steps_per_epoch_goes_on_through_the_epochs_of_the_loader() -> None:
+    seen: list[Any] = []
+
+    class Watched(keras.Sequential):
+        def train_step(self, data: Any) -> Any:
+            seen.append(data[1].numpy())
+            return super().train_step(data)
+
+    plain = make_loader(reader(), columns=("row",), shuffle=True, seed=9)
+    stream = [batch.y for _ in range(2) for batch in plain]
+    model = Watched([keras.Input((N_FEATURES,), sparse=True), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", run_eagerly=True)
+    ds = dataset(make_loader(reader(), columns=("row",), shuffle=True, seed=9))
+    model.fit(ds.repeat(), steps_per_epoch=5, epochs=5, verbose=0)
+    assert len(seen) == 25
+    assert all(map(np.array_equal, seen, stream))
+
+
 def test_a_resume_goes_on_training_as_if_never_stopped() -> None:
     def loader() -> Any:
         return make_loader(reader(), columns=("y",), shuffle=True, seed=2)
