@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-large test-trust soak lint bench clean
+.PHONY: help demo test test-slow test-random test-large test-trust soak lint bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -21,6 +21,10 @@ test: $(VENV)/.dev ## every unmarked test, ruff and mypy among them
 
 test-slow: $(VENV)/.dev ## tests that take minutes
 	@$(BIN)/python -m pytest -q -m slow
+
+test-random: $(VENV)/.dev ## those tests of `make test` that draw their cases, with other cases each time
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --hypothesis-profile=random \
+	  -m "hypothesis and not slow and not large and not trust"
 
 test-large: $(VENV)/.dev ## tests that need gigabytes of disk
 	@$(BIN)/python -m pytest -q -m large

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tfrecords as t
 from check_source import DATA, check_source, peak_of_reading, read
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import sparse
@@ -739,6 +739,9 @@ WANTED = {
     flips=st.lists(st.integers(0, 10_000), max_size=2),
     base=st.integers(0, 1),
     limit=st.sampled_from([20, 2**63 - 3]),
+)
+@example(  # a feature of two kinds, and nothing that could be read after them
+    payloads=[t.message(1, t.entry("a", t.ints([1]) + t.floats([2.0]) + b"\x0e"))], flips=[], base=0, limit=20
 )
 def test_messages_agree_with_their_twin(
     kind: str, payloads: list[bytes], flips: list[int], base: int, limit: int

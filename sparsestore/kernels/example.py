@@ -777,10 +777,13 @@ def _entries(payload: bytes, begin: int, end: int) -> Iterator[tuple[bytes, int,
 
 def _kind(payload: bytes, begin: int, end: int) -> tuple[int, int, int]:
     """Kind of a ``Feature`` (0: none), and where its list begins and ends."""
-    found = [part for part in _fields(payload, begin, end, 3) if part[0] <= 3]
-    if len(found) > 1:
-        raise _WrongError(SEVERAL_LISTS, None, 0)
-    return (found[0][0], *found[0][2:]) if found else (0, 0, 0)
+    found = (0, 0, 0)
+    for number, _, at, stop in _fields(payload, begin, end, 3):
+        if number <= 3:
+            if found[0]:  # said before what comes after it is read, as the compiled loop does
+                raise _WrongError(SEVERAL_LISTS, None, 0)
+            found = number, at, stop
+    return found
 
 
 def _values(payload: bytes, kind: int, begin: int, end: int) -> list[Any]:
