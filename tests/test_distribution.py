@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -352,14 +353,12 @@ def free_ports(n: int) -> list[int]:
     return ports
 
 
-@pytest.mark.slow
-def test_two_workers_in_a_process_each_train_as_one_that_is_fed_both_partitions(
-    store: Any, path: str, tmp_path: Path
-) -> None:
+def started(program: str, *arguments: str) -> list[subprocess.Popen[str]]:
+    """Two workers that know of each other."""
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    workers = [
+    return [
         subprocess.Popen(
-            [sys.executable, "-c", WORKER, path, str(tmp_path)],
+            [sys.executable, "-c", program, *arguments],
             env={
                 **os.environ,
                 "MODEL": inspect.getsource(network),
@@ -372,12 +371,23 @@ def test_two_workers_in_a_process_each_train_as_one_that_is_fed_both_partitions(
         )
         for rank in range(2)
     ]
+
+
+def ended(workers: list[subprocess.Popen[str]]) -> None:
+    """Wait for workers that end well."""
     try:
         outputs = [worker.communicate(timeout=240)[0] for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
     assert [worker.returncode for worker in workers] == [0, 0], "\n".join(outputs)
+
+
+@pytest.mark.slow
+def test_two_workers_in_a_process_each_train_as_one_that_is_fed_both_partitions(
+    store: Any, path: str, tmp_path: Path
+) -> None:
+    ended(started(WORKER, path, str(tmp_path)))
     first, second = (dict(np.load(tmp_path / f"{rank}.npz")) for rank in range(2))
 
     # disjoint, every row once, equal steps, and nothing that differs between workers
@@ -405,6 +415,72 @@ def test_two_workers_in_a_process_each_train_as_one_that_is_fed_both_partitions(
         np.testing.assert_allclose(first[f"arr_{i}"], weights, rtol=0, atol=1e-5)
     expected = alone.evaluate(store.to_tf(80, columns="y"), verbose=0)
     np.testing.assert_allclose([first["val_loss"][-1], first["val_accuracy"][-1]], expected, rtol=0, atol=1e-5)
+
+
+RESUMED = """
+import os, signal, sys
+import numpy as np, tensorflow as tf, keras
+from typing import Any
+strategy = tf.distribute.MultiWorkerMirroredStrategy()  # before anything else of TensorFlow
+import sparsestore as ss
+from sparsestore.keras import *
+exec(os.environ["MODEL"])
+path, folder, stop = sys.argv[1], sys.argv[2], int(sys.argv[3])
+rank = strategy.cluster_resolver.task_id
+
+class Killed(keras.callbacks.Callback):
+    steps = None  # that were done when it began
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.steps is None:
+            self.steps = int(self.model.optimizer.iterations.numpy())
+
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.optimizer.iterations.numpy()) == stop:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+def run(folder):
+    with strategy.scope():
+        model = distributable(network(LazyAdam(0.05), flat=True))
+    ds = distributed(ss.open(path), 40, strategy, columns="y", shuffle=True, seed=3)
+    resume, killed = Resume(ds, folder, save_freq=3), Killed()
+    history = model.fit(ds, epochs=2, verbose=0, callbacks=[resume, killed]).history
+    return dict(zip("abcdef", model.get_weights())) | history | {"steps": killed.steps}
+
+refused = ""
+if not stop and os.path.exists(f"{folder}/run"):
+    try:
+        run(folder + ("/run" if rank == 0 else "/of_its_own"))
+    except ValueError as error:
+        refused = str(error)
+np.savez(f"{folder}/{rank}.npz", **run(folder + "/run"), refused=refused)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [4, 8], ids=["in the first epoch", "in the second"])
+def test_two_workers_in_a_process_each_go_on_where_they_were_killed(path: str, tmp_path: Path, stop: int) -> None:
+    (tmp_path / "whole").mkdir()
+    ended(started(RESUMED, path, str(tmp_path / "whole"), "0"))
+    killed = started(RESUMED, path, str(tmp_path), str(stop))
+    try:
+        outputs = [worker.communicate(timeout=240)[0] for worker in killed]
+    finally:
+        for worker in killed:
+            worker.kill()
+    # the one that is killed last may learn of the other's end before
+    assert -signal.SIGKILL in [worker.returncode for worker in killed], "\n".join(outputs)
+    assert (tmp_path / "run" / "resume.npz").exists()
+    ended(started(RESUMED, path, str(tmp_path), "0"))
+    for rank in range(2):
+        found, expected = (dict(np.load(folder / f"{rank}.npz")) for folder in (tmp_path, tmp_path / "whole"))
+        assert "of worker 1 is not there, that of worker 0 has crc32" in str(found.pop("refused"))
+        assert not str(expected.pop("refused"))
+        assert expected.pop("steps") == 0
+        assert found.pop("steps") == stop // 3 * 3
+        for name, values in expected.items():
+            # of epochs before the one in which it went on there are no logs
+            np.testing.assert_allclose(found[name], values[-len(found[name]) :], rtol=0, atol=1e-6, err_msg=name)
 
 
 # ---- Keras's own distribution, on JAX

@@ -11,7 +11,7 @@ try:
 except ImportError as error:
     raise ImportError('sparsestore.keras needs TensorFlow: pip install "sparsestore[tensorflow]"') from error
 
-__all__ = ["FlatToSparse", "distributable", "distributed", "flat_input"]
+__all__ = ["FlatToSparse", "distributable", "distributed", "flat_input", "n_workers"]
 
 _registered = keras.saving.register_keras_serializable(package="sparsestore")
 
@@ -194,7 +194,7 @@ def distributable(model: keras.Model) -> keras.Model:
     strategy = model.distribute_strategy
     if strategy.num_replicas_in_sync == 1:
         return model
-    if _n_workers(strategy) > 1:
+    if n_workers(strategy) > 1:
         model.train_step, model.test_step = _with_axis(model.train_step), _with_axis(model.test_step)
 
     def build(iterator: Any = None, data_batch: Any = None) -> None:
@@ -212,7 +212,7 @@ def distributable(model: keras.Model) -> keras.Model:
     return model
 
 
-def _n_workers(strategy: tf.distribute.Strategy) -> int:
+def n_workers(strategy: tf.distribute.Strategy) -> int:
     """Workers that train together."""
     resolver = strategy.cluster_resolver
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) or resolver is None:

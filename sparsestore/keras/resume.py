@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ except ImportError as error:
     raise ImportError('sparsestore.keras needs TensorFlow: pip install "sparsestore[tensorflow]"') from error
 
 from sparsestore.keras.check import check
+from sparsestore.keras.distribution import n_workers
 
 __all__ = ["Resume"]
 
@@ -31,7 +33,8 @@ class Resume(keras.callbacks.Callback):
     data : tf.data.Dataset or Loader
         What ``to_tf`` returned for ``fit`` (before any ``map`` of yours), or its loader.
     folder : str or path
-        Where the state is kept, in one file that is replaced as a whole.
+        Where the state is kept, in one file that is replaced as a whole. Of several workers the first one writes it and
+        all read it: give them the same folder, on a file system that they share.
     save_freq : "epoch" or int
         After each epoch, or after so many batches as well.
 
@@ -39,7 +42,8 @@ class Resume(keras.callbacks.Callback):
     ------
     ValueError
         When training begins, where the file is of another model or optimizer, or of another version, view, batch size
-        or order of the data: what differs is named. Also where `check` finds a layer that fails on sparse rows.
+        or order of the data: what differs is named. Also where `check` finds a layer that fails on sparse rows, and on
+        every worker where one finds another file in its folder than the first one does.
 
     Notes
     -----
@@ -89,6 +93,7 @@ class Resume(keras.callbacks.Callback):
         """Take up what was saved, if anything was; before that, look whether the model can be trained at all."""
         check(self.model)
         self._restored, self._first = None, True
+        self._agree()
         if not self._path.exists():
             return
         if not self.model.built:
@@ -122,6 +127,7 @@ class Resume(keras.callbacks.Callback):
                 )
         self._loader.load_state_dict(self._state(*self._after(done)))
         if done:
+            self._saved = done
             self.model.train_function = self._skipping(self.model.train_function, done, restored)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -143,6 +149,24 @@ class Resume(keras.callbacks.Callback):
     def on_train_end(self, logs: Any = None) -> None:  # noqa: ARG002 - as Keras names it
         """Leave nothing behind for the next fit."""
         self.model._initial_epoch = 0
+
+    # ---- several workers
+
+    def _agree(self) -> None:
+        """Go on only if all workers go on from the same state: each would wait for the others' other steps for ever."""
+        strategy = self.model.distribute_strategy
+        if n_workers(strategy) == 1:
+            return
+        crc = _crc32(self._path)
+        each = strategy.experimental_distribute_values_from_function(lambda _: tf.constant([crc], tf.int64))
+        # of each replica, those of one worker one after the other
+        found = strategy.gather(each, axis=0).numpy().reshape(n_workers(strategy), -1)[:, 0].tolist()
+        if len(set(found)) > 1:
+            other = next(worker for worker, crc in enumerate(found) if crc != found[0])
+            raise ValueError(
+                f"{self._path} of worker {other} {_of(found[other])}, that of worker 0 {_of(found[0])}: give Resume on "
+                "all workers the same folder, on a file system that they share"
+            )
 
     # ---- places
 
@@ -200,6 +224,9 @@ class Resume(keras.callbacks.Callback):
             "loader": self._loader.state_dict(),
             "variables": {group: [_described(each) for each in variables] for group, variables in groups.items()},
         }
+        arrays = {f"{group}/{i}": _plain(each) for group, some in groups.items() for i, each in enumerate(some)}
+        if n_workers(self.model.distribute_strategy) > 1 and self._loader.partition:
+            return  # the first worker writes; to read a metric of all workers takes all of them
         self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_suffix(".new")
         with temporary.open("wb") as file:
@@ -207,7 +234,7 @@ class Resume(keras.callbacks.Callback):
                 file,
                 allow_pickle=False,
                 facts=np.frombuffer(json.dumps(facts).encode(), np.uint8),
-                **{f"{group}/{i}": _plain(each) for group, some in groups.items() for i, each in enumerate(some)},
+                **arrays,
             )
             file.flush()
             os.fsync(file.fileno())
@@ -247,6 +274,22 @@ class _Restored:
         with np.load(self._path, allow_pickle=False) as found:
             for i, variable in enumerate(variables):
                 variable.assign(found[f"{group}/{i}"].view(_numpy(variable).dtype).reshape(variable.shape))
+
+
+def _crc32(path: Path) -> int:
+    """Of a file; 0 of none."""
+    try:
+        with path.open("rb") as file:
+            crc = 0
+            while piece := file.read(1 << 20):
+                crc = zlib.crc32(piece, crc)
+            return crc
+    except FileNotFoundError:
+        return 0
+
+
+def _of(crc: int) -> str:
+    return f"has crc32 {crc:08x}" if crc else "is not there"
 
 
 def _zeros(spec: Any) -> Any:
