@@ -420,6 +420,16 @@ def test_an_interrupt_of_fit_leaves_a_dataset_that_can_be_fitted_again(tmp_path:
     assert "Exception ignored" not in done.stderr
 
 
+@pytest.fixture(scope="module")
+def many_objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store whose verification takes most of a second."""
+    x = sp.eye_array(10, 50, format="csr")
+    store = ss.convert(x, tmp_path_factory.mktemp("hygiene") / "many.zarr", progress=False)
+    for _ in range(200):
+        store.append(x)
+    return Path(store.path)
+
+
 @pytest.mark.parametrize(
     ("number", "status", "word"),
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
@@ -427,16 +437,16 @@ def test_an_interrupt_of_fit_leaves_a_dataset_that_can_be_fitted_again(tmp_path:
 )
 @pytest.mark.parametrize("command", ["convert", "verify"])
 def test_a_command_ends_with_one_line_and_the_status_of_its_signal(
-    tmp_path: Path, command: str, number: int, status: int, word: str
+    tmp_path: Path, many_objects: Path, command: str, number: int, status: int, word: str
 ) -> None:
-    x = sp.random_array((200_000, 50), density=0.4, rng=np.random.default_rng(0), format="csr", dtype=np.float32)
-    source, path = tmp_path / "x.npz", tmp_path / "s.zarr"
-    arguments = [str(source), str(path)]
-    if command == "verify":
-        ss.convert(x, path, profile="compact", progress=False)
-        arguments = [str(path), "--deep"]
-    else:
+    if command == "convert":
+        x = sp.random_array((200_000, 50), density=0.4, rng=np.random.default_rng(0), format="csr", dtype=np.float32)
+        source, path = tmp_path / "x.npz", tmp_path / "s.zarr"
         sp.save_npz(source, x, compressed=False)
+        arguments, left = [str(source), str(path)], [source]
+    else:
+        path = many_objects
+        arguments, left = [str(path), "--deep"], []
     process = subprocess.Popen(
         [sys.executable, "-m", "sparsestore", command, *arguments],
         stdout=subprocess.PIPE,
@@ -445,13 +455,17 @@ def test_a_command_ends_with_one_line_and_the_status_of_its_signal(
         cwd=ROOT,
     )
     with process:
-        # well inside the command: it has the source, or parts of the store, open
+        # well inside the command: looked for while it stands still, or it may have ended by the time the signal comes
+        process.send_signal(signal.SIGSTOP)
         while not (path.exists() if command == "convert" else has_open(process.pid, path)) and process.poll() is None:
-            pass
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.002)
+            process.send_signal(signal.SIGSTOP)
         process.send_signal(number)
+        process.send_signal(signal.SIGCONT)
         out, error = process.communicate(timeout=60)
     assert (process.returncode, out, error) == (status, "", f"error: {word}\n")
-    assert [found for found in tmp_path.iterdir() if found != source] == ([] if command == "convert" else [path])
+    assert list(tmp_path.iterdir()) == left
 
 
 def has_open(process: int, folder: Path) -> bool:
