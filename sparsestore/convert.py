@@ -78,7 +78,8 @@ def convert(
     order or is to be shuffled, for the bucket sort: see `sparsestore.sort`. Then bucket files as large as the data
     are kept in a folder below ``writers/`` of the store, or below `scratch`, removed at the end. What a source has to
     hold until its end, dictionaries of texts and labels of the rows of triples, may take a quarter of what the writer
-    leaves, and so may the order of the rows where triples are sorted and shuffled in one pass.
+    leaves, and so may the order of the rows where triples are sorted and shuffled in one pass, or rows of a matrix in
+    memory, CSR or dense, taken from where they stand: these need no bucket files.
 
     A conversion that was interrupted, or for which the disk or memory did not suffice, goes on from its last whole part
     (some 2 GiB of the store) when it is called again: the rows before are read from the source once more, not written.
@@ -502,14 +503,17 @@ class _Conversion:
         if hasattr(self.source, "hold"):
             self.source.hold(left // 4)
             left -= left // 4
-        order = None
-        if self.in_one_pass(left // 4):
+        order = taken = None
+        if self.in_one_pass:
             order = random_order(self.source.n_rows or 0, self.seed or 0)
-            left -= left // 4
+            if self.source.sorted_rows:
+                taken = self.taken(order, min(BLOCK_BYTES, left // 8), report)
+                order = None if taken is None else order
+            left -= 0 if order is None else left // 4
         n_passes = int(not self.source.sorted_rows) + int(self.seed is not None and order is None)
         with ExitStack() as stack:
             if n_passes == 0:
-                blocks = self.read(min(BLOCK_BYTES, left // 4), report)
+                blocks = self.read(min(BLOCK_BYTES, left // 4), report) if taken is None else taken
             else:
                 scratch = stack.enter_context(scratch_folder(self.scratch_of(writer)))
                 share = left // n_passes
@@ -587,13 +591,33 @@ class _Conversion:
                 yield block
                 report(block.position, self.source.size, self.source.unit)
 
-    def in_one_pass(self, max_bytes: int) -> bool:
-        """Whether the sort of triples can shuffle their rows too: it then needs to have the whole order in memory."""
-        if self.seed is None or self.source.sorted_rows or self.source.n_rows is None:
+    def taken(self, order: NDArray[np.int64], max_bytes: int, report: Progress) -> Iterator[Block] | None:
+        """The rows of a source in that order, where it can give them so."""
+        with naming(self.source.name):
+            blocks = self.source.in_order(order, max_bytes)  # type: ignore[attr-defined]
+        return None if blocks is None else self.numbered(blocks, order, report)
+
+    def numbered(self, blocks: Iterator[Block], order: NDArray[np.int64], report: Progress) -> Iterator[Block]:
+        """Blocks with the numbers that their rows had."""
+        start = 0
+        with naming(self.source.name):
+            for block in blocks:
+                yield replace(block, columns={**block.columns, ROW_ID: order[start : block.position]})
+                start = block.position
+                report(start, self.source.size, self.source.unit)
+
+    @property
+    def in_one_pass(self) -> bool:
+        """Whether what reads or sorts rows can shuffle them too: it then needs to have the whole order in memory."""
+        if self.seed is None or self.source.n_rows is None:
+            return False
+        if self.source.sorted_rows and not hasattr(self.source, "in_order"):
             return False
         if hasattr(self.source, "following") and self.source.columns:  # they are read in the order of their file
             return False
-        return ORDER_BYTES * self.source.n_rows <= max_bytes
+        left = self.max_bytes - self.writer_bytes
+        left -= left // 4 if hasattr(self.source, "hold") else 0
+        return ORDER_BYTES * self.source.n_rows <= left // 4
 
     def scratch_of(self, writer: Writer) -> Path:
         """Folder for bucket files: in the store, or where it was asked for."""

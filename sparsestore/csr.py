@@ -129,10 +129,11 @@ class Rows:
 
     def _places(self, rows: NDArray[np.integer[Any]]) -> tuple[Array, Array, NDArray[np.int64]]:
         """Where the entries of rows start, how many they are, and the indptr of these rows."""
-        lengths = np.diff(self.indptr)[rows]
+        starts = self.indptr[:-1][rows]
+        lengths = self.indptr[1:][rows] - starts
         indptr = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(lengths, out=indptr[1:])
-        return self.indptr[:-1][rows].astype(np.uint64), lengths, indptr
+        return starts.astype(np.uint64), lengths, indptr
 
     def take_features(self, features: NDArray[np.int64]) -> Rows:
         """The given features of all rows, renumbered in the order given; a repeated one is repeated."""

@@ -133,7 +133,7 @@ def preview(
     whole_rows = opened.n_rows
     if whole_rows is None and (sample.whole or opened.sorted_rows):
         whole_rows = round(rows * factor)
-    spilled = sample.n_bytes * factor * ((not opened.sorted_rows) + bool(chosen.get("shuffle")))
+    spilled = sample.n_bytes * factor * ((not opened.sorted_rows) + (plan.seed is not None and not plan.in_one_pass))
     limit = plan.max_bytes
     scratch_bytes = int(spilled) if spilled > limit // 4 else 0
     given = {name: str(np.asarray(values).dtype) for name, values in (columns or {}).items()}
@@ -164,7 +164,7 @@ def preview(
         columns=kinds,
         feature_names=None if names is None else names[:_NAMES].tolist(),
         head=head,
-        steps=_steps(opened, bool(chosen.get("shuffle")), scratch_bytes, path.name, profile),
+        steps=_steps(opened, plan.seed is not None, plan.in_one_pass, scratch_bytes, path.name, profile),
         store_bytes=store_bytes,
         scratch_bytes=scratch_bytes,
         free_bytes=free,
@@ -196,14 +196,14 @@ def _head(found: Any, columns: Mapping[str, Any], shuffled: bool) -> list[dict[s
     return rows
 
 
-def _steps(source: Source, shuffle: bool, scratch_bytes: int, name: str, profile: str) -> list[str]:
+def _steps(source: Source, shuffle: bool, in_passing: bool, scratch_bytes: int, name: str, profile: str) -> list[str]:
     """What would be done."""
     where = f"by bucket files of about {scratch_bytes:,} bytes" if scratch_bytes else "in memory"
     steps = [f"read {source.name}"]
     if not source.sorted_rows:
         steps.append(f"sort entries into rows, {where}")
     if shuffle:
-        steps.append(f"put the rows in random order, {where}")
+        steps.append(f"put the rows in random order, {'in passing' if in_passing else where}")
     return [*steps, f"write {name}, profile {profile}"]
 
 

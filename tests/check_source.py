@@ -6,7 +6,7 @@ import json
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,9 +78,37 @@ def check_source(source: Source, expected: Any, columns: Mapping[str, NDArray[An
             position = part.position
     if source.sorted_rows and source.n_rows is not None:
         assert matrix.shape[0] == source.n_rows
+    if hasattr(source, "in_order"):
+        check_in_order(source, expected)
     blocks = source.blocks(MAX_BYTES[0])
     next(blocks, None)
     del blocks  # threads and files are let go: the fixtures see it
+
+
+def check_in_order(source: Any, expected: Any) -> None:
+    """Check what a source of which the rows can be taken in any order gives, where it does."""
+    order = np.random.default_rng(0).permutation(source.n_rows)
+    for max_bytes in MAX_BYTES:
+        blocks = source.in_order(order, max_bytes)
+        if blocks is None:
+            return
+        parts = list(blocks)
+        for part in parts:
+            _check_part(source, part, max_bytes)
+        assert [part.position for part in parts] == np.cumsum([len(part.x) for part in parts]).tolist()
+        matrix, _ = read(cast("Source", Given(source, parts)))
+        assert_same(matrix, sparse.csr_array(expected)[order])
+
+
+class Given:
+    """A source with those blocks."""
+
+    def __init__(self, source: Source, parts: list[Any]) -> None:
+        self.n_features, self.dtype, self.columns, self.sorted_rows = source.n_features, source.dtype, {}, True
+        self.parts = parts
+
+    def blocks(self, max_bytes: int) -> list[Any]:  # noqa: ARG002
+        return self.parts
 
 
 def _check_part(source: Source, part: Any, max_bytes: int) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,6 +154,38 @@ def test_a_shuffle_is_the_same_for_every_budget(
     np.testing.assert_array_equal(found.columns["y"], order)
     assert (found.x != x[order]).nnz == 0
     assert found.manifest.shuffled == {"method": "exact", "seed": 5}
+
+
+@pytest.mark.parametrize("dense", [False, True], ids=["csr", "dense"])
+def test_rows_of_a_matrix_in_memory_are_shuffled_where_they_stand(
+    tmp_path: Path, dense: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = matrix(30_000)
+    given = x.toarray() if dense else x
+    y, order = np.arange(30_000), order_of(30_000, 5)
+
+    def no_files(*_: Any, **__: Any) -> Any:
+        raise AssertionError("bucket files")
+
+    monkeypatch.setattr(sys.modules[convert.__module__], "shuffled_blocks", no_files)
+    calls: list[Any] = []
+    dst = tmp_path / "a.zarr"
+    convert(given, dst, columns={"y": y}, shuffle=True, seed=5, progress=lambda *call: calls.append(call))
+    found = Opened(dst)
+    np.testing.assert_array_equal(found.columns["row_id"], order)
+    np.testing.assert_array_equal(found.columns["y"], order)
+    assert (found.x != x[order]).nnz == 0
+    assert found.manifest.shuffled == {"method": "exact", "seed": 5}
+    assert calls[-1] == (30_000, 30_000, "rows")
+    # the order takes 24 bytes a row, a quarter of what the writer leaves at the most: else there are files
+    few = sp.csr_array((300_000, 2)) if not dense else np.zeros((300_000, 2), np.float32)
+    with pytest.raises(AssertionError, match="bucket files"):
+        convert(few, tmp_path / "b.zarr", shuffle=True, seed=5, max_bytes=SMALL)
+    convert(few, tmp_path / "c.zarr", shuffle=True, seed=5)
+    monkeypatch.undo()
+    convert(few, tmp_path / "b.zarr", shuffle=True, seed=5, max_bytes=SMALL)
+    by_files, taken = (Opened(tmp_path / name).columns["row_id"] for name in ("b.zarr", "c.zarr"))
+    np.testing.assert_array_equal(by_files, taken)
 
 
 @pytest.mark.parametrize("shuffle", [False, True], ids=["in_order", "shuffled"])

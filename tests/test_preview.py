@@ -50,7 +50,8 @@ def test_a_part_tells_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     size = sum(path.stat().st_size for path in (tmp_path / "b.zarr").rglob("*") if path.is_file())
     assert seen.store_bytes == pytest.approx(size, rel=0.2)
     assert "z" in seen.columns
-    assert any("random order" in step for step in seen.steps) == shuffle
+    assert ("put the rows in random order, in passing" in seen.steps) == shuffle
+    assert seen.scratch_bytes == 0  # taken where they stand in memory
     assert seen.head[0]["columns"].get("z") == (None if shuffle else 0)
 
 

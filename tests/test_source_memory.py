@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from check_source import check_source, peak_of_reading, read
+from check_source import check_in_order, check_source, peak_of_reading, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -54,6 +54,7 @@ def test_unsorted_entries_and_duplicates(seed, layout, max_bytes):
     before = [array.copy() for array in (x.indptr, x.indices, x.data)] if layout == "csr" else []
     found, _ = read(open_source(x), max_bytes)
     np.testing.assert_array_equal(found.toarray(), coo.toarray())
+    check_in_order(open_source(x), coo)
     for old, new in zip(before, (x.indptr, x.indices, x.data) if before else (), strict=True):
         np.testing.assert_array_equal(old, new)  # the caller's matrix is left as it was
 
@@ -74,6 +75,34 @@ def test_nan_is_an_entry_of_a_dense_matrix():
 def test_rows_are_taken_too():
     rows = csr.from_dense(np.eye(3))
     check_source(open_source(rows), np.eye(3))
+
+
+def taken(matrix) -> bool:
+    """Whether its rows are taken in any order."""
+    source = open_source(matrix)
+    check_source(source, matrix)
+    return source.in_order(np.arange(source.n_rows), 1 << 20) is not None
+
+
+def test_rows_in_memory_are_taken_in_any_order(tmp_path):
+    x = sparse.random_array((600, 40), density=0.3, rng=np.random.default_rng(0), format="csr")
+    shuffled = x.tocoo()
+    order = np.random.default_rng(1).permutation(x.nnz)
+    shuffled = sparse.coo_array((shuffled.data[order], (shuffled.row[order], shuffled.col[order])), shape=x.shape)
+    for matrix in (x, x.tocsc(), x.tolil(), shuffled, x.toarray(), x.toarray(order="F")):
+        assert taken(matrix)
+    # a row costs more where all of it must be found, or read from the disk
+    assert not taken(x.tobsr((2, 2)))
+    assert not taken(x.tocoo())
+    for name, array in {"data": x.data, "dense": x.toarray()}.items():
+        np.save(tmp_path / name, array)
+    assert not taken(np.load(tmp_path / "dense.npy", mmap_mode="r"))
+    assert not taken(np.load(tmp_path / "dense.npy", mmap_mode="r")[3:].view(np.ndarray))
+    data = np.load(tmp_path / "data.npy", mmap_mode="r")
+    assert not taken(sparse.csr_array((data, x.indices, x.indptr), shape=x.shape))
+    # and what compiled loops do not read goes the other way
+    twice = np.repeat(x.data, 2)[::2]
+    assert not taken(sparse.csr_array((twice, x.indices, x.indptr), shape=x.shape))
 
 
 def test_explicit_zeros_stay_entries_but_fill_of_blocks_does_not():
@@ -121,6 +150,8 @@ def coo_with_row(row: int) -> sparse.coo_array:
 def test_a_broken_matrix_is_refused(matrix, message):
     with pytest.raises(SourceError, match=f"^scipy .* in memory: {message}"):
         read(open_source(matrix))
+    with pytest.raises(SourceError, match=f"^scipy .* in memory: {message}"):  # of rows as they stand in the matrix
+        list(open_source(matrix).in_order(np.array([2, 3, 0, 1]), 1 << 20) or [])
 
 
 @pytest.mark.parametrize(
@@ -178,3 +209,20 @@ del x
 def test_memory_stays_within_the_bound(layout, n_rows, nnz, bound):
     peak = peak_of_reading(MAKE.format(layout=layout, n_rows=n_rows, nnz=nnz, warm=layout))
     assert peak <= (32 << 20) + bound + (8 << 20)
+
+
+TAKE = """
+class Taken:
+    def __init__(self, source):
+        self.source, self.order = source, np.random.default_rng(0).permutation(source.n_rows)
+
+    def blocks(self, max_bytes):
+        return self.source.in_order(self.order, max_bytes)
+
+warm, source = Taken(warm), Taken(source)
+"""
+
+
+def test_memory_of_rows_in_another_order_stays_within_the_bound():
+    peak = peak_of_reading(MAKE.format(layout="csr", n_rows=1_000_000, nnz=8_000_000, warm="csr") + TAKE)
+    assert peak <= (32 << 20) + 8_000_000 + (8 << 20)

@@ -84,6 +84,8 @@ class Source(Protocol):
       behind them in ``feature_names``;
     - ``width``: of triples whose features are texts: how many there are so far, those adopted included;
     - ``hold(max_bytes)``: called before `blocks`, limits what a source keeps until its end, such as dictionaries;
+    - ``in_order(order, max_bytes)``: `blocks`, but row i is row ``order[i]``, of rows that cost the same in any order;
+      None where they do not;
     - ``beside(rows)``: of triples with columns: their values of some rows, (k,) int64, once all triples were read.
     - ``parts(n)``: at most n sources that together give the same rows, in order, each a consecutive part of them, for
       as many processes: pickled, of classes that can be imported. One where the input can not be cut. Their messages

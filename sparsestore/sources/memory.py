@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from sparsestore import csr
 from sparsestore.csr import Rows
@@ -15,6 +15,8 @@ from sparsestore.sources import layouts, options
 from sparsestore.sources.base import Block
 
 __all__ = ["MemorySource"]
+
+Array = NDArray[Any]
 
 
 class MemorySource:
@@ -83,28 +85,67 @@ class MemorySource:
 
     def blocks(self, max_bytes: int) -> Iterator[Block]:
         """Yield the rows in order."""
-        x: Any = self.data
-        shape = (int(self.data.shape[0]), int(self.data.shape[1]))
-        made: dict[str, Any] = {"width": self._width, "dtype": self._dtype, "max_bytes": max_bytes}
-        if isinstance(x, np.ndarray):
-            return layouts.dense_blocks(self.name, lambda start, stop: np.asarray(x[start:stop]), shape, **made)
-        if x.format in ("dok", "dia"):
-            x = x.tocoo()
-        if x.format in ("coo", "csc"):
-            self._check(x)
-        if x.format == "coo" and (x.nnz < shape[0] or bool((x.row[1:] >= x.row[:-1]).all())):
-            return layouts.sorted_blocks(self.name, x.row, x.col, x.data, shape=shape, **made)
-        if x.format == "csc" and x.nnz < shape[0]:
-            x = x.tocoo(copy=False)
-            return layouts.sorted_blocks(self.name, x.row, x.col, x.data, shape=shape, **made)
-        if x.format not in ("csr", "bsr"):
-            x = x.tocsr()
+        made: dict[str, Any] = {"shape": self.data.shape, **self._made(max_bytes)}
+        if isinstance(self.data, np.ndarray):
+            x: Any = self.data
+            return layouts.dense_blocks(self.name, lambda start, stop: np.asarray(x[start:stop]), **made)
+        x = self._laid_out()
+        if x.format == "coo":
+            return layouts.sorted_blocks(self.name, x.row, x.col, x.data, **made)
         arrays = [layouts.reader(self.name, array) for array in (x.indptr, x.indices, x.data)]
         n = min(len(x.indices), len(x.data))
         made["in_memory"] = True
         if x.format == "bsr":
-            return layouts.bsr_blocks(self.name, *arrays, shape=shape, block=x.blocksize, n_entries=n, **made)
-        return layouts.csr_blocks(self.name, *arrays, shape=shape, n_entries=n, **made)
+            return layouts.bsr_blocks(self.name, *arrays, block=x.blocksize, n_entries=n, **made)
+        return layouts.csr_blocks(self.name, *arrays, n_entries=n, **made)
+
+    def in_order(self, order: NDArray[np.int64], max_bytes: int) -> Iterator[Block] | None:
+        """Yield the rows in another order; None where they have none that is as good, or lie in a file that is mapped.
+
+        Beside `max_bytes` it holds what `blocks` does, and 8 bytes a row.
+        """
+        made: dict[str, Any] = {"shape": self.data.shape, **self._made(max_bytes)}
+        x: Any = self.data
+        if isinstance(x, np.ndarray):
+            if _is_mapped(x):
+                return None
+            blocks = layouts.dense_blocks(self.name, lambda start, stop: np.asarray(x[order[start:stop]]), **made)
+            return self._told(blocks, max_bytes)
+        x = self._laid_out()
+        if x.format != "csr":
+            return None
+        arrays = (x.indptr, x.indices, x.data)
+        if x.indices.dtype not in (np.int32, np.int64) or any(
+            _is_mapped(array) or not array.flags.c_contiguous or not array.dtype.isnative for array in arrays
+        ):
+            return None
+        return self._told(layouts.csr_blocks_in_order(self.name, *arrays, order, **made), max_bytes)
+
+    def _told(self, blocks: Iterator[Block], max_bytes: int) -> Iterator[Block]:
+        """The blocks; an error of one names the rows that are wrong where they stand."""
+        try:
+            yield from blocks
+        except SourceError:
+            for _ in self.blocks(max_bytes):
+                pass
+            raise
+
+    def _made(self, max_bytes: int) -> dict[str, Any]:
+        return {"width": self._width, "dtype": self._dtype, "max_bytes": max_bytes}
+
+    def _laid_out(self) -> Any:
+        """The sparse matrix in the layout that it is read from."""
+        x: Any = self.data
+        n_rows = x.shape[0]
+        if x.format in ("dok", "dia"):
+            x = x.tocoo()
+        if x.format in ("coo", "csc"):
+            self._check(x)
+        if x.format == "coo" and (x.nnz < n_rows or bool((x.row[1:] >= x.row[:-1]).all())):
+            return x
+        if x.format == "csc" and x.nnz < n_rows:
+            return x.tocoo(copy=False)
+        return x if x.format in ("csr", "bsr") else x.tocsr()
 
     def _check(self, x: Any) -> None:
         """Raise SourceError where scipy's conversions, which trust the arrays, would leave them (scipy#8778)."""
@@ -121,3 +162,12 @@ class MemorySource:
             csr.check(Rows(np.asarray(x.indptr), np.asarray(x.indices), x.data, int(x.shape[0])))
         except ValueError as error:
             raise SourceError(f"{self.name}: in its transpose: {error}") from error
+
+
+def _is_mapped(array: Array) -> bool:
+    """Whether an array is, or may be, a file that is mapped into memory."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    # a matrix that was unpickled, or made by another library, is of bytes, or of an object of that library
+    return base is not None and not isinstance(base, bytes)
