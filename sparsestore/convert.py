@@ -507,7 +507,7 @@ class _Conversion:
         if self.in_one_pass:
             order = random_order(self.source.n_rows or 0, self.seed or 0)
             if self.source.sorted_rows:
-                taken = self.taken(order, min(BLOCK_BYTES, left // 8), report)
+                taken = self.taken(order, min(BLOCK_BYTES, left // 2), report)
                 order = None if taken is None else order
             left -= 0 if order is None else left // 4
         n_passes = int(not self.source.sorted_rows) + int(self.seed is not None and order is None)

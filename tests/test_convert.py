@@ -425,6 +425,30 @@ def test_memory_stays_within_max_bytes(tmp_path: Path, shuffled: bool) -> None:
     assert peak_of(MEMORY, tmp_path, shuffled, budget) <= budget + (2 << 20)
 
 
+MATRIX = """
+import sys
+from pathlib import Path
+import numpy as np
+import scipy.sparse as sp
+from sparsestore.convert import convert
+folder, budget, n = Path(sys.argv[1]), int(sys.argv[2]), 400_000
+indices = (np.arange(50, dtype=np.int32) * 2000 + np.arange(n, dtype=np.int32)[:, None] % 1999).ravel()
+values = np.random.default_rng(0).random(50 * n, np.float32)
+x = sp.csr_array((values, indices, np.arange(0, 50 * n + 1, 50, dtype=np.int32)), shape=(n, 100_000))
+del indices, values
+
+def work(x=x, name="second"):
+    convert(x, folder / name, shuffle=True, max_bytes=budget)
+
+work(x[:1000], "first")
+"""
+
+
+def test_memory_of_rows_that_are_shuffled_where_they_stand_is_within_max_bytes(tmp_path: Path) -> None:
+    budget = 64 << 20
+    assert peak_of(MATRIX, tmp_path, budget) <= budget + (2 << 20)
+
+
 FLAT = """
 import sys
 from pathlib import Path

@@ -206,7 +206,8 @@ def csr_blocks_in_order(
     The arrays are contiguous and in this machine's byte order. Beside `max_bytes` the bounds of rows take 8 bytes each.
     What is wrong in a row is told with its number here.
     """
-    entry, step = _entry_bytes(dtype), max(1, max_bytes // (2 * _ROW_BYTES))
+    # while one block is made, the one before is used
+    entry, step = _entry_bytes(dtype) + 8 + dtype.itemsize, max(1, max_bytes // (4 * _ROW_BYTES))
     n_entries = min(len(indices), len(data))
     for _ in _bounds(name, "row", reader(name, indptr), shape[0], n_entries, max_bytes):
         pass  # a copy by wrong ones would leave the arrays
@@ -219,7 +220,7 @@ def csr_blocks_in_order(
             bounds = np.concatenate([[0], np.cumsum(whole.indptr[1:][rows] - whole.indptr[:-1][rows])])
             start = 0
             while start < len(rows):
-                stop = _stop(bounds, start, _ROW_BYTES, entry, max_bytes // 4)
+                stop = _stop(bounds, start, 2 * _ROW_BYTES, entry, max_bytes // 4 * 3)
                 yield first + start, rows[start:stop]
                 start = stop
 
