@@ -89,7 +89,9 @@ def test_rows_in_memory_are_taken_in_any_order(tmp_path):
     shuffled = x.tocoo()
     order = np.random.default_rng(1).permutation(x.nnz)
     shuffled = sparse.coo_array((shuffled.data[order], (shuffled.row[order], shuffled.col[order])), shape=x.shape)
-    for matrix in (x, x.tocsc(), x.tolil(), shuffled, x.toarray(), x.toarray(order="F")):
+    ones = x.astype(bool)
+    ones.data[:] = True
+    for matrix in (x, ones, x.tocsc(), x.tolil(), shuffled, x.toarray(), x.toarray(order="F")):
         assert taken(matrix)
     # a row costs more where all of it must be found, or read from the disk
     assert not taken(x.tobsr((2, 2)))

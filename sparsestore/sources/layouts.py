@@ -224,14 +224,32 @@ def csr_blocks_in_order(
                 yield first + start, rows[start:stop]
                 start = stop
 
+    same = _all_same(bits)
+    values = bits[:0]
+
     def block(piece: tuple[int, NDArray[np.int64]]) -> Block:
+        nonlocal values
         at, rows = piece
-        taken = whole.take(rows)
+        if same:  # as those of clicks are: nothing to copy
+            ends, numbers = whole.take_indices(rows)
+            if len(values) < len(numbers):
+                values = np.full(len(numbers), bits[0])
+            taken = Rows(ends, numbers, values[: len(numbers)], shape[1])
+        else:
+            taken = whole.take(rows)
         x = _rows(name, at, taken.indptr, taken.indices, taken.data.view(data.dtype), shape[1], width, dtype)
         return Block(x, {}, at + len(rows))
 
     with closing(ahead(block, pieces())) as blocks:
         yield from blocks
+
+
+def _all_same(values: Array) -> bool:
+    """Whether there is one value, however often; soon told where there are several."""
+    step = 1 << 20
+    return len(values) > 0 and not any(
+        (values[start : start + step] != values[0]).any() for start in range(0, len(values), step)
+    )
 
 
 def bsr_blocks(
