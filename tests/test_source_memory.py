@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 
 import numpy as np
@@ -10,6 +11,7 @@ from check_source import check_in_order, check_source, peak_of_reading, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
+from sklearn.feature_extraction.text import CountVectorizer
 
 from sparsestore import csr
 from sparsestore.errors import SourceError
@@ -93,6 +95,10 @@ def test_rows_in_memory_are_taken_in_any_order(tmp_path):
     ones.data[:] = True
     for matrix in (x, ones, x.tocsc(), x.tolil(), shuffled, x.toarray(), x.toarray(order="F")):
         assert taken(matrix)
+    pickled = pickle.loads(pickle.dumps(x, protocol=5))
+    assert taken(pickled)
+    counts = CountVectorizer().fit_transform(["some words", "and some more", "words"])
+    assert taken(counts)
     # a row costs more where all of it must be found, or read from the disk
     assert not taken(x.tobsr((2, 2)))
     assert not taken(x.tocoo())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array as array_of_python
 from collections.abc import Iterator
 from typing import Any
 
@@ -167,7 +168,7 @@ class MemorySource:
 def _is_mapped(array: Array) -> bool:
     """Whether an array is, or may be, a file that is mapped into memory."""
     base: Any = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    # a matrix that was unpickled, or made by another library, is of bytes, or of an object of that library
-    return base is not None and not isinstance(base, bytes)
+    while isinstance(base, (np.ndarray, memoryview)):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    # unpickled arrays are of bytes, those of scikit-learn's vectorizers of Python's arrays; others may be anything
+    return not isinstance(base, (type(None), bytes, bytearray, array_of_python))
