@@ -8,9 +8,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from sparsestore.errors import FormatError
 
-__all__ = ["DTYPES", "Problems", "dump", "key_problem", "parse_json", "seal", "unseal"]
+__all__ = ["DTYPES", "Problems", "dump", "exactly_json", "key_problem", "parse_json", "seal", "unseal"]
 
 DTYPES = frozenset(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)) | {
     "bool",
@@ -131,6 +133,38 @@ def key_problem(key: Any) -> str | None:
 def dump(document: Any) -> bytes:
     """JSON bytes, compact, ASCII, keys in the order given."""
     return json.dumps(document, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
+
+
+def exactly_json(value: Any, path: str) -> Any:
+    """A copy of a value that JSON gives back as it is: numpy's scalars as Python's, tuples as lists.
+
+    Raises
+    ------
+    ValueError
+        Where JSON would give back something else, or nothing: of keys that are no strings two may become one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> exactly_json({"seed": np.int64(7), "cuts": (0.5, 1)}, "attrs")
+    {'seed': 7, 'cuts': [0.5, 1]}
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise ValueError(f"{path}: found the key {key!r:.{_SHOWN}}, expected strings, as JSON has them")
+        return {str(key): exactly_json(item, f"{path}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [exactly_json(item, f"{path}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{path}: found {value}, expected a finite number, as JSON has them")
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ValueError(
+        f"{path}: found a {type(value).__name__}, expected what JSON has: dict, list, str, int, float, bool or None"
+    )
 
 
 def parse_json(payload: bytes, document: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from sparsestore import csr
 from sparsestore.checksum import crc32c
 from sparsestore.columns import exactly, schema_of
 from sparsestore.csr import Rows
-from sparsestore.documents import Problems, dump, seal
+from sparsestore.documents import Problems, dump, exactly_json, seal
 from sparsestore.errors import CorruptStoreError, SparsestoreError, StoreExistsError
 from sparsestore.features import as_names, read_names, write_names
 from sparsestore.format import (
@@ -114,7 +114,7 @@ def create(
     overwrite : bool
         Allow `path` to be a store already; its older versions stay until `gc`.
     attrs : mapping, optional
-        Free JSON, kept in the manifest.
+        Free JSON, kept in the manifest; numpy's scalars become Python's, tuples lists.
     shuffled : mapping, optional
         How the caller put the rows in a random order, e.g. ``{"method": "exact", "seed": 0}``.
     max_bytes : int or str
@@ -425,8 +425,8 @@ class Writer:
         self._dtype = None if dtype is None else csr.number_dtype(dtype)
         self._seen_dtype = np.dtype(base.dtype) if base is not None and mode == "append" and base.rows else None
         self._profile = profile
-        self._shuffled = None if shuffled is None else dict(shuffled)
-        self.attrs: dict[str, Any] = dict(attrs or {})
+        self._shuffled = None if shuffled is None else exactly_json(shuffled, "shuffled")
+        self.attrs: dict[str, Any] = exactly_json(attrs or {}, "attrs")
         self.feature_names: Iterable[str] | None = None if feature_names is None else as_names(feature_names)
         self._named: tuple[int, FeaturesEntry] | None = None  # names that were written, and how many
         self._hold_bytes = min(parse_bytes(max_bytes) // 2, SHARD * 8)
@@ -625,7 +625,9 @@ class Writer:
             return
         width = self._n_features if self._n_features is not None else self._widest
         start = 0 if self._segment.has_row_ids else sum(line.rows for line in self._lines)
+        self._torn = True  # what was half written must not be finished a second time
         self._lines.append(self._segment.finish(width, start))
+        self._torn = False
         self._segment = None
 
     def _finish_part(self) -> None:
@@ -752,7 +754,10 @@ class Writer:
         ------
         FileExistsError
             Where another process made the same new store meanwhile.
+        ValueError
+            Where `attrs` are no JSON.
         """
+        self.attrs = exactly_json(self.attrs, "attrs")  # they may have been changed
         self._close_all()
         with contextlib.suppress(FileExistsError):
             if not self._storage.exists(ROOT):
@@ -777,7 +782,7 @@ class Writer:
         if self._closed:
             raise ValueError("the writer is closed: it has been published or aborted")
         if self._torn:
-            raise ValueError("an earlier append failed half-way: nothing can be published, start again")
+            raise ValueError("an earlier write failed half-way: nothing can be published, start again")
         if self._held:
             self._open_segment()
         self._close_segment()

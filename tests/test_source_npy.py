@@ -62,6 +62,16 @@ def test_refuses_files_that_are_not_as_long_as_they_say(tmp_path):
         open_source(path)
 
 
+@pytest.mark.parametrize("shape", ["(10,010)", "(100)", "(10,,10)", "(,)"])
+def test_a_shape_that_python_does_not_read_as_a_tuple_is_refused(tmp_path, shape):
+    path = saved(tmp_path, np.zeros((10, 10)))
+    path.write_bytes(path.read_bytes().replace(b"(10, 10)", shape.ljust(8).encode()))
+    with pytest.raises(ValueError, match=r"."):
+        np.load(path)
+    with pytest.raises(SourceError, match=r"x\.npy: not a \.npy header"):
+        open_source(path)
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_memory_stays_within_the_bound(tmp_path, order):
     max_bytes = 16 << 20

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import numpy as np
 import pytest
 from check_source import DATA, read
 
+import sparsestore as ss
 from sparsestore.sources.registry import FORMATS, open_source
 
 
@@ -84,3 +86,12 @@ def test_a_source_is_taken_as_it_is():
         open_source(source, dtype="float32")
     with pytest.raises(ValueError, match="format='npy' is for files, found a ndarray in memory"):
         open_source(np.eye(2), format="npy")
+
+
+def test_numbers_of_numpy_are_options_as_those_of_python_are(tmp_path):
+    (tmp_path / "a.svm").write_text("1 1:1\n0 2:1\n")
+    options = {"n_features": np.int64(16), "zero_based": np.bool_(False)}
+    source = open_source(tmp_path / "a.svm", **options)
+    assert json.loads(json.dumps(source.provenance()))["options"]["n_features"] == 16
+    with ss.convert(tmp_path / "a.svm", tmp_path / "a.zarr", progress=False, **options) as store:
+        assert store.shape == (2, 16)

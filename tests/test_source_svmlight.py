@@ -225,6 +225,16 @@ def test_multilabel_is_a_matrix_of_zeros_and_ones():
     np.testing.assert_array_equal(wide, np.pad(wanted, ((0, 0), (0, 2))))
 
 
+@pytest.mark.parametrize("text", ["", " 1:1\n 2:1\n", "# nothing\n"])
+def test_rows_without_any_label_are_no_matrix_of_labels(tmp_path, text):
+    message = r"no row has a label, expected at least one for multilabel=True: give their number, multilabel=k"
+    with pytest.raises(SourceError, match=message):
+        opened(tmp_path, text, multilabel=True, n_features=3)
+    if text.startswith(" "):
+        source = opened(tmp_path, text, multilabel=2, n_features=3)
+        assert read(source)[1]["y"].tolist() == [[0, 0], [0, 0]]
+
+
 def test_wide_multilabels_come_in_small_blocks(tmp_path):
     source = opened(tmp_path, "1,2 1:1\n" * 500, multilabel=1000)
     sizes = [part.columns["y"].nbytes for part in source.blocks(40_000)]
@@ -310,6 +320,7 @@ def test_an_empty_file_is_a_matrix_of_no_rows_where_its_width_is_given(tmp_path)
         ({"n_features": 9.5}, "n_features is 9.5, expected an integer"),
         ({"dtype": "flaot"}, "dtype is 'flaot': data type 'flaot' not understood"),
         ({"dtype": "int32"}, "dtype=int32 for text, expected float32 or float64"),
+        ({"multilabel": 0}, "multilabel=0, expected a number of labels from 1"),
         ({"multilabel": -1}, "multilabel=-1, expected a number of labels"),
     ],
 )

@@ -581,9 +581,55 @@ def test_a_segment_torn_by_an_error_is_never_published(path: Path, monkeypatch: 
     w.append(np.eye(3), y=np.arange(3))
     with pytest.raises(OSError, match="No space left"):
         w.append(np.eye(3), y=np.arange(3))
-    with pytest.raises(ValueError, match="an earlier append failed half-way: nothing can be published"):
+    with pytest.raises(ValueError, match="an earlier write failed half-way: nothing can be published"):
         write(w)
     assert not path.exists()
+
+
+def test_a_segment_whose_end_failed_is_never_published(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was half written must not be finished a second time, though there is room again."""
+    real = segment_writer.SegmentWriter.finish
+
+    def full_disk(self: Any, *arguments: Any) -> Any:
+        real(self, *arguments)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    w = create(path)
+    w.append(np.eye(3), y=np.arange(3))
+    monkeypatch.setattr(segment_writer.SegmentWriter, "finish", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        w.publish()
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="an earlier write failed half-way: nothing can be published"):
+        w.publish()
+    w.abort()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("attrs", "message"),
+    [
+        ({1: "a", "1": "b"}, r"attrs: found the key 1, expected strings"),
+        ({"a": {None: 1}}, r"attrs\['a'\]: found the key None, expected strings"),
+        ({"a": [1, np.nan]}, r"attrs\['a'\]\[1\]: found nan, expected a finite number"),
+        ({"a": np.arange(2)}, r"attrs\['a'\]: found a ndarray, expected what JSON has"),
+    ],
+    ids=["keys_alike", "key_none", "nan", "array"],
+)
+def test_attrs_that_json_would_not_give_back_are_refused(path: Path, attrs: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        create(path, attrs=attrs)
+    w = create(path)
+    w.attrs.update(attrs)
+    with pytest.raises(ValueError, match=message):
+        write(w, (np.eye(3), {}))
+    assert not path.exists()
+
+
+def test_numbers_of_numpy_are_written_as_those_of_python(path: Path) -> None:
+    attrs = {"n": np.int64(2**60), "x": np.float32(0.5), "flag": np.bool_(True), "cuts": (1, np.uint8(2))}
+    write(create(path, attrs=attrs), (np.eye(3), {}))
+    assert read_manifest(open_storage(path)).attrs == {"n": 2**60, "x": 0.5, "flag": True, "cuts": [1, 2]}
 
 
 def test_an_error_while_publishing_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,7 @@ _ITEM = re.compile(
     \s*(?:,|(?=\}))""",
     re.VERBOSE | re.ASCII,
 )
+_LENGTH = re.compile("0+|[1-9][0-9]{0,18}")  # as in Python, which takes no 04
 _DESCR = re.compile(r"[<>=|]?[?bBhHiIlLqQefdgFDGucSUVOmM][0-9]{0,9}(?:\[[0-9a-zA-Z]+\])?")
 
 
@@ -102,10 +103,11 @@ def _parsed(name: str, raw: bytes, offset: int) -> Header:
     if flag is None or numbers is None:
         raise wrong("expected True or False for fortran_order, and whole numbers for shape")
     lengths = [number.strip() for number in numbers.split(",")]
+    one_in_brackets = len(lengths) == 1 and lengths[0] != ""  # which is no tuple in Python
     if lengths[-1] == "":
         del lengths[-1]
-    if not all(re.fullmatch("[0-9]{1,19}", number) for number in lengths) or len(lengths) > 32:
-        raise wrong(f"shape {shown(numbers)}, expected at most 32 whole numbers")
+    if one_in_brackets or not all(_LENGTH.fullmatch(number) for number in lengths) or len(lengths) > 32:
+        raise wrong(f"shape ({shown(numbers)}), expected a tuple of at most 32 whole numbers, as Python writes them")
     shape = tuple(int(number) for number in lengths)
     try:
         dtype = np.dtype(descr["text"])

@@ -18,6 +18,7 @@ __all__ = [
     "numeric",
     "parts",
     "provenance",
+    "pythonic",
     "ranges",
     "rounded",
     "rounded_labels",
@@ -105,6 +106,21 @@ def parts(given: Sequence[Any] | str | None) -> list[Any]:
     if given is None:
         return []
     return [part.strip() for part in given.split(",")] if isinstance(given, str) else list(given)
+
+
+def pythonic(option: Any) -> Any:
+    """An option with numpy's scalars as Python's own, so that what was asked for can be written down as JSON.
+
+    Examples
+    --------
+    >>> pythonic([np.int64(3), (np.bool_(True), "a")])
+    [3, (True, 'a')]
+    """
+    if isinstance(option, np.generic):
+        return option.item()
+    if type(option) in (list, tuple):
+        return type(option)(map(pythonic, option))
+    return {key: pythonic(value) for key, value in option.items()} if type(option) is dict else option
 
 
 def whole(text: bytes) -> int:

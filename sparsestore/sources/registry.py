@@ -12,6 +12,7 @@ from typing import Any
 
 from sparsestore.sources.base import Source
 from sparsestore.sources.file import check_file
+from sparsestore.sources.options import pythonic
 from sparsestore.sources.text import COMPRESSIONS
 
 __all__ = ["FORMATS", "Format", "keywords", "open_source"]
@@ -160,6 +161,7 @@ def _in_memory(data: Any, format: str | None, options: dict[str, Any]) -> Source
 
 def _made(name: str, known: Format, data: Any, options: dict[str, Any]) -> Source:
     """Make a source, and the typed table that it reads where it reads one, each with its options."""
+    options = {option: pythonic(value) for option, value in options.items()}
     source, table = known.load(options)
     own, of_table = keywords(source), keywords(table) if table else {}
     both = {**of_table, **own}

@@ -87,8 +87,8 @@ class SvmlightSource:
             options.check_n_features(n_features)
             if not n_features:
                 raise ValueError("n_features=0, expected at least 1")
-        if multilabel is not True and not 0 <= multilabel <= _MAX_LABELS:
-            raise ValueError(f"multilabel={multilabel}, expected a number of labels up to {_MAX_LABELS}")
+        if not isinstance(multilabel, bool) and not 1 <= multilabel <= _MAX_LABELS:
+            raise ValueError(f"multilabel={multilabel}, expected a number of labels from 1 to {_MAX_LABELS}")
         self.name = str(path)
         self.n_features = n_features
         self.dtype: np.dtype[Any] | None = options.text_dtype(dtype)
@@ -111,6 +111,11 @@ class SvmlightSource:
         self.columns: dict[str, tuple[str, tuple[int, ...]]] = {"y": (str(self.dtype), ())}
         if self._multilabel:
             self._classes = self._distinct_labels() if multilabel is True else np.arange(multilabel, dtype=np.float64)
+            if not len(self._classes):
+                raise SourceError(
+                    f"{self.name}: no row has a label, expected at least one for multilabel=True: give their number, "
+                    "multilabel=k, if that is meant"
+                )
             self.columns["y"] = ("uint8", (len(self._classes),))
         if self._qid == 1:
             self.columns["qid"] = ("int64", ())

@@ -166,6 +166,8 @@ def npz(data: bytes) -> Matrix | None:
             if len(minor) != indptr[-1] or len(values) != indptr[-1]:
                 return None
             if layout == "bsr":
+                if not all(0 <= n < n_columns // length for n in minor):  # those of zeros as well
+                    return None
                 at, i, j = np.nonzero(values)
                 rows, columns, values = major[at] * height + i, minor[at] * length + j, values[at, i, j]
             else:

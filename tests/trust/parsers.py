@@ -75,6 +75,7 @@ POLICIES = re.compile(
             "format is of dtype",
             r"declares \d+ (rows|entries)",
             "numbers from",
+            "no row has a label",
             "goes up to",
         )
     )
