@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -37,7 +39,7 @@ def printable(text: object, limit: int = 200) -> str:
 def check_file(path: Path) -> None:
     """Raise unless there is a plain file: others can not be read twice, end never, or wait without an end."""
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     if path.is_dir():
         raise ValueError(f"{path}: is a folder, expected a file")
     if not path.is_file():  # read up to three times, by offset; and a read that waits for a pipe can not be interrupted
