@@ -246,10 +246,12 @@ def test_what_is_exported_converts_back(
     options: dict[str, Any] = {}
     if format in ("svmlight", "matrix_market", "csv"):
         options["dtype"] = "float64" if x.dtype == np.float64 else "float32"
-    if format in ("svmlight", "csv", "parquet"):
+    if format in ("svmlight", "csv"):
         options["n_features"] = x.shape[1]
     if format in ("csv", "parquet"):
-        options |= {**TRIPLES, "n_rows": x.shape[0]}
+        options |= TRIPLES
+    if format == "csv":
+        options["n_rows"] = x.shape[0]
     back = ss.convert(path, folder / "b.zarr", format=format, progress=False, **options)
     equal(back[:], store[:])
     if format == "svmlight":
@@ -266,7 +268,7 @@ def test_columns_and_names_convert_back(format: str, full: ss.Store, tmp_path: P
     quiet(full, path, **({"layout": "lists"} if format == "parquet" else {}))
     options: dict[str, Any] = {"label": "y", "keep": list(KEPT)}
     if format == "parquet":
-        options |= {"indices": "indices", "values": "values", "n_features": WIDTH}
+        options |= {"indices": "indices", "values": "values"}
     back = ss.convert(path, tmp_path / "b.zarr", progress=False, **options)
     equal(back[:], full[:])
     for name in ("y", *KEPT):
@@ -282,6 +284,31 @@ def test_columns_and_names_convert_back(format: str, full: ss.Store, tmp_path: P
     if format == "h5ad":
         assert back.feature_names is not None
         assert back.feature_names.tolist() == NAMES
+
+
+@pytest.mark.parametrize(
+    ("layout", "fields"), [("triples", TRIPLES), ("lists", {"indices": "indices", "values": "values"})]
+)
+def test_parquet_keeps_the_shape_where_the_last_row_and_feature_have_no_entry(
+    tmp_path: Path, layout: str, fields: dict[str, str]
+) -> None:
+    x = sparse.csr_array(([1.0, 2.0], ([0, 2], [1, 3])), shape=(5, 6))
+    for name, part in (("some", x), ("none", x[3:])):
+        store = ss.convert(part, tmp_path / f"{name}.zarr", progress=False)
+        path = tmp_path / f"{name}.parquet"
+        assert not export(store, path, layout=layout, progress=False).warnings
+        equal(ss.convert(path, tmp_path / f"{name}-back.zarr", progress=False, **fields)[:], part)
+    wide = ss.convert(tmp_path / "some.parquet", tmp_path / "wide.zarr", n_features=9, progress=False, **fields)
+    assert wide.shape == (5, 9)
+
+
+def test_names_that_no_entry_has_are_counted_in_a_warning(tmp_path: Path) -> None:
+    x = sparse.csr_array(([1.0, 2.0], ([0, 2], [1, 3])), shape=(5, 6))
+    store = ss.convert(x, tmp_path / "a.zarr", feature_names=list("abcdef"), progress=False)
+    with pytest.warns(UserWarning, match="4 of 6 features have no entry: whoever reads the file must be told of them"):
+        export(store, tmp_path / "a.parquet", feature_names=True, progress=False)
+    back = ss.convert(tmp_path / "a.parquet", tmp_path / "b.zarr", progress=False, **TRIPLES)
+    assert back.shape == (5, 2)
 
 
 def test_names_of_features_convert_back_from_triples(full: ss.Store, tmp_path: Path) -> None:
