@@ -258,6 +258,13 @@ def test_queries_of_files_need_no_database(tmp_path: Path) -> None:
     assert facts["source"] == "duckdb"
 
 
+@pytest.mark.parametrize("end", [" -- note", " -- note\n", ";", " /* note */"])
+@pytest.mark.parametrize("form", ["duckdb", "sqlite"])
+def test_a_query_may_end_in_a_comment(tmp_path: Path, form: str, end: str) -> None:
+    path = written(pandas.DataFrame({"a": [3, 1]}), tmp_path, form)
+    assert read(open_source(path, sql=f"select a from t order by a{end}"))[0].toarray().tolist() == [[1], [3]]
+
+
 def test_an_order_that_is_asked_for_is_kept(tmp_path: Path) -> None:
     pytest.importorskip("duckdb")
     query = "select (hash(i) % 1000000)::int as a from range(300000) r(i) order by a"
