@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, ParamSpec
 
 import typer
@@ -420,8 +421,6 @@ def _columns(given: list[str] | None) -> dict[str, Any] | None:
     """Arrays of the columns named by `--column`, mapped."""
     if not given:
         return None
-    from pathlib import Path
-
     from sparsestore.sources.npy import mapped_column
 
     columns = {}
@@ -429,6 +428,8 @@ def _columns(given: list[str] | None) -> dict[str, Any] | None:
         name, equals, path = text.partition("=")
         if not (name and equals and path):
             raise typer.BadParameter(f"--column {text}: expected NAME=FILE, such as y=labels.npy")
+        if name in columns:
+            raise typer.BadParameter(f"--column {text}: the column {name!r} has a file already, expected one for each")
         columns[name] = mapped_column(Path(path))
     return columns
 
@@ -437,13 +438,13 @@ def _lines_of(path: str | None) -> list[str] | None:
     """Lines of a text file."""
     if path is None:
         return None
-    from pathlib import Path
-
-    from sparsestore.sources.file import check_file
+    from sparsestore.sources.file import check_file, check_mark
 
     check_file(Path(path))
+    encoded = Path(path).read_bytes()
+    check_mark(Path(path), encoded)
     try:
-        text = Path(path).read_bytes().decode()
+        text = encoded.decode()
         return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is no UTF-8 text: {error.reason} at byte {error.start}") from None
@@ -951,6 +952,9 @@ def gc(
 
 def main() -> None:
     """Run the command line; the console script `sparsestore`."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this: nobody reads it
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
     _show_log()
     for stream in (sys.stdout, sys.stderr):  # a name may hold bytes that are no text, or letters that a terminal lacks
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -533,7 +533,7 @@ class _Conversion:
             # closed before the scratch folder goes, also when a traceback holds on to the generator
             stack.enter_context(closing(blocks))  # type: ignore[type-var]
             for block in _behind(blocks, done):
-                writer.write(block.x, block.columns)
+                writer.write(block.x, block.columns, name=self.source.name)
                 if n_passes:
                     report(writer.n_rows, self.source.n_rows, "rows")
         if not writer.n_rows and self.source.n_features is None:
@@ -637,6 +637,7 @@ class _Conversion:
             duplicates=self.duplicates,
             size=self.source.size,
             order=order,
+            name=self.source.name,
         )
         stop = 0
         if hasattr(self.source, "following") and self.source.columns:

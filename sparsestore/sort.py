@@ -74,6 +74,7 @@ def sorted_rows(
     duplicates: Duplicates = "sum",
     size: int | None = None,
     order: NDArray[np.int64] | None = None,
+    name: str = "the triples",
 ) -> Iterator[Rows]:
     """Sort triples into canonical rows: a two-pass bucket sort over bands of rows.
 
@@ -104,6 +105,8 @@ def sorted_rows(
     order : (n_rows,) int64 array, optional
         Another order of the rows, such as `random_order`: row i given is row ``order[i]`` of the triples. It takes
         `ORDER_BYTES` a row beside `max_bytes`, and saves the pass that shuffling the rows afterwards would need.
+    name : str
+        What messages call the triples: the file that they are from.
 
     Yields
     ------
@@ -120,7 +123,7 @@ def sorted_rows(
     if duplicates not in ("sum", "last", "error"):
         raise ValueError(f"duplicates must be 'sum', 'last' or 'error', found {duplicates!r}")
     block_rows = power_below(max(1, min(MAX_BLOCK_ROWS, max_bytes // 64)))
-    sorter = _TripleSort(n_rows, n_features, duplicates, block_rows, max_bytes // 4, max_bytes // 2, order)
+    sorter = _TripleSort(n_rows, n_features, duplicates, block_rows, max_bytes // 4, max_bytes // 2, order, name=name)
     if order is not None:
         sorter.ranks = np.empty(len(order), np.int64)
         sorter.ranks[order] = np.arange(len(order))
@@ -155,6 +158,7 @@ class _TripleSort:
     band_bytes: int
     order: NDArray[np.int64] | None = None
     ranks: NDArray[np.int64] | None = None
+    name: str = "the triples"
     rows_seen: int = 0
     features_seen: int = 0
 
@@ -193,7 +197,8 @@ class _TripleSort:
                 low, high = int(numbers.min()), int(numbers.max())
                 if low < 0 or (limit is not None and high >= limit):
                     expected = "at least 0" if limit is None else f"0 to {limit - 1}"
-                    raise ValueError(f"{name} number {low if low < 0 else high} found, expected {expected}")
+                    found = low if low < 0 else high
+                    raise ValueError(f"{self.name}: {name} number {found} found, expected {expected}")
                 highest.append(high)
             self.rows_seen = max(self.rows_seen, highest[0] + 1)
             self.features_seen = max(self.features_seen, highest[1] + 1)
@@ -204,7 +209,7 @@ class _TripleSort:
                 {
                     "row": rows.astype(row_dtype),
                     "feature": block.features.astype(index_dtype(self.width)),
-                    "value": _cast(block.values, to, block.rows, block.features),
+                    "value": _cast(self.name, block.values, to, block.rows, block.features),
                 },
                 block.position,
             )
@@ -315,7 +320,7 @@ class _TripleSort:
             at = int(np.argmin(fresh))
             row = self.original(start + int(np.searchsorted(rows.indptr, at, side="right")) - 1)
             raise ValueError(
-                f"row {row} has feature {int(rows.indices[at])} more than once: "
+                f"{self.name}: row {row} has feature {int(rows.indices[at])} more than once: "
                 "give duplicates='sum' or duplicates='last' to accept that"
             )
         starts = np.flatnonzero(fresh)
@@ -353,8 +358,8 @@ class _TripleSort:
             at = int(np.argmax(bad))
             row = self.original(first_row + int(np.searchsorted(rows.indptr, starts[at], side="right")) - 1)
             raise ValueError(
-                f"row {row}, feature {int(rows.indices[starts[at]])}: the sum of its duplicates does not fit "
-                f"{values.dtype}: give a wider dtype="
+                f"{self.name}: row {row}, feature {int(rows.indices[starts[at]])}: the sum of its duplicates does not "
+                f"fit {values.dtype}: give a wider dtype="
             )
         return cast
 
@@ -389,7 +394,7 @@ def _scattered(
             yield band, {name: array[bounds[band] : bounds[band + 1]] for name, array in out.items()}
 
 
-def _cast(values: Array, dtype: np.dtype[Any], rows: Array, features: Array) -> Array:
+def _cast(name: str, values: Array, dtype: np.dtype[Any], rows: Array, features: Array) -> Array:
     """Values in `dtype`; rounding of floats is fine, any other change is an error."""
     if values.dtype == dtype:
         return values
@@ -400,7 +405,7 @@ def _cast(values: Array, dtype: np.dtype[Any], rows: Array, features: Array) -> 
     if bad.any():
         at = int(np.argmax(bad))
         raise ValueError(
-            f"row {int(rows[at])}, feature {int(features[at])}: value {values[at]} does not fit {dtype}: "
+            f"{name}: row {int(rows[at])}, feature {int(features[at])}: value {values[at]} does not fit {dtype}: "
             "give a wider dtype="
         )
     return cast

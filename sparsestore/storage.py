@@ -36,6 +36,7 @@ __all__ = [
     "LocalStorage",
     "ObjectWriter",
     "free_disk_bytes",
+    "local_path",
     "naming",
     "open_storage",
     "scratch_folder",
@@ -62,19 +63,40 @@ def open_storage(path: str | os.PathLike[str]) -> LocalStorage:
     >>> open_storage("clicks.zarr").name
     'clicks.zarr'
     """
-    text = os.fsdecode(path)
-    if "://" in text:
-        parts = urlsplit(text)
-        if parts.scheme != "file":
-            raise ValueError(f"{text}: scheme {parts.scheme!r} is not supported, expected a path or a file:// URL")
-        if parts.netloc not in ("", "localhost"):
-            raise ValueError(
-                f"{text}: names the machine {parts.netloc!r}, expected file:/// and an absolute path, or a plain path"
-            )
-        text = unquote(parts.path)
+    text = local_path(path)
     if not text:
         raise ValueError("the path of the store is empty: name a folder")
     return LocalStorage(Path(text))
+
+
+def local_path(path: str | os.PathLike[str]) -> str:
+    """The path that a path or a ``file://`` URL names.
+
+    Raises
+    ------
+    ValueError
+        Where the URL has another scheme or names another machine.
+
+    Examples
+    --------
+    >>> local_path("file:///data/clicks%20of%20May.svm")
+    '/data/clicks of May.svm'
+    """
+    text = os.fsdecode(path)
+    if "://" not in text:
+        return text
+    parts = urlsplit(text)
+    if parts.scheme != "file":
+        public = parts._replace(netloc=parts.hostname or "", query="", fragment="").geturl()  # it may have a password
+        raise ValueError(
+            f"{public}: scheme {parts.scheme!r} is not supported, expected a path or a file:// URL: what lies "
+            "elsewhere must be copied to this machine or mounted first"
+        )
+    if parts.netloc not in ("", "localhost"):
+        raise ValueError(
+            f"{text}: names the machine {parts.netloc!r}, expected file:/// and an absolute path, or a plain path"
+        )
+    return unquote(parts.path)
 
 
 def _named(error: OSError, path: str | os.PathLike[str]) -> OSError | ResourceError:
@@ -82,7 +104,8 @@ def _named(error: OSError, path: str | os.PathLike[str]) -> OSError | ResourceEr
     if isinstance(error, SparsestoreError) or (isinstance(error.filename, str) and Path(error.filename).is_absolute()):
         return error  # the package's own, or one that has its path
     if error.errno is None:
-        return OSError(f"{os.fspath(path)}: {error}")
+        name = f"{os.fspath(path)}: "
+        return error if str(error).startswith(name) else type(error)(f"{name}{error}")
     if error.errno in (errno.EMFILE, errno.ENOMEM):
         return _exhausted(error, str(path))
     return OSError(error.errno, os.strerror(error.errno), str(path))

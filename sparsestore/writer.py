@@ -513,8 +513,14 @@ class Writer:
         csr.check(rows, canonical=True)
         self.write(rows, {name: np.asanyarray(values) for name, values in columns.items()})
 
-    def write(self, rows: Rows, columns: Mapping[str, Array]) -> None:
+    def write(self, rows: Rows, columns: Mapping[str, Array], *, name: str = "x") -> None:
         """As `append`, for rows that are canonical already and, while the width is not fixed, may be narrower.
+
+        Parameters
+        ----------
+        rows, columns
+        name : str
+            What messages call the rows: the file that they are from.
 
         Raises
         ------
@@ -524,7 +530,10 @@ class Writer:
         if self._closed:
             raise ValueError("the writer is closed: start another with create or append_to")
         if self._n_features is not None and rows.n_features > self._n_features:
-            raise ValueError(f"x has {rows.n_features} features, expected at most {self._n_features}")
+            raise ValueError(
+                f"{name}: has {rows.n_features} features, expected at most {self._n_features} as the store has: pass "
+                "grow_features=True (--grow-features) to widen it"
+            )
         checked = self._check_columns(len(rows), columns)
         if not len(rows):
             self._widest = max(self._widest, rows.n_features)

@@ -157,6 +157,8 @@ class TestConvert:
         assert store.column("y")[:].tolist() == [3, 1, 2]
         assert store.column("sample_weight")[:].tolist() == [0.5, 1.0, 2.0]
         sparsestore("convert", tmp_path / "x.npz", tmp_path / "t.zarr", "--column", "labels.npy", status=2)
+        twice = sparsestore("convert", tmp_path / "x.npz", tmp_path / "t.zarr", *columns, *columns[:2], status=2)
+        assert "the column 'y' has a file already" in twice.stderr
 
     def test_multilabel_takes_a_number_or_all(self, tmp_path: Path) -> None:
         path = tmp_path / "x.svm"
@@ -296,6 +298,15 @@ class TestVerify:
     def test_missing_store_or_version_is_an_error(self, own: Path, tmp_path: Path) -> None:
         assert "none.zarr" in error_line("verify", tmp_path / "none.zarr")
         assert "there is no version 9" in error_line("verify", own, "--store-version", 9)
+
+    @pytest.mark.parametrize("redirected", [">&-", ">&- 2>&-"])
+    def test_what_nobody_reads_changes_no_status(self, own: Path, redirected: str) -> None:
+        command = f'"$0" -m sparsestore "$@" {redirected}'
+        for arguments, status in ((["verify", own], 0), (["info", own], 0), (["verify", own / "none.zarr"], 1)):
+            full = ["sh", "-c", command, sys.executable, *map(str, arguments)]
+            done = subprocess.run(full, capture_output=True, text=True, check=False)
+            assert done.returncode == status, done.stderr
+            assert "Traceback" not in done.stderr
 
     def test_interrupt_exits_with_130_at_once(self, path: Path) -> None:
         """Interrupted while its threads wait for a slow disk."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import importlib
 import json
+import lzma
 import subprocess
 import sys
 import warnings
@@ -12,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peak import peak_of
@@ -246,10 +250,12 @@ def test_what_is_exported_converts_back(
     options: dict[str, Any] = {}
     if format in ("svmlight", "matrix_market", "csv"):
         options["dtype"] = "float64" if x.dtype == np.float64 else "float32"
-    if format in ("svmlight", "csv", "parquet"):
+    if format in ("svmlight", "csv"):
         options["n_features"] = x.shape[1]
     if format in ("csv", "parquet"):
-        options |= {**TRIPLES, "n_rows": x.shape[0]}
+        options |= TRIPLES
+    if format == "csv":
+        options["n_rows"] = x.shape[0]
     back = ss.convert(path, folder / "b.zarr", format=format, progress=False, **options)
     equal(back[:], store[:])
     if format == "svmlight":
@@ -266,7 +272,7 @@ def test_columns_and_names_convert_back(format: str, full: ss.Store, tmp_path: P
     quiet(full, path, **({"layout": "lists"} if format == "parquet" else {}))
     options: dict[str, Any] = {"label": "y", "keep": list(KEPT)}
     if format == "parquet":
-        options |= {"indices": "indices", "values": "values", "n_features": WIDTH}
+        options |= {"indices": "indices", "values": "values"}
     back = ss.convert(path, tmp_path / "b.zarr", progress=False, **options)
     equal(back[:], full[:])
     for name in ("y", *KEPT):
@@ -284,6 +290,31 @@ def test_columns_and_names_convert_back(format: str, full: ss.Store, tmp_path: P
         assert back.feature_names.tolist() == NAMES
 
 
+@pytest.mark.parametrize(
+    ("layout", "fields"), [("triples", TRIPLES), ("lists", {"indices": "indices", "values": "values"})]
+)
+def test_parquet_keeps_the_shape_where_the_last_row_and_feature_have_no_entry(
+    tmp_path: Path, layout: str, fields: dict[str, str]
+) -> None:
+    x = sparse.csr_array(([1.0, 2.0], ([0, 2], [1, 3])), shape=(5, 6))
+    for name, part in (("some", x), ("none", x[3:])):
+        store = ss.convert(part, tmp_path / f"{name}.zarr", progress=False)
+        path = tmp_path / f"{name}.parquet"
+        assert not export(store, path, layout=layout, progress=False).warnings
+        equal(ss.convert(path, tmp_path / f"{name}-back.zarr", progress=False, **fields)[:], part)
+    wide = ss.convert(tmp_path / "some.parquet", tmp_path / "wide.zarr", n_features=9, progress=False, **fields)
+    assert wide.shape == (5, 9)
+
+
+def test_names_that_no_entry_has_are_counted_in_a_warning(tmp_path: Path) -> None:
+    x = sparse.csr_array(([1.0, 2.0], ([0, 2], [1, 3])), shape=(5, 6))
+    store = ss.convert(x, tmp_path / "a.zarr", feature_names=list("abcdef"), progress=False)
+    with pytest.warns(UserWarning, match="4 of 6 features have no entry: whoever reads the file must be told of them"):
+        export(store, tmp_path / "a.parquet", feature_names=True, progress=False)
+    back = ss.convert(tmp_path / "a.parquet", tmp_path / "b.zarr", progress=False, **TRIPLES)
+    assert back.shape == (5, 2)
+
+
 def test_names_of_features_convert_back_from_triples(full: ss.Store, tmp_path: Path) -> None:
     for name in ("x.csv", "x.parquet"):
         quiet(full, tmp_path / name, feature_names=True)
@@ -294,6 +325,34 @@ def test_names_of_features_convert_back_from_triples(full: ss.Store, tmp_path: P
         equal(back[:], full[:])
         assert back.feature_names is not None
         assert back.feature_names.tolist() == NAMES
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".bz2", ".xz", ".zst"])
+def test_a_text_of_no_rows_is_one_that_its_compression_reads(tmp_path: Path, suffix: str) -> None:
+    store = ss.convert(sparse.csr_array((0, 4)), tmp_path / "a.zarr", columns={"y": np.zeros(0)}, progress=False)
+    unpacked: dict[str, Any] = {"": bytes, ".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
+    unpacked[".zst"] = lambda packed: zstandard.ZstdDecompressor().decompressobj().decompress(packed)
+    triples = {**TRIPLES, "n_features": 4}
+    for name, text, options in (
+        ("x.svm", b"", {"n_features": 4}),
+        ("x.csv", b"row,feature,value\n", triples),
+        ("x.tsv", b"row\tfeature\tvalue\n", triples),
+        ("x.mtx", b"%%MatrixMarket matrix coordinate real general\n0 4 0\n", {}),
+    ):
+        path = tmp_path / f"{name}{suffix}"
+        quiet(store, path)
+        assert unpacked[suffix](path.read_bytes()) == text
+        back = ss.convert(path, tmp_path / f"{name}.zarr", progress=False, **options)
+        assert back.shape == (0, 4)
+
+
+def test_the_highest_query_number_converts_back(tmp_path: Path) -> None:
+    qids = np.array([0, 10**18 - 1], np.uint64)
+    store = ss.convert(sparse.csr_array(np.eye(2)), tmp_path / "a.zarr", columns={"qid": qids}, progress=False)
+    quiet(store, tmp_path / "x.svm")
+    assert (
+        ss.convert(tmp_path / "x.svm", tmp_path / "b.zarr", progress=False).column("qid")[:].tolist() == qids.tolist()
+    )
 
 
 def test_several_labels_and_query_numbers_convert_back(full: ss.Store, tmp_path: Path) -> None:
@@ -394,6 +453,17 @@ def test_what_can_not_be_is_refused_and_nothing_is_left(
         ({"y": [1.0, np.nan]}, {}, "row 1: column 'y' has nan, and svmlight needs a finite number"),
         ({"y": [np.inf, 1.0]}, {}, "row 0: column 'y' has inf"),
         ({"y": np.array([[1, 0], [0, 0]])}, {}, "row 1 has no label and no entry"),
+        (
+            {"qid": np.array([1, 2**63 + 5], np.uint64)},
+            {},
+            f"row 1: column 'qid' has {2**63 + 5}, expected 0 to 9{{18}}",
+        ),
+        (
+            {"qid": np.array([-7, 1], np.int16)},
+            {},
+            "row 0: column 'qid' has -7, expected .*: leave it out with qid=False",
+        ),
+        ({"qid": [10**18 - 1, 10**18]}, {}, "row 1: column 'qid' has 1000000000000000000, expected"),
         ({"y": [0, 1], "qid": [0.5, 1.0]}, {"qid": True}, "there is no column 'qid' of whole numbers"),
         ({"y": [0, 1]}, {"qid": True}, "there is no column 'qid' of whole numbers"),
     ],

@@ -234,6 +234,11 @@ def test_the_command_takes_shows_and_selects_names(tmp_path: Path) -> None:
     found = run.invoke(app, ["convert", str(tmp_path / "x.npy"), str(tmp_path / "d.zarr"), *options])
     assert found.exit_code == 1
     assert "is no UTF-8 text" in found.output
+    for mark in (b"\xef\xbb\xbf", b"\xff\xfe"):  # the first name would have it
+        (tmp_path / "bad.txt").write_bytes(mark + b"age\n")
+        found = run.invoke(app, ["convert", str(tmp_path / "x.npy"), str(tmp_path / "d.zarr"), *options])
+        assert found.exit_code == 1
+        assert "bad.txt:1: starts with a byte order mark" in found.output
 
 
 def test_progress_of_verify_ends_at_its_total(path: Path) -> None:

@@ -125,13 +125,13 @@ def test_only_plain_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "folder.svm").mkdir()
     (tmp_path / "zero.svm").symlink_to("/dev/zero")
     for name, reason in {
-        "a.svm": "no such file",
-        "pipe.svm": "is a pipe or a device",
-        "folder.svm": "is a folder",
-        "zero.svm": "is a pipe or a device",
+        "a.svm": r"No such file or directory: '.*a\.svm'",
+        "pipe.svm": r"pipe\.svm: is a pipe or a device",
+        "folder.svm": r"folder\.svm: is a folder",
+        "zero.svm": r"zero\.svm: is a pipe or a device",
     }.items():
         for opened in (open_source, mapped_column):
-            with pytest.raises((ValueError, FileNotFoundError), match=f"{name}: {reason}"):
+            with pytest.raises((ValueError, FileNotFoundError), match=reason):
                 opened(tmp_path / name)
 
 

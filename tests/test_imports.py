@@ -89,7 +89,7 @@ TABLE: dict[str, set[str]] = {
     "inputs": {"batch", "loader"},
     "sources": SHARED,
     "sources.npz": {*SHARED, "sources.npy"},
-    "sources.registry": {"errors", "sources"},
+    "sources.registry": {"errors", "sources", "storage"},  # whose URLs of files it takes too
     "sources.libffm": {*SHARED, "sources.svmlight"},
     "sources.lda_c": {*SHARED, "sources.svmlight"},
     "sources.uci": {*SHARED, "sources.matrix_market"},

@@ -69,6 +69,15 @@ def test_texts_become_features_in_the_order_of_the_answer(address: str, tmp_path
     np.testing.assert_array_equal(store[:].toarray(), expected().toarray())
 
 
+@pytest.mark.parametrize("end", [" -- note", " -- note\n", ";", " /* note */"])
+def test_a_query_may_end_in_a_comment(address: str, end: str) -> None:
+    assert read(open_source(address, sql=f"select y from wide order by n{end}"))[0].toarray().tolist() == [
+        [1],
+        [0],
+        [1],
+    ]
+
+
 def test_a_wide_table(address: str) -> None:
     query = "select a, b, y, who from wide order by n"
     source = open_source(address, sql=query, label="y", keep="who", missing="zero")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 
@@ -10,6 +11,7 @@ import pytest
 from check_source import DATA, read
 
 import sparsestore as ss
+from sparsestore.preview import preview
 from sparsestore.sources.registry import FORMATS, open_source
 
 
@@ -60,11 +62,37 @@ def test_unknown_options_are_refused_with_those_that_are_known(tmp_path):
 
 
 def test_missing_files_and_folders(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"x\.svm: no such file"):
+    with pytest.raises(FileNotFoundError, match=r"No such file or directory: '.*x\.svm'"):
         open_source(tmp_path / "x.svm")
     (tmp_path / "x.npy").mkdir()
     with pytest.raises(ValueError, match=r"x\.npy: is a folder, expected a file"):
         open_source(tmp_path / "x.npy")
+
+
+def test_a_missing_file_is_that_error_of_a_conversion_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for call in (ss.convert, preview):
+        with pytest.raises(FileNotFoundError) as raised:
+            call("x.svm", "x.zarr")
+        assert (raised.value.errno, raised.value.filename) == (errno.ENOENT, "x.svm")
+
+
+def test_a_url_of_a_file_is_its_path(tmp_path):
+    path = tmp_path / "a b.svm"
+    path.write_text("1 1:1\n")
+    source = open_source(path.as_uri())
+    assert read(source)[0].shape == (1, 1)
+    assert source.name == str(path)
+    ss.convert(path.as_uri(), (tmp_path / "a.zarr").as_uri())
+    assert ss.convert((tmp_path / "a.zarr").as_uri(), tmp_path / "b.zarr", format="sparsestore").shape == (1, 1)
+
+
+def test_other_urls_are_refused_without_what_is_secret_in_them(tmp_path):
+    with pytest.raises(ValueError, match=r"^https://x\.y/a\.svm: scheme 'https' is not supported.* copied") as raised:
+        ss.convert("https://me:secret@x.y/a.svm?key=secret", tmp_path / "a.zarr")
+    assert "secret" not in str(raised.value)
+    with pytest.raises(ValueError, match=r"^file://x/a\.svm: names the machine 'x', expected file:///"):
+        open_source("file://x/a.svm")
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):

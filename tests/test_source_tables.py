@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import subprocess
 import sys
@@ -257,6 +258,13 @@ def test_queries_of_files_need_no_database(tmp_path: Path) -> None:
     assert facts["source"] == "duckdb"
 
 
+@pytest.mark.parametrize("end", [" -- note", " -- note\n", ";", " /* note */"])
+@pytest.mark.parametrize("form", ["duckdb", "sqlite"])
+def test_a_query_may_end_in_a_comment(tmp_path: Path, form: str, end: str) -> None:
+    path = written(pandas.DataFrame({"a": [3, 1]}), tmp_path, form)
+    assert read(open_source(path, sql=f"select a from t order by a{end}"))[0].toarray().tolist() == [[1], [3]]
+
+
 def test_an_order_that_is_asked_for_is_kept(tmp_path: Path) -> None:
     pytest.importorskip("duckdb")
     query = "select (hash(i) % 1000000)::int as a from range(300000) r(i) order by a"
@@ -326,6 +334,62 @@ def test_values_that_are_wrong_are_refused_with_their_row(tmp_path: Path, name: 
     with pytest.raises(SourceError) as caught:
         list(parquet(tmp_path, columns, **options).blocks(1 << 20))
     assert message in str(caught.value)
+
+
+TRIPLES = {"row": pa.array([0, 2]), "feature": pa.array([1, 3])}
+LISTS = {"indices": pa.array([[1], [3]])}
+SAID: dict[str, tuple[dict[str, Any], Any, str]] = {
+    "rows": (TRIPLES, [2, 6], "has row 2, expected one below 2, as its metadata say: pass n_rows="),
+    "features": (TRIPLES, [5, 3], "has feature 3, expected one below 3, as its metadata say: pass n_features="),
+    "many": (TRIPLES, [10**11, 6], "declares 100000000000 rows for 2 entries"),
+    "wide": (TRIPLES, [5, 2**63], f"has {2**63} features, expected at most {2**63 - 2}"),
+    "below": (TRIPLES, [-1, 6], 'the metadata under \'sparsestore\' are \'{"layout": "triples", "shape": [-1, 6]}\''),
+    "short": (TRIPLES, [6], "expected a shape of two whole numbers of at least 0: pass n_rows= and n_features="),
+    "text": (TRIPLES, "56", "expected a shape"),
+    "float": (TRIPLES, [5.0, 6.0], "expected a shape"),
+    "true": (TRIPLES, [True, True], "expected a shape"),
+    "deep": (TRIPLES, [[[]] * 2] * 400, "expected a shape"),
+    "lists": (
+        LISTS,
+        [2, 3],
+        "row 1, column 'indices': feature 3, expected 0 to 2, as its metadata say: pass n_features=",
+    ),
+    "lists_wide": (LISTS, [2, 2**63], f"has {2**63} features"),
+    "lists_short": (LISTS, None, "expected a shape of two whole numbers of at least 0: pass n_features="),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_a_shape_in_the_metadata_is_believed_as_far_as_the_entries_go(tmp_path: Path, name: str) -> None:
+    columns, shape, message = SAID[name]
+    lists = columns is LISTS
+    fields = {"indices": "indices"} if lists else {"row": "row", "feature": "feature"}
+    facts = json.dumps({"layout": "lists" if lists else "triples", "shape": shape})
+    table = pa.table(columns).replace_schema_metadata({"sparsestore": facts})
+    with pytest.raises(SourceError) as caught:
+        list(parquet(tmp_path, table, **fields).blocks(1 << 20))
+    assert message in str(caught.value)
+    given = {"n_features": 7} if lists else {"n_rows": 4, "n_features": 7}
+    assert ss.convert(parquet(tmp_path, table, **fields, **given), tmp_path / "a.zarr").shape == (2 if lists else 4, 7)
+
+
+@pytest.mark.parametrize("text", [b"[" * 1024, b"\xff", b"", b"{", b"x" * 10_000])
+def test_metadata_that_are_no_json_are_refused(tmp_path: Path, text: bytes) -> None:
+    table = pa.table(TRIPLES).replace_schema_metadata({b"sparsestore": text})
+    with pytest.raises(SourceError, match=r"the metadata under 'sparsestore' are '.*expected a shape"):
+        parquet(tmp_path, table, row="row", feature="feature")
+
+
+def test_a_shape_in_the_metadata_is_that_of_the_columns_of_an_export(tmp_path: Path) -> None:
+    facts = json.dumps({"layout": "triples", "shape": [5, 6]})
+    table = pa.table(TRIPLES).replace_schema_metadata({"sparsestore": facts})
+    source = parquet(tmp_path, table, row="row", feature="feature")
+    assert (source.n_rows, source.n_features) == (5, 6)
+    source = parquet(tmp_path, table, row="feature", feature="row")
+    assert (source.n_rows, source.n_features) == (4, 3)
+    source = parquet(tmp_path, table, row="row:string", feature="feature:string")
+    assert ss.convert(source, tmp_path / "a.zarr").shape == (2, 2)
+    assert open_source(table, row="row", feature="feature").n_rows == 5  # what Arrow read from such a file
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "arrow"])

@@ -41,7 +41,7 @@ def test_numbers_in_any_order_become_a_matrix(tmp_path: Path) -> None:
 def test_without_a_value_each_line_is_one_and_repeats_add_up(tmp_path: Path) -> None:
     store = ss.convert(opened(tmp_path, "r,f\n1,1\n2,3\n1,1\n", zero_based=False), tmp_path / "a.zarr")
     assert store[:].toarray().tolist() == [[2, 0, 0], [0, 0, 1]]
-    with pytest.raises(ValueError, match="row 0 has feature 0 more than once"):
+    with pytest.raises(ValueError, match=r"x\.csv: row 0 has feature 0 more than once"):
         ss.convert(tmp_path / "x.csv", tmp_path / "b.zarr", row="r", feature="f", zero_based=False, duplicates="error")
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +21,7 @@ import pytest
 from sparsestore.buffers import Buffers
 from sparsestore.checksum import crc32c, piece_crc32c
 from sparsestore.errors import CorruptStoreError
-from sparsestore.storage import LARGE_PAGE, Advice, LocalStorage, _read_at_once, open_storage
+from sparsestore.storage import LARGE_PAGE, Advice, LocalStorage, _read_at_once, naming, open_storage
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -65,6 +67,16 @@ def test_another_scheme_is_refused() -> None:
         ValueError, match=r"s3://bucket/x: scheme 's3' is not supported, expected a path or a file:// URL"
     ):
         open_storage("s3://bucket/x")
+
+
+def test_an_error_gets_the_name_that_it_lacks_and_stays_of_its_kind() -> None:
+    for error, message in (
+        (FileNotFoundError("gone"), "a.svm: gone"),
+        (FileNotFoundError("a.svm: gone"), "a.svm: gone"),
+        (gzip.BadGzipFile("no gzip"), "a.svm: no gzip"),
+    ):
+        with pytest.raises(type(error), match=f"^{re.escape(message)}$"), naming("a.svm"):
+            raise error
 
 
 # ------------------------------------------------------------------------------------------------ create, publish

@@ -22,6 +22,8 @@ _FIELDS = {"triples": ("row", "feature", "value"), "lists": ("indices", "values"
 class ParquetExport:
     """Features and rows are counted from 0; the shape stands in the file's metadata, as JSON under "sparsestore".
 
+    That is where `sources.table.said_shape` finds it. Names have no place there: a warning says how many have no entry.
+
     Needs ``pip install "sparsestore[arrow]"``. A row group has the entries of a block. float16 becomes float32.
 
     Parameters
@@ -54,6 +56,7 @@ class ParquetExport:
             raise ValueError(f"column {taken[0]!r} has the name of a field of the file: rename it, or export triples")
         self._table, self._layout, self._names = table, layout, feature_names
         self.left_out = table.left_out(table.columns if layout == "lists" else (), names=feature_names)
+        self._seen = np.zeros(table.n_features if feature_names else 0, bool)  # names that are in the file
         self._dtype = table.dtype
         if self._dtype == np.float16:
             self._dtype = np.dtype(np.float32)
@@ -68,6 +71,11 @@ class ParquetExport:
                 if len(block.x) and (block.x.nnz or self._layout == "lists"):
                     file.write_table(self._arrow.table(make(block), schema=file.schema))
                 table.report(block.position, table.n_rows, "rows")
+        unseen = int(np.count_nonzero(~self._seen))
+        if unseen:
+            return [
+                f"{unseen} of {table.n_features} features have no entry: whoever reads the file must be told of them"
+            ]
         return []
 
     def _schema(self) -> Any:
@@ -94,6 +102,7 @@ class ParquetExport:
         features: Any = x.indices
         if self._names:
             distinct, codes = np.unique(x.indices, return_inverse=True)
+            self._seen[distinct] = True
             names: Any = self._table.feature_names
             features = self._arrow.DictionaryArray.from_arrays(codes.astype(np.int32), names[distinct])
         return {"row": rows, "feature": features, "value": x.data.astype(self._dtype, copy=False)}

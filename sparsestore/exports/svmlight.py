@@ -16,11 +16,14 @@ __all__ = ["SvmlightExport"]
 
 Heads = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
+_QIDS = 10**18  # readers take 18 digits without a sign
+
 
 class SvmlightExport:
     """Labels, query numbers and entries. Explicit zeros are written, and numbers so that they come back exactly.
 
-    A label is a finite number: text, nan and missing labels are refused. One of k values a row is a list of labels:
+    A label is a finite number: text, nan and missing labels are refused, and query numbers of more than 18 digits or
+    below 0. One of k values a row is a list of labels:
     those that are 1, where all are 0 or 1. The width of the matrix is not in the file: a warning says so where the last
     feature has no entry.
 
@@ -77,9 +80,21 @@ class SvmlightExport:
         x, first = block.x, block.position - len(block.x)
         qids = np.zeros(0, np.int64)
         if self._qid:
-            qids = self._sound(block.columns["qid"], "qid", first).astype(np.int64, copy=False)
+            qids = self._queries(self._sound(block.columns["qid"], "qid", first), first)
         values = decimals.decimals(x.data)
         return decimals.row_lines(self._heads(block, first), qids, x.indptr, x.indices, values, self._base)
+
+    @staticmethod
+    def _queries(qids: NDArray[Any], first: int) -> NDArray[np.int64]:
+        """Query numbers, each of which a reader takes."""
+        wrong = (qids < 0) | (qids >= _QIDS)
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            raise ValueError(
+                f"row {first + at}: column 'qid' has {qids[at]}, expected 0 to {_QIDS - 1}, as svmlight is read: leave "
+                "it out with qid=False (--no-qid)"
+            )
+        return qids.astype(np.int64, copy=False)
 
     def _heads(self, block: Block, first: int) -> Heads:
         """Labels of a block as text."""

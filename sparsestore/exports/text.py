@@ -50,7 +50,7 @@ def write_lines(path: Path, suffix: str, table: Table, head: bytes, lines: Calla
 
             compressor = zstandard.ZstdCompressor(level=3, threads=n_threads, write_checksum=True)
             file = stack.enter_context(compressor.stream_writer(file, closefd=False))
-        if head:
+        if head or table.n_rows == 0:  # a compressed file has a member, also of nothing: without one it is no such file
             file.write(head if compress is None else compress(head))
         blocks = _whole(table, min(_BLOCK, table.max_bytes // (2 * (n_threads + 3))))
         parts = stack.enter_context(closing(mapped(made, blocks, n_threads)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -11,10 +13,11 @@ from typing import NamedTuple
 
 from sparsestore.errors import SourceError
 
-__all__ = ["LONGEST_TEXT", "FileState", "check_file", "damage", "printable", "shown"]
+__all__ = ["LONGEST_TEXT", "FileState", "check_file", "check_mark", "damage", "printable", "shown"]
 
 LONGEST_TEXT = 1 << 16
 """Bytes of a string that stands for a row or a feature."""
+_MARKS = {b"\xef\xbb\xbf": "UTF-8", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 # what h5py, zarr-python and their codecs raise on a damaged file
 _DAMAGE = (
     *(OSError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError),
@@ -37,11 +40,21 @@ def printable(text: object, limit: int = 200) -> str:
 def check_file(path: Path) -> None:
     """Raise unless there is a plain file: others can not be read twice, end never, or wait without an end."""
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     if path.is_dir():
         raise ValueError(f"{path}: is a folder, expected a file")
     if not path.is_file():  # read up to three times, by offset; and a read that waits for a pipe can not be interrupted
         raise ValueError(f"{path}: is a pipe or a device, expected a file: write what it gives to one first")
+
+
+def check_mark(path: Path, text: bytes) -> None:
+    """Raise SourceError where a text starts with a byte order mark, which would become part of its first word."""
+    for mark, encoding in _MARKS.items():
+        if text.startswith(mark):
+            raise SourceError(
+                f"{path}:1: starts with a byte order mark, {shown(mark)}, of {encoding}: expected plain ASCII or UTF-8 "
+                "without one: save it so"
+            )
 
 
 class FileState(NamedTuple):

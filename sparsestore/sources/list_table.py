@@ -15,7 +15,7 @@ from sparsestore.sources.arrow import Lists
 from sparsestore.sources.base import Block
 from sparsestore.sources.categories import summed
 from sparsestore.sources.layouts import converted
-from sparsestore.sources.table import Columns, Table, batches
+from sparsestore.sources.table import Columns, Table, batches, said_shape
 
 __all__ = ["ListTableSource"]
 
@@ -41,7 +41,8 @@ class ListTableSource:
     zero_based : bool
         Whether features of `indices` count from 0, or from 1.
     n_features : int, optional
-        More features than there are, or than the first vector has.
+        More features than there are, or than the first vector has. By default as many as an export of a store put into
+        the metadata, for its column indices.
     dtype : optional
         Of the values; by default that of the column, without one float32.
     """
@@ -86,6 +87,10 @@ class ListTableSource:
         self._indices, self._values, self._vector = indices, values, vector
         self._base = 0 if zero_based else 1
         self.n_features: int | None = None if n_features is None else options.width(self.name, 0, n_features)
+        self._hint = ""
+        if n_features is None and (indices, self._base) == ("indices", 0) and (said := said_shape(table, "lists")):
+            self.n_features = options.width(self.name, said[1], None)
+            self._hint = ", as its metadata say: pass n_features="
         self._size: int | None = None  # of vectors
         self._dtype = options.value_dtype(self.name, found, None if dtype is None else number_dtype(dtype))
         self.dtype: np.dtype[Any] | None = self._dtype
@@ -178,7 +183,7 @@ class ListTableSource:
             expected = f"{self._base} or more" if limit is None else f"{self._base} to {limit - 1 + self._base}"
             raise SourceError(
                 f"{self._columns.where(first + row, name)}: feature {int(numbers[bad][0]) + self._base}, expected "
-                f"{expected}"
+                f"{expected}{self._hint}"
             )
         width = max(high + 1, least) if self.n_features is None else self.n_features
         indices = numbers.astype(index_dtype(width))

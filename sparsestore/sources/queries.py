@@ -222,7 +222,7 @@ class PostgresqlQuery(_Query):
         """Yield batches of these columns, in order, of about so many bytes."""
         n_rows = rows_within(self.schema, columns, max_bytes)
         row = 0
-        with self._executed(self._sql) as reader:
+        with self._executed(_body(self._sql)) as reader:  # which ADBC puts into a COPY
             try:
                 for batch in reader:
                     chosen = batch.select(list(columns))
@@ -253,5 +253,5 @@ def _public(dsn: str) -> str:
 
 
 def _body(sql: str) -> str:
-    """A query as part of another."""
-    return sql.strip().rstrip(";")
+    """A query as part of another: what comes behind it is in no comment at its end."""
+    return f"{sql.strip().rstrip(';')}\n"

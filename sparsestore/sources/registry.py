@@ -14,6 +14,7 @@ from sparsestore.sources.base import Source
 from sparsestore.sources.file import check_file
 from sparsestore.sources.options import pythonic
 from sparsestore.sources.text import COMPRESSIONS
+from sparsestore.storage import local_path
 
 __all__ = ["FORMATS", "Format", "keywords", "open_source"]
 
@@ -91,8 +92,8 @@ def open_source(data: Any, *, format: str | None = None, **options: Any) -> Sour
     Parameters
     ----------
     data : path, scipy.sparse matrix or array, numpy array, frame, Store, View, Source, or iterable
-        A path may be the address of a database (``"postgresql://host/name"``). Frames are those of pandas, polars and
-        Arrow; an iterable gives blocks (x, y).
+        A path may be a ``file://`` URL, or the address of a database (``"postgresql://host/name"``). Frames are those
+        of pandas, polars and Arrow; an iterable gives blocks (x, y).
     format : str, optional
         A key of `FORMATS`; by default the file's suffix tells. The content is never asked: an LDA-C file parses as
         svmlight without an error, its word count becoming the label.
@@ -102,7 +103,7 @@ def open_source(data: Any, *, format: str | None = None, **options: Any) -> Sour
     Raises
     ------
     ValueError
-        An unknown format, or an option that the format does not have.
+        An unknown format, an option that the format does not have, or an address that is neither.
     FileNotFoundError
     """
     if not isinstance(data, (str, os.PathLike)):
@@ -110,7 +111,7 @@ def open_source(data: Any, *, format: str | None = None, **options: Any) -> Sour
     for name, known in FORMATS.items():
         if known.schemes and str(data).startswith(known.schemes):
             return _made(name, known, data, options)
-    path = Path(data)
+    path = Path(local_path(data))
     if format is None:
         format = _by_suffix(path)
     elif format not in FORMATS:

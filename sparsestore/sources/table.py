@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -15,7 +16,7 @@ from sparsestore.sources.fields import DTYPES
 from sparsestore.sources.file import printable, shown
 from sparsestore.sources.layouts import converted
 
-__all__ = ["NUMBERS", "Columns", "Kept", "Table", "batches", "rows_within"]
+__all__ = ["NUMBERS", "Columns", "Kept", "Table", "batches", "rows_within", "said_shape"]
 
 Array = NDArray[Any]
 
@@ -23,6 +24,7 @@ NUMBERS = ("bool", "integer", "float")
 """Kinds of columns that have numbers: see `arrow.kind_of`."""
 
 _BATCH_ROWS = 1 << 16
+_LONGEST_FACTS = 1 << 10
 
 
 class Table(Protocol):
@@ -224,3 +226,32 @@ def batches(table: Table, columns: Sequence[str], max_bytes: int) -> Iterator[tu
         for start in range(0, n, max(step, 1)):
             piece = batch.slice(start, step)
             yield piece, position - (n - start - piece.num_rows if table.unit == "rows" else 0)
+
+
+def said_shape(table: Table, layout: str) -> tuple[int, int] | None:
+    """Rows and features that an export of a store put into the metadata of its "triples" or "lists".
+
+    None where a table has none, or does not know how many rows it has itself: there is nothing to compare them with.
+
+    Raises
+    ------
+    SourceError
+        Where they are no shape.
+    """
+    text = (table.schema.metadata or {}).get(b"sparsestore")
+    if text is None or table.n_rows is None:
+        return None
+    try:
+        facts: Any = json.loads(text) if len(text) <= _LONGEST_FACTS else None
+        if facts["layout"] != layout:
+            return None
+        n_rows, n_features = facts["shape"]
+    except (ValueError, TypeError, LookupError, RecursionError):
+        n_rows = n_features = None
+    if type(n_rows) is int and type(n_features) is int and min(n_rows, n_features) >= 0:
+        return n_rows, n_features
+    wanted = "n_features=" if layout == "lists" else "n_rows= and n_features="
+    raise SourceError(
+        f"{table.name}: the metadata under 'sparsestore' are {shown(text)}, expected a shape of two whole numbers of "
+        f"at least 0: pass {wanted}"
+    )

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsestore.errors import SourceError
-from sparsestore.sources.file import FileState, shown
+from sparsestore.sources.file import FileState, check_mark, shown
 
 __all__ = ["COMPRESSIONS", "Piece", "TextFile"]
 
@@ -27,7 +27,6 @@ COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 
 _STEP = 1 << 20  # compressed bytes read at a time
 _FIRST = 512  # bytes that a new decoder is given at first: what a member leaves over is copied
-_MARKS = {b"\xef\xbb\xbf": "UTF-8", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 _ZSTD_STEP = 1 << 10  # zstd has no limit on its output: 32 MiB a step at worst, a few KiB in any honest file
 _COUNT = 1 << 20  # bytes in which lines are counted at a time
 _ROOM = 64 << 10  # before what is read, for the begin of its first line
@@ -134,7 +133,7 @@ class TextFile:
             for block, at in chain(chunks, [(np.empty(_ROOM, np.uint8), 0)]):
                 position = max(position, at)
                 if start:
-                    self._check_mark(block[_ROOM : _ROOM + 4].tobytes())
+                    check_mark(self.path, block[_ROOM : _ROOM + 4].tobytes())
                     start = False
                 if len(block) > _ROOM:
                     cut = _last_end(block[_ROOM:])
@@ -243,15 +242,6 @@ class TextFile:
         if stop < self.state.size:
             return lambda out: raw.readinto(out[: max(0, stop - raw.tell())])
         return raw.readinto
-
-    def _check_mark(self, text: bytes) -> None:
-        """Numbers need no encoding but ASCII; a mark before them, or bytes between them, would become part of one."""
-        for mark, encoding in _MARKS.items():
-            if text.startswith(mark):
-                raise SourceError(
-                    f"{self.path}:1: starts with a byte order mark, {shown(mark)}, of {encoding}: expected plain ASCII "
-                    "or UTF-8 without one: save it so"
-                )
 
 
 class _Decoder(Protocol):

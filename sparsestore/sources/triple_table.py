@@ -16,7 +16,7 @@ from sparsestore.sources.dictionary import BadNameError
 from sparsestore.sources.file import shown
 from sparsestore.sources.layouts import converted
 from sparsestore.sources.numbering import Numbering
-from sparsestore.sources.table import Columns, Table, batches
+from sparsestore.sources.table import Columns, Table, batches, said_shape
 
 __all__ = ["TripleTableSource"]
 
@@ -49,7 +49,8 @@ class TripleTableSource:
     zero_based : bool
         Whether numbers of rows and features count from 0, or from 1.
     n_rows, n_features : int, optional
-        More rows or features than there are numbers; with `encode` "hash" how many features to hash to.
+        More rows or features than there are numbers; with `encode` "hash" how many features to hash to. By default
+        those that an export of a store put into the metadata, for its columns row and feature.
     encode, unknown
         Of features that are texts: see `categories.Categories`.
     dtype : optional
@@ -105,6 +106,7 @@ class TripleTableSource:
         self.hold, self.beside = self._numbering.hold, self._numbering.beside
         if self._numbering.categories is not None and self._numbering.numbers_texts:
             self.adopt = self._numbering.categories.adopt
+        self._said = list[str]()  # what the metadata tell the number of
         self._set_shape(row_text, feature_text)
         self._options = {
             "row": row,
@@ -130,13 +132,35 @@ class TripleTableSource:
         return name, text or dtype == "string"
 
     def _set_shape(self, row_text: bool, feature_text: bool) -> None:
-        """What is known of the shape before anything was read: what is said, or what the table knows of its columns."""
+        """What is known of the shape before anything was read: what is said, or what the table knows."""
         self.n_rows, self.n_features = self._numbering.n_rows, self._numbering.n_features
-        if self.n_rows is None and not row_text and (highest := self._table.highest(self._row)) is not None:
-            self.n_rows = max(0, highest + 1 - self._base)
-            options.check_rows(self.name, self.n_rows, self._table.n_rows or 0)
-        if not feature_text and (highest := self._table.highest(self._feature)) is not None:
+        rows = self.n_rows is None and not row_text
+        features = self.n_features is None and not feature_text
+        said = None
+        if (rows or features) and (self._row, self._feature, self._base) == ("row", "feature", 0):
+            said = said_shape(self._table, "triples")
+        if rows:
+            self.n_rows = self._length("row", self._row, None if said is None else said[0])
+            if self.n_rows is not None:
+                options.check_rows(self.name, self.n_rows, self._table.n_rows or 0)
+        if features:
+            found = self._length("feature", self._feature, None if said is None else said[1])
+            self.n_features = None if found is None else options.width(self.name, found, None)
+        elif not feature_text and (highest := self._table.highest(self._feature)) is not None:
             self.n_features = options.width(self.name, max(0, highest + 1 - self._base), self.n_features)
+
+    def _length(self, option: str, name: str, said: int | None) -> int | None:
+        """Rows or features that there are, as the table knows or its metadata say, which must not be fewer."""
+        highest = self._table.highest(name)
+        if said is None:
+            return None if highest is None else max(0, highest + 1 - self._base)
+        self._said.append(option)
+        if highest is not None and highest >= said:
+            raise SourceError(f"{self.name}: has {option} {highest}, expected one below {said}{self._hint(option)}")
+        return said
+
+    def _hint(self, option: str) -> str:
+        return f", as its metadata say: pass n_{option}s=" if option in self._said else ""
 
     @property
     def feature_names(self) -> list[str] | None:
@@ -225,7 +249,7 @@ class TripleTableSource:
             expected = f"{self._base} or more" if limit is None else f"{self._base} to {most - 1}"
             raise SourceError(
                 f"{self._columns.where(first + row, name)}: {int(numbers[row])} is no number of a {option}, expected "
-                f"{expected}"
+                f"{expected}{self._hint(option)}"
             )
         found = numbers.astype(np.int64, copy=False)
         return found - self._base if self._base else found
