@@ -29,7 +29,7 @@ from sparsestore.sources.base import Block, Source
 from sparsestore.storage import LocalStorage, naming, open_storage, scratch_folder
 from sparsestore.version import __version__
 from sparsestore.workers import Teller, results
-from sparsestore.writer import Replaced, Share, Writer, append_to, create, rewrite
+from sparsestore.writer import Replaced, Share, Writer, append_to, check_place, create, rewrite
 
 __all__ = ["MIN_BYTES", "REWRITE", "append_source", "convert", "prepared", "rewrite_segments"]
 
@@ -148,9 +148,8 @@ def convert(
     parts = plan.parts(workers)
     storage = open_storage(dst)
     chosen = {"into": "overwrite" if overwrite else "create", "profile": profile, **_cut(parts)}
-    journal = None
-    if overwrite or not versions(storage):  # else it is refused, whatever was begun there
-        plan, journal = plan.unfinished(storage, chosen, resume)
+    check_place(storage, overwrite=overwrite)  # before anything there is taken for an unfinished conversion
+    plan, journal = plan.unfinished(storage, chosen, resume)
     with _without_new_parents(storage.root), _released(journal):
         writer = create(
             dst,
@@ -239,8 +238,10 @@ def append_source(
     )
     parts = plan.parts(workers)
     chosen = {"into": "append", "grow_features": grow_features, **_cut(parts)}
-    plan.go_on_with_names(open_storage(dst))
-    plan, journal = plan.unfinished(open_storage(dst), chosen, resume)
+    storage = open_storage(dst)
+    read_manifest(storage)  # or there is no store, and nothing there is taken for an unfinished conversion
+    plan.go_on_with_names(storage)
+    plan, journal = plan.unfinished(storage, chosen, resume)
     with _released(journal):
         writer = append_to(
             dst,

@@ -16,6 +16,7 @@ from sparsestore.format import (
     ObjectEntry,
     SegmentDocument,
     SegmentLine,
+    is_own_key,
     manifest_key,
     unknown_format,
 )
@@ -101,7 +102,8 @@ def _chosen(storage: LocalStorage, found: list[int], version: int | None) -> int
             raise MissingStoreError(f"{storage.name}: no such store: make one with sparsestore.convert or create")
         if storage.exists(ROOT):
             root_entry(storage)  # of a later format, perhaps
-        if storage.exists(ROOT) or storage.exists("segments"):
+        own = all(is_own_key(f"segments/{name}") for name in storage.list("segments"))
+        if storage.exists(ROOT) or (own and storage.exists("segments")):
             raise MissingStoreError(f"{storage.name}: the store has no version: its conversion was not finished")
         raise MissingStoreError(f"{storage.name} is no sparsestore: it has no folder 'versions'")
     if version is not None and version not in found:
