@@ -20,7 +20,7 @@ from sparsestore.convert import REWRITE, rewrite_segments
 from sparsestore.format import DRAWN, ROW_ID, Manifest, SegmentLine, is_own_key, manifest_key
 from sparsestore.journal import FOLDER, Journal, JournalState, all_journals, owner_of
 from sparsestore.layout import PROFILES, ValueRange, indices_dtype
-from sparsestore.manifest import read_manifest, segment_lines, versions
+from sparsestore.manifest import needed_keys, read_manifest, versions
 from sparsestore.plan.selection import Selection
 from sparsestore.progress import Progress
 from sparsestore.reader import Reader
@@ -114,7 +114,7 @@ def gc(
         # a writer that read the versions before may take any higher number than the newest of then: such a number must
         # not become free, or its version would be older than others by its rows and newer by none
         dropped = [number for number in numbers[:-keep_versions] if number <= writers.base]
-        needed = _needed(storage, [number for number in numbers if number not in dropped])
+        needed = needed_keys(storage, dropped)
         old = [manifest_key(number) for number in dropped]
         dead: list[str] = []
         rest: list[str] = []
@@ -147,17 +147,6 @@ def _is_old(storage: LocalStorage, key: str, oldest: float) -> bool:
         return storage.modified(key) <= oldest
     except FileNotFoundError:  # its writer was faster
         return False
-
-
-def _needed(storage: LocalStorage, numbers: list[int]) -> set[str]:
-    """Keys of the segments, pages and features that some versions name."""
-    needed: set[str] = set()
-    for number in numbers:
-        manifest = read_manifest(storage, number)
-        needed |= {f"segments/{line.id}" for line in segment_lines(storage, manifest)}
-        needed |= {page.object.key for page in manifest.pages}
-        needed |= {manifest.features.prefix} if manifest.features else set()
-    return needed
 
 
 @dataclass

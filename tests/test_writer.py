@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sparsestore import layout, maintain, segment_writer, writer
+from sparsestore import layout, maintain, manifest, segment_writer, writer
+from sparsestore.convert import append_source
 from sparsestore.csr import Rows
-from sparsestore.errors import FormatError, StoreExistsError
+from sparsestore.errors import CorruptStoreError, FormatError, StoreExistsError
 from sparsestore.integrity import verify
 from sparsestore.manifest import read_manifest, versions
 from sparsestore.reader import Reader
@@ -28,6 +29,7 @@ from sparsestore.storage import LocalStorage, open_storage
 from sparsestore.writer import Writer, append_to, create
 
 Array = NDArray[Any]
+conversion = sys.modules["sparsestore.convert"]  # the package's own name is that of the function
 
 
 def open_reader(path: Path, version: int | None = None, **options: Any) -> Reader:
@@ -888,6 +890,75 @@ def test_gc_spares_what_a_new_writer_makes_while_it_looks(store: Path, monkeypat
     maintain.gc(store, older_than="0s")
     started[0].publish()
     check_rows(store, 1)
+
+
+def before_call(monkeypatch: pytest.MonkeyPatch, name: str, n: int, act: Callable[[], Any]) -> list[str]:
+    """Have another process do something just before the n-th call of a function of `manifest`; the calls so far."""
+    real, calls = getattr(manifest, name), list[str]()
+
+    def slow(*arguments: Any) -> Any:
+        calls.append(name)
+        if len(calls) == n:
+            act()
+        return real(*arguments)
+
+    monkeypatch.setattr(manifest, name, slow)
+    return calls
+
+
+def several_versions(path: Path) -> None:
+    """Four versions more."""
+    for number in range(4):
+        with append_to(path) as w:
+            w.append(**row_of(100 + number))
+
+
+@pytest.mark.parametrize(("name", "n"), [("read_manifest", 1), ("read_manifest", 3), ("segment_lines", 3)])
+@pytest.mark.parametrize("then", ["nothing", "append", "overwrite"])
+def test_gc_goes_on_beside_a_gc_that_removes_what_it_looks_at(
+    store: Path, monkeypatch: pytest.MonkeyPatch, name: str, n: int, then: str
+) -> None:
+    """Versions, and pages, are gone that were listed; in place of the newest there may be a newer one."""
+
+    def act() -> None:
+        monkeypatch.undo()
+        if then == "append":
+            write(append_to(store), ([[0, 104, 0, 0]], {"y": [104]}))
+        elif then == "overwrite":
+            write(create(store, overwrite=True), (np.eye(2, 4), {"y": [0, 1]}))
+        maintain.gc(store, older_than=0)
+
+    monkeypatch.setattr(writer, "INLINE_SEGMENTS", 1)
+    several_versions(store)
+    calls = before_call(monkeypatch, name, n, act)
+    found = manifest.needed_keys(LocalStorage(store))
+    assert len(calls) == n
+    assert found >= manifest.needed_keys(LocalStorage(store))
+    assert len(versions(LocalStorage(store))) == 1
+
+
+def test_an_append_that_finds_a_dead_journal_goes_on_beside_a_gc(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    several_versions(store)
+    append_to(store)._journal.release()  # as if killed
+    real = conversion.needed_keys
+
+    def slow(*arguments: Any) -> Any:
+        before_call(monkeypatch, "read_manifest", 1, lambda: maintain.gc(store))
+        return real(*arguments)
+
+    monkeypatch.setattr(conversion, "needed_keys", slow)
+    append_source(np.array([[0, 104, 0, 0]], np.float32), store, columns={"y": np.array([104])}, progress=False)
+    assert versions(LocalStorage(store)) == [5, 6]
+    check_rows(store, 5)
+
+
+def test_gc_tells_of_a_version_that_is_damaged_and_removes_nothing(store: Path) -> None:
+    several_versions(store)
+    (store / "versions/00000003.json").write_bytes(b"{")
+    before = files(store)
+    with pytest.raises(CorruptStoreError, match=r"00000003\.json"):
+        maintain.gc(store, keep_versions=3, older_than=0)
+    assert files(store) == before
 
 
 def test_a_writer_whose_journal_gc_looked_at_takes_another(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
