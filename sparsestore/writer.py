@@ -1029,13 +1029,30 @@ def _strangers(storage: LocalStorage) -> list[str]:
 
 
 def remove_skeleton(storage: LocalStorage, *, with_root: bool) -> None:
-    """Where nobody published, nor is about to, take away the store's empty folders and its zarr.json."""
-    if latest_version(storage) or storage.list("writers") or storage.list("segments") or is_foreign(storage):
+    """Where nobody published, nor is about to, take away the store's empty folders and its zarr.json.
+
+    Another writer may begin at any moment, and nothing here waits for it. It has a journal before it looks for
+    zarr.json: so that goes only where the folder of journals is gone, and comes back where one is there afterwards.
+    """
+    if latest_version(storage) or is_foreign(storage):
         return
-    storage.remove(ROOT)
-    for name in ("versions/pages", "segments", "features", "versions", "writers"):
-        with contextlib.suppress(OSError):
+    for name in ("writers", "segments", "features", "versions/pages", "versions"):
+        try:
             storage.path(name).rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError:  # it is not empty
+            return
+    with contextlib.suppress(FileNotFoundError):
+        root = storage.read(ROOT)
+        if storage.exists("writers"):
+            return
+        storage.remove(ROOT)
+        if storage.exists("writers") or storage.exists("versions"):
+            with contextlib.suppress(FileExistsError):  # it made its own
+                storage.publish(ROOT, root, f"writers/{uuid.uuid4().hex}.tmp")
+                storage.sync()
+            return
     if with_root:
         with contextlib.suppress(OSError):
             storage.root.rmdir()

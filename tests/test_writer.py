@@ -892,6 +892,49 @@ def test_gc_spares_what_a_new_writer_makes_while_it_looks(store: Path, monkeypat
     check_rows(store, 1)
 
 
+@pytest.mark.parametrize("n", range(1, 13))
+@pytest.mark.parametrize("whole", [True, False], ids=["published", "begun"])
+def test_a_store_made_while_another_writer_gives_up_keeps_its_zarr_json(
+    path: Path, monkeypatch: pytest.MonkeyPatch, n: int, whole: bool
+) -> None:
+    real, steps, others = writer.remove_skeleton, list[str](), list[Writer]()
+
+    def act() -> None:
+        """What another process does just before the n-th step."""
+        others.append(create(path, max_bytes=2))
+        others[0].append(np.eye(4))
+        if whole:
+            others[0].publish()
+
+    def step(function: Callable[..., Any]) -> Callable[..., Any]:
+        def taken(*arguments: Any, **options: Any) -> Any:
+            steps.append(function.__name__)
+            if len(steps) == n:
+                act()
+            return function(*arguments, **options)
+
+        return taken
+
+    def slow(storage: LocalStorage, **options: Any) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(writer, "remove_skeleton", real)
+            patch.setattr(Path, "rmdir", step(Path.rmdir))
+            for name in ("read", "exists", "remove"):
+                patch.setattr(LocalStorage, name, step(getattr(LocalStorage, name)))
+            real(storage, **options)
+
+    monkeypatch.setattr(writer, "remove_skeleton", slow)
+    w = create(path, feature_names=["one too few"])
+    with pytest.raises(ValueError, match="feature_names has 1 names"):  # zarr.json is made by then
+        write(w, (np.eye(2), {}))
+    monkeypatch.undo()
+    (other,) = others
+    if not whole:
+        other.publish()
+    assert open_reader(path).shape == (4, 4)
+    assert verify(open_reader(path)) == []
+
+
 def before_call(monkeypatch: pytest.MonkeyPatch, name: str, n: int, act: Callable[[], Any]) -> list[str]:
     """Have another process do something just before the n-th call of a function of `manifest`; the calls so far."""
     real, calls = getattr(manifest, name), list[str]()
