@@ -113,6 +113,19 @@ def test_a_journal_says_what_was_noted(tmp_path: Path) -> None:
     assert Journal.adopt(storage, journal.key) is None
 
 
+def test_a_journal_that_can_not_be_made_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.mkdir
+
+    def mkdir(path: Any, *arguments: Any, **options: Any) -> None:
+        if str(path) == "writers":  # as in /proc
+            raise FileNotFoundError(2, "No such file or directory", path)
+        real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    with pytest.raises(FileNotFoundError, match=r"No such file or directory: .*store/writers/"):
+        Journal.start(LocalStorage(tmp_path / "store"), 0)
+
+
 @given(cut=st.integers(0, 400), flip=st.none() | st.integers(0, 8 * 400))
 @settings(max_examples=60, deadline=None)
 def test_a_journal_is_read_up_to_where_it_is_damaged(
