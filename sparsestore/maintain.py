@@ -220,7 +220,8 @@ def optimize(
 
     The new version has the same rows in the same order, columns, numbers of rows, names and attrs. Segments of a
     gibibyte stay as they are, and so do those whose rows lie in a random order, each in its own: `reshuffle` puts all
-    rows of the store in one. Where nothing is to be merged nothing is written, and the newest version's number given.
+    rows of the store in one. Where nothing is to be merged, and the store has the `profile`, nothing is written, and
+    the newest version's number given.
 
     Memory is at most `max_bytes` and 2 MiB, as in `convert`, and 16 MiB for segments that are open, and half a KiB for
     each segment of the store. An interrupted call is gone on with when it is repeated, behind the last segment that was
@@ -274,7 +275,7 @@ def optimize(
             if profile is not None:
                 changed = [each.document.profile != profile for each in _opened(reader, range(len(before)))]
             groups = mergeable(before, _sizes(reader.manifest, before), writer.PART_BYTES, changed)
-        if not groups:
+        if not groups and profile in (None, reader.manifest.profile):
             log.info("%s: nothing to merge: %s", storage.name, _why_not(before))
             return reader.version
         found = [_replaced(reader, group, reshuffle) for group in groups]
