@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import subprocess
 import sys
@@ -860,6 +861,17 @@ def test_a_writer_that_gives_up_leaves_another_ones_store_alone(path: Path) -> N
         with pytest.raises(ZeroDivisionError):
             write(first, (np.eye(3), {}), then=raiser(ZeroDivisionError))
     assert open_reader(path).shape == (2, 2)
+
+
+def test_what_a_writer_made_that_nobody_ended_is_garbage(store: Path) -> None:
+    before = files(store)
+    w = append_to(store, max_bytes=2)
+    w.append(**row_of(100))
+    assert maintain.gc(store, older_than=0) == []
+    del w
+    gc.collect()
+    assert maintain.gc(store, older_than=0)
+    assert files(store) == before
 
 
 def test_gc_spares_what_is_published_while_it_looks(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
