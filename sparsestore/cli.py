@@ -952,9 +952,9 @@ def gc(
 
 def main() -> None:
     """Run the command line; the console script `sparsestore`."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started this: nobody reads it
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+    if sys.stdout is None or sys.stderr is None:  # a daemon may have closed them: what is said there goes nowhere
+        nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - as long as the process
+        sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
     _show_log()
     for stream in (sys.stdout, sys.stderr):  # a name may hold bytes that are no text, or letters that a terminal lacks
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

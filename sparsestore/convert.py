@@ -20,7 +20,7 @@ from sparsestore.features import as_names, read_names
 from sparsestore.format import ROW_ID, Manifest, SegmentLine
 from sparsestore.journal import Journal, all_journals
 from sparsestore.layout import parse_bytes
-from sparsestore.manifest import read_manifest, segment_lines, versions
+from sparsestore.manifest import needed_keys, read_manifest, versions
 from sparsestore.plan.shuffle import check_seed
 from sparsestore.progress import Progress, shown
 from sparsestore.sort import ORDER_BYTES, Duplicates, random_order, shuffled_blocks, sorted_rows
@@ -29,7 +29,7 @@ from sparsestore.sources.base import Block, Source
 from sparsestore.storage import LocalStorage, naming, open_storage, scratch_folder
 from sparsestore.version import __version__
 from sparsestore.workers import Teller, results
-from sparsestore.writer import Replaced, Share, Writer, append_to, create, rewrite
+from sparsestore.writer import Replaced, Share, Writer, append_to, check_place, create, rewrite
 
 __all__ = ["MIN_BYTES", "REWRITE", "append_source", "convert", "prepared", "rewrite_segments"]
 
@@ -148,9 +148,8 @@ def convert(
     parts = plan.parts(workers)
     storage = open_storage(dst)
     chosen = {"into": "overwrite" if overwrite else "create", "profile": profile, **_cut(parts)}
-    journal = None
-    if overwrite or not versions(storage):  # else it is refused, whatever was begun there
-        plan, journal = plan.unfinished(storage, chosen, resume)
+    check_place(storage, overwrite=overwrite)  # before anything there is taken for an unfinished conversion
+    plan, journal = plan.unfinished(storage, chosen, resume)
     with _without_new_parents(storage.root), _released(journal):
         writer = create(
             dst,
@@ -239,8 +238,10 @@ def append_source(
     )
     parts = plan.parts(workers)
     chosen = {"into": "append", "grow_features": grow_features, **_cut(parts)}
-    plan.go_on_with_names(open_storage(dst))
-    plan, journal = plan.unfinished(open_storage(dst), chosen, resume)
+    storage = open_storage(dst)
+    read_manifest(storage)  # or there is no store, and nothing there is taken for an unfinished conversion
+    plan.go_on_with_names(storage)
+    plan, journal = plan.unfinished(storage, chosen, resume)
     with _released(journal):
         writer = append_to(
             dst,
@@ -434,7 +435,7 @@ class _Conversion:
             if journal is None:
                 continue  # at work, or gone
             try:
-                found, published = journal.state.job, _published(storage)
+                found, published = journal.state.job, needed_keys(storage)
                 rewriting = chosen["into"] == REWRITE
                 if found is not None and (found.get("into") == REWRITE) != rewriting:
                     journal.release()  # neither is in the other's way
@@ -720,17 +721,6 @@ def _behind(blocks: Iterator[Block], n_rows: int) -> Iterator[Block]:
             columns = {name: values[n_rows:] for name, values in block.columns.items()}
             block, n_rows = replace(block, x=block.x.slice(n_rows, n), columns=columns), 0
         yield block
-
-
-def _published(storage: LocalStorage) -> set[str]:
-    """Keys of all segments, pages and names of features that versions name."""
-    keys: set[str] = set()
-    for number in versions(storage):
-        manifest = read_manifest(storage, number)
-        keys |= {f"segments/{line.id}" for line in segment_lines(storage, manifest)}
-        keys |= {page.object.key for page in manifest.pages}
-        keys |= {manifest.features.prefix} if manifest.features else set()
-    return keys
 
 
 def _refusal(storage: LocalStorage, journal: Journal, wanted: Mapping[str, Any]) -> str:

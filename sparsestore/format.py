@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from sparsestore.errors import FormatError
 from sparsestore.zarr_format import group_document
 
 __all__ = [
+    "DRAWN",
     "FORMAT",
     "INLINE_SEGMENTS",
     "PROFILES",
@@ -25,6 +27,7 @@ __all__ = [
     "SegmentDocument",
     "SegmentLine",
     "column_problem",
+    "is_own_key",
     "manifest_key",
     "root_document",
     "unknown_format",
@@ -38,6 +41,14 @@ INLINE_SEGMENTS = 256
 PROFILES = ("raw", "compact")
 ROW_ID = "row_id"
 """The column with the numbers that rows had before they were shuffled."""
+DRAWN = ("segments", "features", "versions/pages", "writers")
+"""Folders in which everything has a name that its writer drew at random."""
+_ID = "[0-9a-f]{32}"
+_OWN_KEY = re.compile(
+    rf"{re.escape(ROOT)}|segments|features|versions|writers|(segments|features)/{_ID}|versions/pages"
+    rf"|versions/[0-9]{{8,}}\.json|versions/pages/{_ID}\.json|writers/{_ID}(\..*)?",
+    re.DOTALL,
+)
 
 
 def column_problem(name: Any) -> str | None:
@@ -394,6 +405,17 @@ def _objects(document: Mapping[str, Any], problems: Problems, own: str) -> tuple
 def manifest_key(version: int) -> str:
     """Key of a manifest."""
     return f"versions/{version:08d}.json"
+
+
+def is_own_key(key: str) -> bool:
+    """Whether a writer makes what has this key: not where another name lies in a folder of the store, or beside it.
+
+    Examples
+    --------
+    >>> is_own_key("features/" + "0" * 32), is_own_key("features/ages.csv")
+    (True, False)
+    """
+    return _OWN_KEY.fullmatch(key) is not None
 
 
 @dataclass(frozen=True, slots=True)

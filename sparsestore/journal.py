@@ -22,6 +22,7 @@ __all__ = ["FOLDER", "Journal", "JournalState", "Told", "all_journals", "owner_o
 
 FOLDER = "writers"
 _NAME = re.compile(r"[0-9a-f]{32}")
+_TRIES = 1000  # to make a journal while others remove its folder
 
 
 @dataclass
@@ -106,13 +107,15 @@ class Journal:
     @classmethod
     def start(cls, storage: LocalStorage, base: int) -> Journal:
         """A new one."""
-        held = None
+        held, tries = None, 0
         while held is None:  # gc may look at a new name for a moment, to see whether its writer lives
             key = f"{FOLDER}/{uuid.uuid4().hex}"
             try:
                 held = storage.hold(key, make=True)
-            except FileNotFoundError:
-                continue
+            except FileNotFoundError:  # or another writer that gives up may take the folder away
+                tries += 1
+                if tries == _TRIES:  # no folder can be made there
+                    raise
             finally:
                 if held is None:
                     storage.remove(key)

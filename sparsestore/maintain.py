@@ -17,10 +17,10 @@ import numpy as np
 from sparsestore import writer
 from sparsestore.checksum import crc32c
 from sparsestore.convert import REWRITE, rewrite_segments
-from sparsestore.format import ROW_ID, Manifest, SegmentLine, manifest_key
+from sparsestore.format import DRAWN, ROW_ID, Manifest, SegmentLine, is_own_key, manifest_key
 from sparsestore.journal import FOLDER, Journal, JournalState, all_journals, owner_of
 from sparsestore.layout import PROFILES, ValueRange, indices_dtype
-from sparsestore.manifest import read_manifest, segment_lines, versions
+from sparsestore.manifest import needed_keys, read_manifest, versions
 from sparsestore.plan.selection import Selection
 from sparsestore.progress import Progress
 from sparsestore.reader import Reader
@@ -29,13 +29,12 @@ from sparsestore.sources.base import Block
 from sparsestore.sources.store import StoreSource
 from sparsestore.storage import LocalStorage, open_storage
 from sparsestore.view import View
-from sparsestore.writer import Replaced, is_skeleton, remove_skeleton
+from sparsestore.writer import Replaced, is_begun, remove_skeleton
 
 __all__ = ["gc", "mergeable", "optimize", "parse_age"]
 
 log = logging.getLogger("sparsestore")
 
-_FOLDERS = ("segments", "features", "versions/pages", FOLDER)
 _OPEN_SEGMENTS = 256  # at a time: an open one takes some ten KiB, and files that are mapped
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -93,17 +92,21 @@ def gc(
     Versions go first, then journals, so that a crash half-way leaves garbage, and never a version without its segments
     or an interrupted conversion without its parts. Files that other processes have mapped stay readable to them. What a
     running writer makes is never removed, whatever its age, nor a version that was published since that writer began.
-    Where nothing but the beginnings of a store were, its folder goes too.
+    Where nothing but the beginnings of a store were, its folder goes too. Only what has a name that writers give is
+    ever removed: what somebody else put into a folder of the store stays, and a line of the log tells of it.
     """
     if isinstance(keep_versions, bool) or keep_versions < 1:
         raise ValueError(f"keep_versions is {keep_versions}, expected at least 1")
     oldest = time.time() - parse_age(older_than)
     storage = open_storage(path)
-    if not versions(storage) and not any(storage.list(folder) for folder in _FOLDERS) and not is_skeleton(storage):
+    if not versions(storage) and not is_begun(storage):
         read_manifest(storage)  # says what is there instead
     # Listed before writers are asked, and versions read after: what is listed and in no writer's journal was published
     # before the versions are read, or never will be.
-    candidates = [f"{folder}/{name}" for folder in _FOLDERS for name in storage.list(folder)]
+    listed = [f"{folder}/{name}" for folder in DRAWN for name in storage.list(folder)]
+    candidates = [key for key in listed if is_own_key(key)]
+    if strange := [key for key in listed if not is_own_key(key)]:
+        log.info("%s: %d names that no writer gave are left alone, such as %r", storage.name, len(strange), strange[0])
     writers = _Writers.of(storage, oldest)
     try:
         numbers = versions(storage)
@@ -111,12 +114,12 @@ def gc(
         # a writer that read the versions before may take any higher number than the newest of then: such a number must
         # not become free, or its version would be older than others by its rows and newer by none
         dropped = [number for number in numbers[:-keep_versions] if number <= writers.base]
-        needed = _needed(storage, [number for number in numbers if number not in dropped])
+        needed = needed_keys(storage, dropped)
         old = [manifest_key(number) for number in dropped]
         dead: list[str] = []
         rest: list[str] = []
         for key in candidates:
-            if key in needed or key in writers.spared or key == "versions/pages":
+            if key in needed or key in writers.spared:
                 continue
             owner = owner_of(key)
             if key in writers.dead:
@@ -144,17 +147,6 @@ def _is_old(storage: LocalStorage, key: str, oldest: float) -> bool:
         return storage.modified(key) <= oldest
     except FileNotFoundError:  # its writer was faster
         return False
-
-
-def _needed(storage: LocalStorage, numbers: list[int]) -> set[str]:
-    """Keys of the segments, pages and features that some versions name."""
-    needed: set[str] = set()
-    for number in numbers:
-        manifest = read_manifest(storage, number)
-        needed |= {f"segments/{line.id}" for line in segment_lines(storage, manifest)}
-        needed |= {page.object.key for page in manifest.pages}
-        needed |= {manifest.features.prefix} if manifest.features else set()
-    return needed
 
 
 @dataclass
@@ -228,7 +220,8 @@ def optimize(
 
     The new version has the same rows in the same order, columns, numbers of rows, names and attrs. Segments of a
     gibibyte stay as they are, and so do those whose rows lie in a random order, each in its own: `reshuffle` puts all
-    rows of the store in one. Where nothing is to be merged nothing is written, and the newest version's number given.
+    rows of the store in one. Where nothing is to be merged, and the store has the `profile`, nothing is written, and
+    the newest version's number given.
 
     Memory is at most `max_bytes` and 2 MiB, as in `convert`, and 16 MiB for segments that are open, and half a KiB for
     each segment of the store. An interrupted call is gone on with when it is repeated, behind the last segment that was
@@ -282,7 +275,7 @@ def optimize(
             if profile is not None:
                 changed = [each.document.profile != profile for each in _opened(reader, range(len(before)))]
             groups = mergeable(before, _sizes(reader.manifest, before), writer.PART_BYTES, changed)
-        if not groups:
+        if not groups and profile in (None, reader.manifest.profile):
             log.info("%s: nothing to merge: %s", storage.name, _why_not(before))
             return reader.version
         found = [_replaced(reader, group, reshuffle) for group in groups]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from sparsestore.checksum import crc32c
 from sparsestore.documents import parse_json, unseal
@@ -16,6 +16,7 @@ from sparsestore.format import (
     ObjectEntry,
     SegmentDocument,
     SegmentLine,
+    is_own_key,
     manifest_key,
     unknown_format,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "is_foreign",
     "latest_version",
     "missing_objects",
+    "needed_keys",
     "read_manifest",
     "root_entry",
     "segment_lines",
@@ -101,7 +103,8 @@ def _chosen(storage: LocalStorage, found: list[int], version: int | None) -> int
             raise MissingStoreError(f"{storage.name}: no such store: make one with sparsestore.convert or create")
         if storage.exists(ROOT):
             root_entry(storage)  # of a later format, perhaps
-        if storage.exists(ROOT) or storage.exists("segments"):
+        own = all(is_own_key(f"segments/{name}") for name in storage.list("segments"))
+        if storage.exists(ROOT) or (own and storage.exists("segments")):
             raise MissingStoreError(f"{storage.name}: the store has no version: its conversion was not finished")
         raise MissingStoreError(f"{storage.name} is no sparsestore: it has no folder 'versions'")
     if version is not None and version not in found:
@@ -191,6 +194,34 @@ def segment_lines(storage: LocalStorage, manifest: Manifest) -> list[SegmentLine
             f"the manifest says {(manifest.rows, manifest.nnz)}"
         )
     return lines
+
+
+def needed_keys(storage: LocalStorage, dropped: Collection[int] = ()) -> set[str]:
+    """Keys of the segments, pages and names of features that versions name, but for those of some numbers.
+
+    Others may publish and collect garbage meanwhile. A version that is removed before it was read needs nothing; but
+    the newest is removed only where there is a newer one by then, which may need the same: so they are listed again.
+
+    Raises
+    ------
+    CorruptStoreError, FormatError
+        Where a version that is there can not be read.
+    """
+    needed, seen = set[str](), set(dropped)
+    while numbers := [number for number in versions(storage) if number not in seen]:
+        for number in numbers:
+            try:
+                manifest = read_manifest(storage, number)
+                lines = segment_lines(storage, manifest)
+            except (MissingStoreError, CorruptStoreError):  # a page is removed after the manifest that names it
+                if storage.exists(manifest_key(number)):
+                    raise
+                continue
+            needed |= {f"segments/{line.id}" for line in lines}
+            needed |= {page.object.key for page in manifest.pages}
+            needed |= {manifest.features.prefix} if manifest.features else set()
+        seen.update(numbers)
+    return needed
 
 
 def missing_objects(storage: LocalStorage, line: SegmentLine) -> Iterator[str]:

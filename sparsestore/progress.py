@@ -38,7 +38,8 @@ def shown(what: str, progress: Progress | bool | None = None) -> Iterator[Progre
         yield _nothing
     else:
         with ExitStack() as stack:
-            yield _bar(what, stack) if sys.stderr.isatty() else _lines(what)
+            terminal = sys.stderr is not None and sys.stderr.isatty()  # a process without one has None
+            yield _bar(what, stack) if terminal else _lines(what)
 
 
 def _nothing(*_: object) -> None:

@@ -267,7 +267,7 @@ class ObjectWriter:
 
 
 class Held:
-    """An object that this process holds: nobody else gets it before `release`, or before the process ends.
+    """An object that this process holds: nobody else gets it before `release`, or before this, or the process, is gone.
 
     Attributes
     ----------
@@ -306,6 +306,14 @@ class Held:
         if descriptor >= 0:
             _unlock(descriptor)  # or a process forked meanwhile would go on holding it
             _close(descriptor)
+
+    def __del__(self) -> None:
+        """Of a writer that nobody published or aborted: to others it is as one that was killed.
+
+        Nothing is unlocked: in a process that was forked meanwhile this is a copy, and the lock is its parent's.
+        """
+        if self._descriptor >= 0:
+            _close(self._descriptor)
 
 
 class LocalStorage:

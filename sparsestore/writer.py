@@ -26,6 +26,7 @@ from sparsestore.documents import Problems, dump, exactly_json, seal
 from sparsestore.errors import CorruptStoreError, SparsestoreError, StoreExistsError
 from sparsestore.features import as_names, read_names, write_names
 from sparsestore.format import (
+    DRAWN,
     INLINE_SEGMENTS,
     ROOT,
     ROW_ID,
@@ -35,10 +36,11 @@ from sparsestore.format import (
     ObjectEntry,
     PageEntry,
     SegmentLine,
+    is_own_key,
     manifest_key,
     root_document,
 )
-from sparsestore.journal import Journal, Told
+from sparsestore.journal import Journal, JournalState, Told, all_journals
 from sparsestore.layout import PROFILES, SHARD, ValueRange, indices_dtype, parse_bytes
 from sparsestore.manifest import (
     is_foreign,
@@ -59,8 +61,9 @@ __all__ = [
     "Share",
     "Writer",
     "append_to",
+    "check_place",
     "create",
-    "is_skeleton",
+    "is_begun",
     "remove_skeleton",
     "rewrite",
 ]
@@ -69,7 +72,6 @@ log = logging.getLogger("sparsestore")
 
 Array = NDArray[Any]
 
-_FOLDERS = ("zarr.json", "segments", "features", "versions", "writers")
 HOLD_BYTES = 64 << 20
 """Bytes that a writer looks at before it fixes the dtypes of a segment."""
 PART_BYTES = 2 << 30
@@ -150,17 +152,8 @@ def create(
     (3, 4)
     """
     storage = open_storage(path)
-    existing = storage.list("")
-    is_store = bool(versions(storage))
-    if is_store and not overwrite:
-        raise StoreExistsError(
-            f"{storage.name}: a store is there already: append to it, or pass overwrite=True (--overwrite)"
-        )
-    no_folder = storage.exists("") and not storage.root.is_dir()
-    # what else may be there is what an unfinished writer left
-    if not is_store and (no_folder or set(existing) - set(_FOLDERS) or is_foreign(storage)):
-        raise StoreExistsError(f"{storage.name} exists and is no sparsestore: choose another path or remove it")
-    base = read_manifest(storage) if is_store else None
+    check_place(storage, overwrite=overwrite)
+    base = read_manifest(storage) if versions(storage) else None
     return Writer(
         storage,
         "overwrite" if overwrite else "create",
@@ -176,6 +169,27 @@ def create(
         journal=journal,
         feature_names=feature_names,
     )
+
+
+def check_place(storage: LocalStorage, *, overwrite: bool) -> None:
+    """See that a store may be made there: nothing else is there but what an unfinished writer left.
+
+    Raises
+    ------
+    StoreExistsError
+        As `create`.
+    """
+    if versions(storage):
+        if overwrite:
+            return
+        raise StoreExistsError(
+            f"{storage.name}: a store is there already: append to it, or pass overwrite=True (--overwrite)"
+        )
+    no_folder = storage.exists("") and not storage.root.is_dir()
+    strange = _strangers(storage)
+    if no_folder or strange or is_foreign(storage):
+        found = f" (found {strange[0]!r})" if strange else ""
+        raise StoreExistsError(f"{storage.name} exists and is no sparsestore{found}: choose another path or remove it")
 
 
 def append_to(
@@ -1004,20 +1018,55 @@ class Writer:
             remove_skeleton(self._storage, with_root=self._made_folder)
 
 
-def is_skeleton(storage: LocalStorage) -> bool:
-    """Whether there is what a writer makes first, and nothing else: at a power cut no more may be left of a store."""
-    names = storage.list("")
-    return bool(names) and not set(names) - set(_FOLDERS) and not is_foreign(storage)
+def is_begun(storage: LocalStorage) -> bool:
+    """Whether there is what a writer makes before a version, and no folder of something else with such names in it.
+
+    The store's own zarr.json and a journal are made by writers alone. At a power cut neither may be left: then nothing
+    else may be there.
+    """
+    if is_foreign(storage):
+        return False
+    if storage.exists(ROOT) or (storage.list("") and not _strangers(storage)):
+        return True
+    for key in all_journals(storage):
+        with contextlib.suppress(FileNotFoundError):
+            if JournalState.parse(storage.read(key)).length:
+                return True
+    return False
+
+
+def _strangers(storage: LocalStorage) -> list[str]:
+    """Keys of what no writer made, in the store's folder and in those of its objects."""
+    folders = ("", "versions", *DRAWN)
+    keys = [f"{folder}/{name}" if folder else name for folder in folders for name in storage.list(folder)]
+    return [key for key in keys if not is_own_key(key)]
 
 
 def remove_skeleton(storage: LocalStorage, *, with_root: bool) -> None:
-    """Where nobody published, nor is about to, take away the store's empty folders and its zarr.json."""
-    if latest_version(storage) or storage.list("writers") or storage.list("segments") or is_foreign(storage):
+    """Where nobody published, nor is about to, take away the store's empty folders and its zarr.json.
+
+    Another writer may begin at any moment, and nothing here waits for it. It has a journal before it looks for
+    zarr.json: so that goes only where the folder of journals is gone, and comes back where one is there afterwards.
+    """
+    if latest_version(storage) or is_foreign(storage):
         return
-    storage.remove(ROOT)
-    for name in ("versions/pages", *_FOLDERS[1:]):
-        with contextlib.suppress(OSError):
+    for name in ("writers", "segments", "features", "versions/pages", "versions"):
+        try:
             storage.path(name).rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError:  # it is not empty
+            return
+    with contextlib.suppress(FileNotFoundError):
+        root = storage.read(ROOT)
+        if storage.exists("writers"):
+            return
+        storage.remove(ROOT)
+        if storage.exists("writers") or storage.exists("versions"):
+            with contextlib.suppress(FileExistsError):  # it made its own
+                storage.publish(ROOT, root, f"writers/{uuid.uuid4().hex}.tmp")
+                storage.sync()
+            return
     if with_root:
         with contextlib.suppress(OSError):
             storage.root.rmdir()

@@ -383,6 +383,15 @@ class TestEveryCommand:
             process.stdout.close()
             assert process.stderr.read() == ""
 
+    @pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX closes the streams")
+    @pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-"])
+    def test_daemon_without_standard_streams_converts(self, text: Path, tmp_path: Path, closed: str) -> None:
+        convert = [sys.executable, "-m", "sparsestore", "convert", str(text), str(tmp_path / "s.zarr")]
+        command = ["sh", "-c", f'"$@" {closed}', "sh", *convert]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (found.returncode, found.stderr.count("Error")) == (0, 0)
+        assert ss.open(tmp_path / "s.zarr").verify() == []
+
     def test_interrupt_exits_with_130_and_leaves_nothing(self, tmp_path: Path) -> None:
         """Interrupted when it sorts rows into buckets and has most of its input before it."""
         source, store = tmp_path / "x.svm", tmp_path / "s.zarr"

@@ -113,6 +113,19 @@ def test_a_journal_says_what_was_noted(tmp_path: Path) -> None:
     assert Journal.adopt(storage, journal.key) is None
 
 
+def test_a_journal_that_can_not_be_made_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.mkdir
+
+    def mkdir(path: Any, *arguments: Any, **options: Any) -> None:
+        if str(path) == "writers":  # as in /proc
+            raise FileNotFoundError(2, "No such file or directory", path)
+        real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    with pytest.raises(FileNotFoundError, match=r"No such file or directory: .*store/writers/"):
+        Journal.start(LocalStorage(tmp_path / "store"), 0)
+
+
 @given(cut=st.integers(0, 400), flip=st.none() | st.integers(0, 8 * 400))
 @settings(max_examples=60, deadline=None)
 def test_a_journal_is_read_up_to_where_it_is_damaged(
@@ -383,12 +396,12 @@ def test_gc_spares_what_may_be_gone_on_with_until_it_is_old(tmp_path: Path, monk
 def test_gc_removes_garbage_beside_a_living_writer(tmp_path: Path) -> None:
     path = tmp_path / "a"
     convert(text(tmp_path, 100), path, max_bytes=SMALL)
-    (path / "segments/0123").mkdir()
-    (path / "writers/ffff.scratch").mkdir(parents=True)
+    (path / f"segments/{'0' * 32}").mkdir()
+    (path / f"writers/{'f' * 32}.scratch").mkdir(parents=True)
     living = append_to(path, max_bytes=2)
     living.append(sp.csr_array(np.ones((3, 99), np.float32)), y=np.zeros(3, np.float32))
     removed = maintain.gc(path, older_than="0s")
-    assert removed == ["segments/0123", "writers/ffff.scratch"]
+    assert removed == [f"segments/{'0' * 32}", f"writers/{'f' * 32}.scratch"]
     living.publish()
     assert store.open(path).shape[0] == 103
     assert store.open(path).verify() == []
@@ -420,6 +433,61 @@ def test_gc_tells_where_there_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is no sparsestore"):
         maintain.gc(tmp_path / "mine")
     assert (tmp_path / "mine/notes.txt").exists()
+
+
+STRANGERS = ["segments/ages.csv", "features/ages.csv", "writers/ages.csv", "versions/pages/ages.json"]
+
+
+@pytest.mark.parametrize("name", [*STRANGERS, f"features/{'0' * 31}", f"segments/{'0' * 32}.csv"])
+def test_gc_takes_no_folder_of_something_else_for_a_store(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(FileNotFoundError, match="is no sparsestore"):
+        maintain.gc(tmp_path, older_than=0)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("beside", ["notes.txt", "segments/ages.csv"])
+def test_gc_takes_no_name_of_hexadecimal_digits_for_garbage_where_other_things_lie(tmp_path: Path, beside: str) -> None:
+    names = [f"segments/{'0' * 32}", f"features/{'1' * 32}", f"writers/{'2' * 32}", beside]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(FileNotFoundError):
+        maintain.gc(tmp_path, older_than=0)
+    assert all((tmp_path / name).exists() for name in names)
+
+
+@pytest.mark.parametrize("published", [True, False], ids=["a store", "an unfinished one"])
+def test_gc_leaves_what_no_writer_made_and_tells_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, published: bool
+) -> None:
+    source, path = text(tmp_path), tmp_path / "a"
+    if published:
+        convert(source, path, max_bytes=SMALL)
+    else:
+        interrupted(monkeypatch, 3000, lambda: convert(source, path, max_bytes=SMALL))
+    for name in STRANGERS:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text("mine")
+    (path / f"segments/{'0' * 32}").mkdir()
+    caplog.set_level("INFO", "sparsestore")
+    assert f"segments/{'0' * 32}" in maintain.gc(path, older_than=0)
+    assert [name for name in STRANGERS if not (path / name).exists()] == []
+    assert "4 names that no writer gave are left alone, such as 'segments/ages.csv'" in caplog.text
+    assert len(names(path / "segments")) == 1 + (len(store.open(path)._reader.lines) if published else 0)
+
+
+@pytest.mark.parametrize("call", [convert, append_source], ids=["convert", "append"])
+def test_a_file_with_the_name_of_a_journal_stays_where_there_is_no_store(
+    tmp_path: Path, call: Callable[..., Any]
+) -> None:
+    (tmp_path / "writers").mkdir()
+    (tmp_path / f"writers/{'0' * 32}").write_text("mine")
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises((FileExistsError, FileNotFoundError), match="no sparsestore"):
+        call(np.eye(2), tmp_path)
+    assert (tmp_path / f"writers/{'0' * 32}").read_text() == "mine"
 
 
 def killed_at(monkeypatch: pytest.MonkeyPatch, n: int, call: Callable[[], Any]) -> bool:

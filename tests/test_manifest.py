@@ -69,6 +69,10 @@ def test_an_absent_store_is_file_not_found(tmp_path: Path) -> None:
 def test_a_folder_of_something_else_is_told(tmp_path: Path) -> None:
     with pytest.raises(MissingStoreError, match="is no sparsestore: it has no folder 'versions'"):
         read_manifest(LocalStorage(tmp_path))
+    (tmp_path / "segments").mkdir()
+    (tmp_path / "segments/ages.csv").write_text("mine")
+    with pytest.raises(MissingStoreError, match="is no sparsestore: it has no folder 'versions'"):
+        read_manifest(LocalStorage(tmp_path))
 
 
 def test_an_unfinished_store_is_told(tmp_path: Path) -> None:

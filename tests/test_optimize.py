@@ -294,6 +294,24 @@ def test_all_rows_are_shuffled_and_keep_their_numbers(path: Path) -> None:
     assert sorted(again.column("row_id")[:]) == list(range(150))
 
 
+@pytest.mark.parametrize("n", [0, 3], ids=["an empty store", "segments that have it"])
+def test_another_profile_is_that_of_segments_to_come_where_none_is_to_be_written(tmp_path: Path, n: int) -> None:
+    path = tmp_path / "s.zarr"
+    ss.convert(np.empty((0, 40), np.float32), path, progress=False)
+    if n:
+        with writer.append_to(path, profile="compact") as w:
+            w.append(matrix(n))
+    before = ss.open(path)
+    after = before.optimize(profile="compact", progress=False)
+    same(after, before)
+    assert [line.id for line in after._reader.lines] == [line.id for line in before._reader.lines]
+    assert after.version == before.version + 1
+    assert after._reader.manifest.profile == "compact"
+    assert optimize(path, profile="compact") == after.version
+    appended = after.append(matrix(5))
+    assert appended._reader.segment(n and 1).document.profile == "compact"
+
+
 def test_another_profile_is_written_without_merging_what_stays(path: Path) -> None:
     before = ss.open(path)
     after = before.optimize(profile="compact", progress=False)

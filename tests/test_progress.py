@@ -58,6 +58,13 @@ def test_elsewhere_lines_go_to_the_log(caplog: pytest.LogCaptureFixture, monkeyp
     assert second.startswith("converting: 10 rows, ")
 
 
+def test_a_process_without_standard_error_has_no_bar() -> None:
+    program = "import sys; assert sys.stderr is None\n" + WORK.format(shown="None") + "\nprint('done')"
+    call = [sys.executable, "-c", program]
+    found = subprocess.run(["sh", "-c", '"$@" 2>&-', "sh", *call], stdout=subprocess.PIPE, check=False)
+    assert (found.returncode, found.stdout) == (0, b"done\n")
+
+
 def test_lines_are_seldom(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "sparsestore")
     with progress.shown("converting") as report:

@@ -493,6 +493,22 @@ def test_a_hold_goes_with_its_process_however_that_ends(storage: LocalStorage) -
         assert time.monotonic() < deadline
 
 
+def test_a_hold_goes_with_its_last_reference_but_not_with_that_of_a_fork(storage: LocalStorage) -> None:
+    held = storage.hold("writers/a", make=True)
+    assert held is not None
+    child = os.fork()
+    if not child:
+        del held
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert is_held(storage, "writers/a")
+    descriptor = held.descriptor
+    del held
+    assert not is_held(storage, "writers/a")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+
+
 def test_turns_come_one_after_the_other_but_nobody_waits_for_ever(storage: LocalStorage) -> None:
     storage.make_folder("versions")
     inside, most = [], []

@@ -41,8 +41,8 @@ def test_lives_of_a_store_as_it_is_have_none(tmp_path: Path) -> None:
 
 
 def test_a_gc_that_takes_what_is_named_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    needed = maintain._needed
-    monkeypatch.setattr(maintain, "_needed", lambda *arguments: set(sorted(needed(*arguments))[1:]))
+    needed = maintain.needed_keys
+    monkeypatch.setattr(maintain, "needed_keys", lambda *arguments: set(sorted(needed(*arguments))[1:]))
     assert faults(tmp_path)
 
 

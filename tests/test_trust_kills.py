@@ -140,7 +140,7 @@ def test_a_gc_that_removes_segments_before_versions_is_found(bench: Bench, monke
 
 
 def test_garbage_that_gc_leaves_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maintain, "_FOLDERS", ("segments", "features", "versions/pages"))
+    monkeypatch.setattr(maintain, "DRAWN", ("segments", "features", "versions/pages"))
     assert "gc leaves ['writers/" in next(faults(bench, an_append(bench), first=-30), "")
 
 

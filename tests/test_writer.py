@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import subprocess
 import sys
@@ -18,9 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sparsestore import layout, maintain, segment_writer, writer
+from sparsestore import layout, maintain, manifest, segment_writer, writer
+from sparsestore.convert import append_source
 from sparsestore.csr import Rows
-from sparsestore.errors import FormatError, StoreExistsError
+from sparsestore.errors import CorruptStoreError, FormatError, StoreExistsError
 from sparsestore.integrity import verify
 from sparsestore.manifest import read_manifest, versions
 from sparsestore.reader import Reader
@@ -28,6 +30,7 @@ from sparsestore.storage import LocalStorage, open_storage
 from sparsestore.writer import Writer, append_to, create
 
 Array = NDArray[Any]
+conversion = sys.modules["sparsestore.convert"]  # the package's own name is that of the function
 
 
 def open_reader(path: Path, version: int | None = None, **options: Any) -> Reader:
@@ -723,15 +726,21 @@ def test_an_existing_store_is_refused(store: Path) -> None:
 
 @pytest.mark.parametrize(
     "names",
-    [["notes.txt"], ["zarr.json"], ["zarr.json", "segments/x"], ["c/0"]],
-    ids=["file", "group", "groups", "array"],
+    [
+        ["notes.txt"],
+        ["zarr.json"],
+        ["zarr.json", "segments/x"],
+        ["c/0"],
+        *([f"{folder}/ages.csv"] for folder in ("segments", "features", "writers", "versions", "versions/pages")),
+    ],
+    ids=["file", "group", "groups", "array", "segments", "features", "writers", "versions", "pages"],
 )
 def test_a_foreign_folder_is_refused_even_with_overwrite(path: Path, names: list[str]) -> None:
     for name in names:
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
     for overwrite in (False, True):
-        with pytest.raises(StoreExistsError, match="exists and is no sparsestore: choose another path or remove it"):
+        with pytest.raises(StoreExistsError, match=r"exists and is no sparsestore.*: choose another path or remove it"):
             create(path, overwrite=overwrite)
     assert files(path) == sorted(names)
 
@@ -900,6 +909,17 @@ def test_a_writer_that_gives_up_leaves_another_ones_store_alone(path: Path) -> N
     assert open_reader(path).shape == (2, 2)
 
 
+def test_what_a_writer_made_that_nobody_ended_is_garbage(store: Path) -> None:
+    before = files(store)
+    w = append_to(store, max_bytes=2)
+    w.append(**row_of(100))
+    assert maintain.gc(store, older_than=0) == []
+    del w
+    gc.collect()
+    assert maintain.gc(store, older_than=0)
+    assert files(store) == before
+
+
 def test_gc_spares_what_is_published_while_it_looks(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     w = append_to(store, max_bytes=2)
     w.append(**row_of(100))
@@ -928,6 +948,118 @@ def test_gc_spares_what_a_new_writer_makes_while_it_looks(store: Path, monkeypat
     maintain.gc(store, older_than="0s")
     started[0].publish()
     check_rows(store, 1)
+
+
+@pytest.mark.parametrize("n", range(1, 13))
+@pytest.mark.parametrize("whole", [True, False], ids=["published", "begun"])
+def test_a_store_made_while_another_writer_gives_up_keeps_its_zarr_json(
+    path: Path, monkeypatch: pytest.MonkeyPatch, n: int, whole: bool
+) -> None:
+    real, steps, others = writer.remove_skeleton, list[str](), list[Writer]()
+
+    def act() -> None:
+        """What another process does just before the n-th step."""
+        others.append(create(path, max_bytes=2))
+        others[0].append(np.eye(4))
+        if whole:
+            others[0].publish()
+
+    def step(function: Callable[..., Any]) -> Callable[..., Any]:
+        def taken(*arguments: Any, **options: Any) -> Any:
+            steps.append(function.__name__)
+            if len(steps) == n:
+                act()
+            return function(*arguments, **options)
+
+        return taken
+
+    def slow(storage: LocalStorage, **options: Any) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(writer, "remove_skeleton", real)
+            patch.setattr(Path, "rmdir", step(Path.rmdir))
+            for name in ("read", "exists", "remove"):
+                patch.setattr(LocalStorage, name, step(getattr(LocalStorage, name)))
+            real(storage, **options)
+
+    monkeypatch.setattr(writer, "remove_skeleton", slow)
+    w = create(path, feature_names=["one too few"])
+    with pytest.raises(ValueError, match="feature_names has 1 names"):  # zarr.json is made by then
+        write(w, (np.eye(2), {}))
+    monkeypatch.undo()
+    (other,) = others
+    if not whole:
+        other.publish()
+    assert open_reader(path).shape == (4, 4)
+    assert verify(open_reader(path)) == []
+
+
+def before_call(monkeypatch: pytest.MonkeyPatch, name: str, n: int, act: Callable[[], Any]) -> list[str]:
+    """Have another process do something just before the n-th call of a function of `manifest`; the calls so far."""
+    real, calls = getattr(manifest, name), list[str]()
+
+    def slow(*arguments: Any) -> Any:
+        calls.append(name)
+        if len(calls) == n:
+            act()
+        return real(*arguments)
+
+    monkeypatch.setattr(manifest, name, slow)
+    return calls
+
+
+def several_versions(path: Path) -> None:
+    """Four versions more."""
+    for number in range(4):
+        with append_to(path) as w:
+            w.append(**row_of(100 + number))
+
+
+@pytest.mark.parametrize(("name", "n"), [("read_manifest", 1), ("read_manifest", 3), ("segment_lines", 3)])
+@pytest.mark.parametrize("then", ["nothing", "append", "overwrite"])
+def test_gc_goes_on_beside_a_gc_that_removes_what_it_looks_at(
+    store: Path, monkeypatch: pytest.MonkeyPatch, name: str, n: int, then: str
+) -> None:
+    """Versions, and pages, are gone that were listed; in place of the newest there may be a newer one."""
+
+    def act() -> None:
+        monkeypatch.undo()
+        if then == "append":
+            write(append_to(store), ([[0, 104, 0, 0]], {"y": [104]}))
+        elif then == "overwrite":
+            write(create(store, overwrite=True), (np.eye(2, 4), {"y": [0, 1]}))
+        maintain.gc(store, older_than=0)
+
+    monkeypatch.setattr(writer, "INLINE_SEGMENTS", 1)
+    several_versions(store)
+    calls = before_call(monkeypatch, name, n, act)
+    found = manifest.needed_keys(LocalStorage(store))
+    assert len(calls) == n
+    assert found >= manifest.needed_keys(LocalStorage(store))
+    assert len(versions(LocalStorage(store))) == 1
+
+
+def test_an_append_that_finds_a_dead_journal_goes_on_beside_a_gc(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    several_versions(store)
+    append_to(store)._journal.release()  # as if killed
+    real = conversion.needed_keys
+
+    def slow(*arguments: Any) -> Any:
+        before_call(monkeypatch, "read_manifest", 1, lambda: maintain.gc(store))
+        return real(*arguments)
+
+    monkeypatch.setattr(conversion, "needed_keys", slow)
+    append_source(np.array([[0, 104, 0, 0]], np.float32), store, columns={"y": np.array([104])}, progress=False)
+    assert versions(LocalStorage(store)) == [5, 6]
+    check_rows(store, 5)
+
+
+def test_gc_tells_of_a_version_that_is_damaged_and_removes_nothing(store: Path) -> None:
+    several_versions(store)
+    (store / "versions/00000003.json").write_bytes(b"{")
+    before = files(store)
+    with pytest.raises(CorruptStoreError, match=r"00000003\.json"):
+        maintain.gc(store, keep_versions=3, older_than=0)
+    assert files(store) == before
 
 
 def test_a_writer_whose_journal_gc_looked_at_takes_another(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
