@@ -319,6 +319,9 @@ class View:
         -----
         Membership is decided a segment at a time. Segments that were shuffled when they were stored are cut into
         contiguous ranges, so a view of 10 % reads 10 % of the bytes; of others rows are drawn.
+
+        The parts can be split again, with the same seed or another. A store that was converted from a part does not
+        know of it: split that with another seed, or the groups of the part stay together.
         """
         if stratify is not None and group is not None:
             raise ValueError("stratify and group can not be combined: choose one")
