@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -33,10 +34,13 @@ _RUN_ROWS = 1024
 _ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
 """Bits set in each byte."""
 
+_NUMBERS = "biuf"  # kinds of dtype; what is none of them is text
+
 _GROUP_KEY = 2**64 - 1  # a window number that no draw of rows reaches
 
 _STREAM_BITS = 32  # above the numbers of all streams, for how many splits went before
 
+Ints = NDArray[np.int64]
 Positions = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Array = NDArray[Any]
@@ -443,6 +447,8 @@ def split(
             part: Array = np.searchsorted(cumulative, _fractional(hashes), side="right")
         else:
             labels = None if strata is None else _values(strata, segment, n)
+            if labels is not None and labels.dtype.kind not in _NUMBERS:
+                labels = _ranked(labels)
             part = _draw(labels, n, cumulative, seed, stream, key)
         masks = [part == i for i in range(len(parts))]
         if not explicit:
@@ -485,7 +491,26 @@ def _values(of: Callable[[int], Array], segment: int, n: int) -> Array:
     values = np.asarray(of(segment))
     if values.shape != (n,):
         raise ValueError(f"segment {segment} has values of shape {values.shape}, expected one for each of {n} rows")
-    return values if values.dtype.kind in "biuf" else values.astype(np.str_)
+    return values
+
+
+def _coded(texts: Array) -> tuple[list[str], Ints]:
+    """Texts without what is repeated (mostly), and which of them each one is.
+
+    numpy's own text takes as much for every row as the longest needs. It has no NULs at its end, so that these never
+    told texts apart: all splits by text depend on it.
+    """
+    numbers: defaultdict[str, int] = defaultdict()
+    numbers.default_factory = numbers.__len__
+    codes = np.fromiter(map(numbers.__getitem__, texts.tolist()), np.int64, len(texts))
+    return [str(text).rstrip("\0") for text in numbers], codes
+
+
+def _ranked(texts: Array) -> Ints:
+    """Numbers in the place of texts, in the order of these."""
+    distinct, codes = _coded(texts)
+    ranks = {text: rank for rank, text in enumerate(sorted(set(distinct)))}
+    return np.array([ranks[text] for text in distinct], np.int64)[codes]
 
 
 def _draw(labels: Array | None, n: int, cumulative: NDArray[np.float64], seed: int, stream: int, key: int) -> Array:
@@ -520,11 +545,11 @@ def _draw(labels: Array | None, n: int, cumulative: NDArray[np.float64], seed: i
 def _hash(values: Array, seed: int, stream: int) -> NDArray[np.uint64]:
     """A hash of each value and the seed, the same in every process and on every platform."""
     key = shuffle.words(seed, stream, 0, _GROUP_KEY, 1)
-    if values.dtype.kind == "U":
-        unique, inverse = np.unique(values, return_inverse=True)
+    if values.dtype.kind not in _NUMBERS:
+        distinct, codes = _coded(values)
         secret = key.astype("<u8").tobytes()
-        digests = [hashlib.blake2b(str(text).encode(), digest_size=8, key=secret).digest() for text in unique]
-        return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)[inverse]
+        digests = [hashlib.blake2b(text.encode(), digest_size=8, key=secret).digest() for text in distinct]
+        return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)[codes]
     if values.dtype.kind == "f":
         numbers = (values.astype(np.float64) + 0.0).view(np.uint64)  # -0.0 is 0.0
     else:
