@@ -311,6 +311,14 @@ def test_a_bad_option_of_the_loader_is_named(
         pair[0].loader(4, shuffle=shuffle, **options)
 
 
+def test_a_state_of_a_window_of_any_size_is_taken(pair: tuple[ss.Store, sp.csr_array]) -> None:
+    for shuffle in (False, True):
+        loader = pair[0].loader(4, shuffle=shuffle, seed=0, window_rows=2**70)
+        first = next(iter(loader))
+        loader.load_state_dict({**loader.state_dict(), "batch": 0})
+        assert np.array_equal(next(iter(loader)).row_ids, first.row_ids)
+
+
 def test_numbers_of_numpy_do_not_spoil_the_state(pair: tuple[ss.Store, sp.csr_array]) -> None:
     loader = pair[0].loader(
         np.int32(4),
