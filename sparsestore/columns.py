@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sparsestore.format import ROW_ID, ColumnSchema, column_problem
 
-__all__ = ["exactly", "schema_of"]
+__all__ = ["array_of", "exactly", "schema_of"]
 
 Array = NDArray[Any]
 
@@ -47,15 +47,28 @@ def _column_dtype(name: str, dtype: Any) -> str:
     raise ValueError(f"column {name!r} has dtype {found}, expected bool, integers, floats of up to 64 bits, or strings")
 
 
+def array_of(values: Any) -> Array:
+    """Values of a column that a caller gave, as an array; text of a list as objects.
+
+    Numpy's own text would take as much for every row as the longest needs, and lose NULs at its end.
+    """
+    has_text = isinstance(values, (list, tuple)) and any(isinstance(value, str) for value in values)
+    return np.asarray(values, object) if has_text else np.asanyarray(values)
+
+
 def exactly(name: str, values: Array, schema: ColumnSchema) -> Array:
     """A column's values in its stored dtype; ValueError where that would change a value."""
     if schema.dtype == "string":
         if values.dtype.kind in "UT":
             _check_text(name, values)
             return values.astype(object)
-        bad = {type(value).__name__ for value in values.reshape(-1) if not isinstance(value, str)}
+        types = set(map(type, values.flat))
+        bad = {found.__name__ for found in types if not issubclass(found, str)}
         if bad:
             raise ValueError(f"column {name!r} has values of {', '.join(sorted(bad))}, expected str")
+        if types - {str}:  # numpy's are texts of a kind of their own, which the encoder does not take
+            values = np.array([str(value) for value in values.flat], object).reshape(values.shape)
+        _check_characters(name, values)
         return values.astype(object, copy=False)
     if values.dtype == schema.dtype:
         return values
@@ -73,6 +86,17 @@ def exactly(name: str, values: Array, schema: ColumnSchema) -> Array:
         value = values[changed].reshape(-1)[0]
         raise ValueError(f"column {name!r} has the value {value}, which its dtype {schema.dtype} can not hold exactly")
     return cast
+
+
+def _check_characters(name: str, texts: Array) -> None:
+    """Python's text may have halves of characters, which have no bytes in UTF-8."""
+    for text in texts.flat:
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                code = ord(text[error.start])
+                raise ValueError(f"column {name!r} has text with the number {code:#x}, which is no character") from None
 
 
 def _check_text(name: str, values: Array) -> None:

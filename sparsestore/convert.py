@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsestore.columns import array_of
 from sparsestore.csr import Rows, index_dtype
 from sparsestore.errors import ResourceError, StoreExistsError
 from sparsestore.features import as_names, read_names
@@ -743,7 +744,7 @@ def _scratch(given: str | os.PathLike[str] | None) -> Path | None:
 
 def _column(name: str, values: Any) -> Array:
     """A column that the caller gave, as an array."""
-    array = values if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
+    array = array_of(values)
     if array.ndim not in (1, 2):
         raise ValueError(f"column {name!r} has shape {array.shape}, expected (n,) or (n, k)")
     return array

@@ -401,6 +401,8 @@ class Loader:
             if type(value) is not int or value < 0:
                 raise ValueError(f"{name} of the state is {value!r}, expected a whole number from 0")
         epoch, batch = numbers.pop("epoch"), numbers.pop("batch")
+        if epoch >= 2**64:
+            raise ValueError(f"epoch of the state is {epoch}, expected below 2**64")
         plan = replace(self.plan, **numbers)
         share, firsts = self._share(plan)
         if batch >= firsts[-1]:

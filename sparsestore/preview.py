@@ -10,9 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sparsestore import store
+from sparsestore.columns import array_of
 from sparsestore.convert import convert, prepared
 from sparsestore.manifest import versions
 from sparsestore.sources.base import Block, Source
@@ -136,7 +135,7 @@ def preview(
     spilled = sample.n_bytes * factor * ((not opened.sorted_rows) + (plan.seed is not None and not plan.in_one_pass))
     limit = plan.max_bytes
     scratch_bytes = int(spilled) if spilled > limit // 4 else 0
-    given = {name: str(np.asarray(values).dtype) for name, values in (columns or {}).items()}
+    given = {name: str(array_of(values).dtype) for name, values in (columns or {}).items()}
     provenance = opened.provenance()
     path = open_storage(dst)
     free = free_disk_bytes(path.root)
@@ -180,7 +179,7 @@ def _head(found: Any, columns: Mapping[str, Any], shuffled: bool) -> list[dict[s
     x, names = found[:stop], found.feature_names
     beside = {name: found.column(name)[:stop] for name in found.columns}
     if not shuffled:
-        beside |= {name: np.asarray(values)[:stop] for name, values in columns.items()}
+        beside |= {name: array_of(values[:stop]) for name, values in columns.items()}
     rows = []
     for row in range(stop):
         entries = slice(x.indptr[row], x.indptr[row + 1])

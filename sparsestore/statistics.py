@@ -269,6 +269,7 @@ class LabelAccumulator:
         self._numbers = np.zeros((2, len(BLOCK_SIZES), self._width))
         # squares and products of each class; None: not classes
         self._classes: dict[Any, Floats] | None = {} if shape == () else None
+        self._codes: dict[str, int] = {}  # of texts, which are classes by their codes until `finish`
 
     def update(self, values: Array) -> None:
         """Add the labels of the next rows: (n,) or (n, k) array."""
@@ -278,6 +279,12 @@ class LabelAccumulator:
         while at < len(values):
             part = values[at : at + self._chunk - self._waiting]
             at += len(part)
+            if self._strings:
+                coded = self._coded(part)
+                if coded is None:
+                    self._parts, self._sound = [], False
+                    return
+                part = coded
             self._waiting += len(part)
             # rows that wait are copied: the caller may write on into its array
             self._parts.append(part if self._waiting == self._chunk else part.copy())
@@ -294,8 +301,11 @@ class LabelAccumulator:
             self._flush()
         if not self._sound or self._blocks[0] == 0 or (self._width == 0 and self._classes is None):
             return None
-        classes = None if self._classes is None else tuple(sorted(self._classes))
-        channels = [self._numbers, *(self._classes[value][:, :, None] for value in classes or () if self._classes)]
+        by_class = self._classes or {}
+        if self._strings:
+            by_class = {text: by_class[code] for text, code in self._codes.items()}
+        classes = None if self._classes is None else tuple(sorted(by_class))
+        channels = [self._numbers, *(by_class[value][:, :, None] for value in classes or ())]
         squares, products = np.concatenate(channels, axis=2)
         if not np.isfinite(squares).all():  # values above 1e150 or so
             return None
@@ -304,12 +314,23 @@ class LabelAccumulator:
             centre[: self._width] = self._centre
         return LabelStatistics(self._blocks, self._lengths, centre, squares, products, classes)
 
+    def _coded(self, texts: Array) -> Array | None:
+        """Codes of texts, or None where there are too many to be classes.
+
+        numpy's own text takes as much for every row as the longest needs; it ends before NULs, and so do classes.
+        """
+        given = texts.tolist()
+        codes = {}
+        for text in dict.fromkeys(given):
+            codes[text] = self._codes.setdefault(text.rstrip("\0"), len(self._codes))
+            if len(self._codes) > MAX_CLASSES:
+                return None
+        return np.fromiter(map(codes.__getitem__, given), np.uint8, len(given))
+
     def _flush(self) -> None:
         values = self._parts[0] if len(self._parts) == 1 else np.concatenate(self._parts)
         self._parts, self._waiting = [], 0
-        if self._strings:
-            values = np.asarray(values).astype(np.str_)
-        elif values.dtype.kind == "f" and not np.isfinite(values).all():
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
             self._sound = False
             return
         whole, short = np.divmod(float(len(values)), _SIZES)

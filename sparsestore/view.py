@@ -27,7 +27,7 @@ from sparsestore.plan.partition import n_batches
 from sparsestore.plan.report import PlanReport
 from sparsestore.plan.selection import Selection, split
 from sparsestore.plan.shuffle import check_seed
-from sparsestore.plan.window import Plan
+from sparsestore.plan.window import MOST_BLOCK_ROWS, Plan
 from sparsestore.reader import Reader
 from sparsestore.weights import weights_of
 from sparsestore.window import STRIP_BYTES
@@ -319,6 +319,9 @@ class View:
         -----
         Membership is decided a segment at a time. Segments that were shuffled when they were stored are cut into
         contiguous ranges, so a view of 10 % reads 10 % of the bytes; of others rows are drawn.
+
+        The parts can be split again, with the same seed or another. A store that was converted from a part does not
+        know of it: split that with another seed, or the groups of the part stay together.
         """
         if stratify is not None and group is not None:
             raise ValueError("stratify and group can not be combined: choose one")
@@ -403,7 +406,7 @@ class View:
         if isinstance(block_rows, str) and block_rows != "auto":
             raise ValueError(f"block_rows is {block_rows!r}, expected an integer of at least 1, or 'auto'")
         if not isinstance(block_rows, str):
-            block_rows = _whole("block_rows", block_rows, most=2**32)
+            block_rows = _whole("block_rows", block_rows, most=MOST_BLOCK_ROWS)
         if not len(self):
             raise ValueError("the view has no rows: there is nothing to load")
         if seed is None:
@@ -429,7 +432,8 @@ class View:
             )
         rows = self._selection.segment_rows
         if not shuffle:
-            return Plan(rows, batch_size, window_rows, window_rows, False, seed, drop_remainder), None
+            together = min(window_rows, MOST_BLOCK_ROWS)
+            return Plan(rows, batch_size, together, window_rows, False, seed, drop_remainder), None
         label, statistics, shuffled = _label(columns), None, False
         if self._selection.in_order:  # else nothing that is stored tells how alike neighbours in the view are
             statistics = self._reader.label_statistics(label) if label is not None else None

@@ -196,7 +196,10 @@ def _checked(values: Array, what: str, rows: Ints, whose: str) -> NDArray[np.flo
 
 
 def _total(sums: list[float], what: str) -> float:
-    total = math.fsum(sums)
+    try:
+        total = math.fsum(sums)
+    except OverflowError:  # of finite numbers
+        total = math.inf
     if total == 0:
         raise ValueError(f"{what} is 0 at all rows: there is nothing to draw; give some of them weight")
     if math.isinf(total):

@@ -20,7 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from sparsestore import csr
 from sparsestore.checksum import crc32c
-from sparsestore.columns import exactly, schema_of
+from sparsestore.columns import array_of, exactly, schema_of
 from sparsestore.csr import Rows
 from sparsestore.documents import Problems, dump, exactly_json, seal
 from sparsestore.errors import CorruptStoreError, SparsestoreError, StoreExistsError
@@ -525,7 +525,7 @@ class Writer:
             hint = "; pass grow_features=True to widen the store" if self._mode == "append" and wider else ""
             raise ValueError(f"x has {rows.n_features} features, expected the store's {self._n_features}{hint}")
         csr.check(rows, canonical=True)
-        self.write(rows, {name: np.asanyarray(values) for name, values in columns.items()})
+        self.write(rows, {name: array_of(values) for name, values in columns.items()})
 
     def write(self, rows: Rows, columns: Mapping[str, Array], *, name: str = "x") -> None:
         """As `append`, for rows that are canonical already and, while the width is not fixed, may be narrower.

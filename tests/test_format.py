@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from typing import Any
 
 import numpy as np
@@ -315,6 +316,15 @@ def test_an_array_document_of_anything_is_a_format_error(value: Any) -> None:
 def test_bytes_that_are_no_json_object_are_a_format_error(payload: bytes) -> None:
     with pytest.raises(FormatError, match="the document"):
         parse_json(payload, "the document")
+
+
+def test_a_key_that_stands_twice_among_many_is_named_at_once() -> None:
+    keys = [*range(50_000), 49_999]
+    payload = ("{" + ",".join(f'"{key}":1' for key in keys) + "}").encode()
+    start = time.process_time()
+    with pytest.raises(FormatError, match="the key '49999' stands there twice"):
+        parse_json(payload, "the document")
+    assert time.process_time() - start < 5  # a search for each key took 16 s
 
 
 # ---------------------------------------------------------------------------------------------------------- keys

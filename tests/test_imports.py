@@ -110,12 +110,13 @@ TABLE: dict[str, set[str]] = {
     "sources.containers": {*SHARED, "sources.hdf5_file", "sources.zarr_folder"},
     "sources.h5ad": {*SHARED, "features"},
     "sources.tenx": {*SHARED, "features", "sources.matrix_market"},
-    "sources.iterable": {*SHARED, "sources.memory"},
+    "sources.iterable": {*SHARED, "columns", "sources.memory"},
     "sources.store": {*SHARED, "checksum", "format", "indexing", "manifest", "plan", "reader", "storage", "view"},
     "sources.fingerprint": {"checksum", "sources"},
     "buckets": {"errors", "storage"},
     "sort": {"buckets", "csr", "kernels", "memory", "parallel", "plan", "errors", "sources.base"},
     "convert": {
+        "columns",
         "progress",
         "sources.base",
         "sources.registry",
@@ -131,7 +132,7 @@ TABLE: dict[str, set[str]] = {
     | {"workers"}
     | {"reader", "storage"},  # the hint at sorted rows; the folder of the buckets
     "flags": set(),
-    "preview": {"convert", "manifest", "sources.base", "storage", "store"},
+    "preview": {"columns", "convert", "manifest", "sources.base", "storage", "store"},
     "exports": {"csr", "exports", "kernels", "parallel", "progress", "sources.base"},
     "export": {"errors", "exports", "layout", "progress", "sources.store", "storage", "view"},
     "audit": {"checksum", "format", "statistics", "zarr_format"},

@@ -261,6 +261,9 @@ def test_a_state_of_another_loader_is_refused_naming_each_difference() -> None:
         ({"batch": -1}, "batch of the state is -1, expected a whole number from 0"),
         ({"epoch": "one"}, "epoch of the state is 'one', expected a whole number from 0"),
         ({"seed": None}, "seed of the state is None"),
+        ({"epoch": 2**64}, r"epoch of the state is 18446744073709551616, expected below 2\*\*64"),
+        ({"block_rows": 2**64}, "block_rows is 18446744073709551616, expected at most 4294967296"),
+        ({"block_rows": 2**62}, "block_rows is 4611686018427387904, expected at most 4294967296"),
         ({"window_rows": 33}, "window_rows is 33, expected a multiple of batch_size, 32"),
     ],
 )

@@ -50,6 +50,41 @@ work(sys.argv[1] + ".small")  # compiles what is not compiled yet
 """
 
 
+TEXTS = """
+import sys
+import numpy as np
+import scipy.sparse as sp
+import sparsestore as ss
+
+path, how, n = sys.argv[1], sys.argv[2], 131_072
+texts = [f"label {i % 50}" for i in range(n)]
+texts[7] = "z" * 1000  # at this width all of them take 500 MiB
+x = sp.csr_array((n, 10), dtype=np.float32)
+
+def work(n=n, path=path):
+    if how in ("list", "array"):
+        columns = {"text": texts[:n] if how == "list" else np.array(texts[:n], object)}
+        ss.convert(x[:n], path, columns=columns, max_bytes="24MiB")
+    elif how == "writer":
+        with ss.create(path, n_features=10) as writer:
+            writer.append(x[:n], text=texts[:n])
+    elif how == "blocks":
+        ss.convert([(x[:n], {"text": texts[:n]})], path, max_bytes="24MiB")
+    else:
+        ss.open(path).split(0.5, **{how: "text"})
+
+if how in ("stratify", "group"):
+    for rows, store in ((n, path), (10, path + ".small")):
+        ss.convert(x[:rows], store, columns={"text": texts[:rows]})
+work(10, path + ".small")
+"""
+
+
+@pytest.mark.parametrize("how", ["list", "array", "writer", "blocks", "stratify", "group"])
+def test_a_long_text_takes_its_length_once(tmp_path: Path, how: str) -> None:
+    assert peak_of(TEXTS, tmp_path / "s.zarr", how) <= 40 << 20
+
+
 @pytest.fixture(scope="module", params=["raw", "compact"])
 def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("memory") / "s.zarr"

@@ -128,12 +128,21 @@ def test_an_empty_view_has_no_windows() -> None:
     [
         ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
         ({"block_rows": -1}, "block_rows is -1, expected at least 1"),
+        ({"block_rows": 2**32 + 1}, "block_rows is 4294967297, expected at most 4294967296"),
         ({"window_rows": 0}, "window_rows is 0, expected at least 1"),
         ({"window_rows": 10}, "window_rows is 10, expected a multiple of batch_size, 4: for example 8"),
         ({"seed": -5}, "seed is -5, expected 0 <= seed"),
         ({"segment_rows": np.array([3, -1])}, r"segment_rows is \[ 3 -1\], expected a number of rows, 0 or more"),
     ],
-    ids=["batch_size", "block_rows", "window_rows", "not_a_multiple", "seed", "negative_segment"],
+    ids=[
+        "batch_size",
+        "block_rows",
+        "too_many_block_rows",
+        "window_rows",
+        "not_a_multiple",
+        "seed",
+        "negative_segment",
+    ],
 )
 def test_refuses_numbers_that_do_not_fit(change: dict[str, object], message: str) -> None:
     numbers: dict[str, object] = {"segment_rows": np.array([9]), "batch_size": 4, "block_rows": 2, "window_rows": 8}

@@ -424,6 +424,15 @@ def test_what_are_no_weights_is_refused(weights: Any, message: str) -> None:
         drawing(weights, columns=columns)
 
 
+def test_pieces_that_together_are_too_much_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weighing, "_PIECE", 100)
+    weights = changed(0, 1e308)
+    weights[-1] = 1e308
+    for given, name in ((weights, "weights"), ("large", "column 'large'")):
+        with pytest.raises(ValueError, match=f"{name} adds up to more than a float can hold"):
+            drawing(given, columns={**COLUMNS, "large": weights})
+
+
 def test_missing_values_are_no_weights_and_no_classes(tmp_path: Path) -> None:
     y = np.ma.MaskedArray(RARE, np.arange(N_ROWS) == 12)
     store = ss.convert(X, tmp_path / "a.zarr", columns={"y": y})

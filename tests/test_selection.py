@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from sparsestore.plan import selection as module
 from sparsestore.plan.selection import Selection, split
+from sparsestore.plan.shuffle import SPLITS
 
 Ints = NDArray[np.int64]
 SEGMENTS = st.lists(st.integers(0, 1500), min_size=1, max_size=6)
@@ -285,13 +287,34 @@ def test_a_group_is_never_in_two_parts(kind: str) -> None:
 
 def test_group_hashes_are_pinned() -> None:
     # every split by group depends on these: a change would move users from train to test
-    numbers = module._hash(np.array([0, 1, -5]), seed=42)
-    words = module._hash(np.array(["alice", "ä", ""]), seed=42)
+    numbers = module._hash(np.array([0, 1, -5]), 42, SPLITS)
+    words = module._hash(np.array(["alice", "ä", ""]), 42, SPLITS)
     golden = ["531170944ae499f8", "8f917fd2a4989886", "d95fcbae51f67ab2"]
     golden += ["521dd3dac43baedb", "1e72efdb7c94a19f", "e0daa25b7f4f433a"]
     assert [f"{value:016x}" for value in [*numbers.tolist(), *words.tolist()]] == golden
-    assert module._hash(np.array([0, 1, -5], np.int8), 42).tolist() == numbers.tolist()
-    assert module._hash(np.array([-0.0]), 42).tolist() == module._hash(np.array([0.0]), 42).tolist()
+    assert module._hash(np.array([0, 1, -5], np.int8), 42, SPLITS).tolist() == numbers.tolist()
+    zeros = module._hash(np.array([0.0, -0.0]), 42, SPLITS).tolist()
+    assert zeros[0] == zeros[1]
+
+
+@pytest.mark.parametrize("by", ["strata", "groups"])
+def test_texts_are_split_as_numpys_own_are(by: str) -> None:
+    # which end before NULs and are in the order of their characters
+    rng = np.random.default_rng(0)
+    texts = np.array(["", "a", "a\0", "a\0b", "\0", "b", "ä", "\U0001f600", "\uffff", "aa", "Z"], object)
+    texts = texts[rng.integers(0, len(texts), 3000)]
+    halves = {"a": 0.5, "b": 0.3}
+    found = cut([1000, 2000], False, halves, 3, **{by: by_segment([1000, 2000], texts)})
+    expected = cut([1000, 2000], False, halves, 3, **{by: by_segment([1000, 2000], texts.astype(np.str_))})
+    assert all(np.array_equal(found[name], expected[name]) for name in halves)
+
+
+def test_a_split_by_texts_is_pinned() -> None:
+    texts = np.array(["b", "a", "a\0", "ä", "", "c", "b", "a", "ä", "d", "e", "f"], object)
+    found = cut([12], False, {"train": 0.5, "val": 0.5}, 42, groups=by_segment([12], texts))
+    assert found["train"].tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
+    found = cut([12], False, {"train": 0.5, "val": 0.5}, 42, strata=by_segment([12], texts))
+    assert found["train"].tolist() == [1, 4, 6, 8]
 
 
 def test_a_small_split_is_pinned() -> None:
@@ -310,6 +333,88 @@ def test_a_view_is_split_as_its_rows_and_parts_can_be_split_again() -> None:
         assert np.array_equal(np.sort(np.concatenate([rows_of(part) for part in parts.values()])), rows_of(view))
         both = np.sort(np.concatenate([rows_of(part) for part in again.values()]))
         assert np.array_equal(both, rows_of(parts["a"]))
+
+
+NARROWED: dict[str, Callable[[Selection], Selection]] = {
+    "as_it_is": lambda part: part,
+    "slice": lambda part: part.take_slice(slice(10, None)),
+    "mask": lambda part: part.take_mask(np.arange(part.n_rows) % 10 > 0),
+    "ascending": lambda part: part.take_ids(np.arange(10, part.n_rows)),
+    "order": lambda part: part.take_ids(np.arange(part.n_rows)[::-1]),
+    "backwards": lambda part: part.take_slice(slice(None, None, -1)).take_slice(slice(10, None)),
+    "pickled": lambda part: pickle.loads(pickle.dumps(part)),
+}
+
+
+@pytest.mark.parametrize("narrowed", NARROWED)
+@pytest.mark.parametrize(
+    ("segments", "shuffled", "by"),
+    [
+        ([1] * 2_000, True, None),
+        ([1] * 2_000, False, None),
+        ([2_000], False, None),
+        ([10] * 200, False, "strata"),
+        ([600, 1400], False, "groups"),
+    ],
+    ids=["ranges_of_small_segments", "rows_of_small_segments", "rows", "strata_of_small_segments", "groups"],
+)
+def test_parts_split_again_with_the_same_seed_have_their_fractions(
+    segments: list[int], shuffled: bool, by: str | None, narrowed: str
+) -> None:
+    # the words that a part was drawn by are those that are small, or large: by them it would stay in one piece
+    every = Selection.all(segments)
+    starts, values = every.store_starts[:-1], np.arange(2_000) % (10 if by == "strata" else 1_000)
+    parts = [every]
+    for _ in range(3):
+        halves = []
+        for part in parts:
+            rows = rows_of(part)
+            by_rows = by_segment(part.segment_rows.tolist(), values[rows])
+            found = split(
+                part,
+                starts,
+                np.full(len(segments), shuffled),
+                {"a": 0.5, "b": 0.5},
+                0,
+                strata=by_rows if by == "strata" else None,
+                groups=by_rows if by == "groups" else None,
+            )
+            assert sum(half.n_rows for half in found.values()) == len(rows)
+            assert abs(found["a"].n_rows / len(rows) - 0.5) < 0.15
+            halves += [NARROWED[narrowed](half) for half in found.values()]
+        parts = halves
+
+
+@pytest.mark.parametrize("by", ["rows", "strata", "groups"])
+def test_appended_rows_move_no_row_of_a_part_of_a_part(by: str) -> None:
+    values, shuffled = np.random.default_rng(0).integers(0, 50, 1300), np.array([True, False, True])
+
+    def twice(segments: list[int]) -> dict[str, Ints]:
+        part = Selection.all(segments)
+        starts = part.store_starts[:-1]
+        for _ in range(2):
+            of = by_segment(part.segment_rows.tolist(), values[rows_of(part)])
+            options = {} if by == "rows" else {by: of}
+            parts = split(part, starts, shuffled[: len(segments)], {"a": 0.3, "b": 0.7}, 1, **options)  # type: ignore[arg-type]
+            part = parts["b"]
+        return {name: rows_of(part) for name, part in parts.items()}
+
+    before, after = twice([500, 300]), twice([500, 300, 500])
+    for name, rows in before.items():
+        assert len(rows)
+        assert np.array_equal(rows, after[name][after[name] < 800])
+
+
+def test_a_small_split_of_a_part_is_pinned() -> None:
+    # as are splits of a whole store: the usual way to a test set is to split twice
+    every = Selection.all([12, 8])
+    rest = split(every, every.store_starts[:-1], [False, True], {"train": 0.5, "rest": 0.5}, 42)["rest"]
+    found = split(rest, every.store_starts[:-1], [False, True], {"val": 0.5, "test": 0.5}, 42)
+    assert rows_of(found["val"]).tolist() == [3, 4, 5, 16, 17]
+    assert rows_of(found["test"]).tolist() == [0, 9, 11, 18, 19]
+    groups = by_segment(rest.segment_rows.tolist(), rows_of(rest))
+    found = split(rest, every.store_starts[:-1], [False, True], {"val": 0.5, "test": 0.5}, 42, groups=groups)
+    assert rows_of(found["val"]).tolist() == [0, 4, 9, 16, 18]
 
 
 def test_a_view_in_a_given_order_is_split_in_that_order() -> None:

@@ -28,6 +28,24 @@ def known(values: Array, **options: int) -> LabelStatistics:
     return statistics
 
 
+def test_texts_of_any_length_are_classes_up_to_the_most() -> None:
+    texts = np.array([f"class {i}" for i in range(64)], object)
+    texts[0] += "z" * 100_000
+    labels = texts[np.arange(70_000) % 64]
+    statistics = known(labels, dtype="string", step=999)
+    assert statistics.classes == tuple(sorted(texts))
+    numbers = np.argsort(np.argsort(texts))[np.arange(70_000) % 64]
+    assert np.array_equal(
+        statistics.to_arrays()[0], known(numbers).to_arrays()[0][:, [0, 1, *range(3, 67), *range(68, 132)]]
+    )
+    assert gather(np.append(labels, "one more"), dtype="string") is None
+
+
+def test_nuls_at_the_end_do_not_tell_texts_apart() -> None:
+    statistics = known(np.array(["a", "a\0", "b\0", "\0", "a\0b"] * 3, object), dtype="string")
+    assert statistics.classes == ("", "a", "a\0b", "b")
+
+
 def one_hot(values: Array) -> Array:
     return (values[:, None] == np.unique(values)).astype(float)
 

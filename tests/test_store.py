@@ -184,6 +184,16 @@ def test_splits_are_disjoint_whole_and_unmoved_by_appends(tmp_path: Path) -> Non
     assert [len(view) for view in store.split([0.5, 0.5])] == [200, 200]
 
 
+def test_a_part_split_again_by_group_has_its_shares(tmp_path: Path) -> None:
+    users = np.arange(2000) // 2
+    store = ss.convert(sp.csr_array((2000, 3)), tmp_path / "s.zarr", columns={"user": users})
+    train, rest = store.split(0.5, group="user")
+    for view in (train, rest, pickle.loads(pickle.dumps(rest)), rest.select(rows=slice(2, None), features=[1])):
+        val, test = view.split(0.5, group="user")
+        assert abs(len(val) / len(view) - 0.5) < 0.1
+        assert not set(val.column("user")[:]) & set(test.column("user")[:])
+
+
 @pytest.mark.parametrize(
     ("fractions", "error"),
     [(1.5, "fraction is 1.5"), ({"a": 0.7, "b": 0.7}, "add up to 1.4"), ([0.5, 0.0], "fraction of '1' is 0")],
@@ -299,6 +309,14 @@ def test_a_bad_option_of_the_loader_is_named(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         pair[0].loader(4, shuffle=shuffle, **options)
+
+
+def test_a_state_of_a_window_of_any_size_is_taken(pair: tuple[ss.Store, sp.csr_array]) -> None:
+    for shuffle in (False, True):
+        loader = pair[0].loader(4, shuffle=shuffle, seed=0, window_rows=2**70)
+        first = next(iter(loader))
+        loader.load_state_dict({**loader.state_dict(), "batch": 0})
+        assert np.array_equal(next(iter(loader)).row_ids, first.row_ids)
 
 
 def test_numbers_of_numpy_do_not_spoil_the_state(pair: tuple[ss.Store, sp.csr_array]) -> None:

@@ -446,6 +446,27 @@ def test_a_text_column_takes_text_alone(path: Path, values: Array) -> None:
         w.append(np.eye(2), y=values)
 
 
+def test_texts_of_a_list_are_stored_as_they_are(path: Path) -> None:
+    texts = ["nul at the end\0", np.str_("numpy's"), "ä", ""]
+    with create(path) as w:
+        w.append(np.eye(4), y=texts)
+    assert open_reader(path).column("y").tolist() == texts
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["a", 1], "column 'y' has values of int, expected str"),
+        ([np.nan, "a"], "column 'y' has values of float, expected str"),
+        (["a", "\ud800"], "column 'y' has text with the number 0xd800, which is no character"),
+    ],
+    ids=["number", "nan", "half_a_character"],
+)
+def test_a_list_that_is_not_all_text_is_refused(path: Path, values: list[Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message), create(path) as w:
+        w.append(np.eye(2), y=values)
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -33,8 +34,13 @@ _RUN_ROWS = 1024
 _ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
 """Bits set in each byte."""
 
+_NUMBERS = "biuf"  # kinds of dtype; what is none of them is text
+
 _GROUP_KEY = 2**64 - 1  # a window number that no draw of rows reaches
 
+_STREAM_BITS = 32  # above the numbers of all streams, for how many splits went before
+
+Ints = NDArray[np.int64]
 Positions = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Array = NDArray[Any]
@@ -85,6 +91,8 @@ class Selection:
         Row at which each segment of the store starts, and the number of its rows.
     segment_rows : (s,) int64 array
         Rows of the view in each segment; (1,) for explicit rows.
+    splits : int
+        How many splits, one of a part of the other, led to it: the next draws from words of its own.
 
     Examples
     --------
@@ -101,12 +109,13 @@ class Selection:
     _in_bitmap: Bools  # (m,)
     _bitmap: _Bitmap | None
     _explicit: Positions | None = None
+    splits: int = 0
 
     @classmethod
     def all(cls, segment_rows: ArrayLike) -> Selection:
         """Every row of a store with the given numbers of rows in its segments."""
         starts = _starts(np.asarray(segment_rows, np.int64))
-        return _assemble(starts, ([_Piece(a, b)] for a, b in pairwise(starts.tolist())))
+        return _assemble(starts, ([_Piece(a, b)] for a, b in pairwise(starts.tolist())), splits=0)
 
     @property
     def n_rows(self) -> int:
@@ -182,7 +191,7 @@ class Selection:
         """
         start, stop, step = rows.indices(self.n_rows)
         if self._explicit is not None or step < 0:
-            return _explicit(self.store_starts, self.rows(np.arange(start, stop, step, dtype=np.int64)))
+            return self._in_order_of(self.rows(np.arange(start, stop, step, dtype=np.int64)))
         if step > 1:
             mask = np.zeros(self.n_rows, np.bool_)
             mask[rows] = True
@@ -195,7 +204,7 @@ class Selection:
         packed = self._in_bitmap[kept]
         new_at = np.append(at[kept], at[-1]) - start
         bitmap = self._bitmap if packed.any() else None
-        return Selection(self.store_starts, np.diff(ends), new_at, first, packed, bitmap)
+        return Selection(self.store_starts, np.diff(ends), new_at, first, packed, bitmap, splits=self.splits)
 
     def take_mask(self, mask: Array) -> Selection:
         """The rows where a boolean array, one element a row of the view, is True.
@@ -213,9 +222,10 @@ class Selection:
                 f"but size of corresponding boolean axis is {len(mask) if mask.ndim == 1 else mask.shape}"
             )
         if self._explicit is not None:
-            return _explicit(self.store_starts, self._explicit[mask])
+            return self._in_order_of(self._explicit[mask])
         bounds = enumerate(pairwise(_starts(self.segment_rows).tolist()))
-        return _assemble(self.store_starts, (self._members(segment, a, mask[a:b]) for segment, (a, b) in bounds))
+        pieces = (self._members(segment, a, mask[a:b]) for segment, (a, b) in bounds)
+        return _assemble(self.store_starts, pieces, splits=self.splits)
 
     def take_ids(self, ids: ArrayLike) -> Selection:
         """The rows at the given positions, negative ones from the end; in that order, repeats allowed.
@@ -243,10 +253,18 @@ class Selection:
         positions[positions < 0] += self.n_rows
         rows = self.rows(positions)
         if self._explicit is not None or (rows[1:] <= rows[:-1]).any():
-            return _explicit(self.store_starts, rows)
+            return self._in_order_of(rows)
         cuts = np.searchsorted(rows, self.store_starts)
         bounds = zip(pairwise(self.store_starts.tolist()), pairwise(cuts.tolist()), strict=True)
-        return _assemble(self.store_starts, (_pieces_of(a, b, rows[first:last]) for (a, b), (first, last) in bounds))
+        pieces = (_pieces_of(a, b, rows[first:last]) for (a, b), (first, last) in bounds)
+        return _assemble(self.store_starts, pieces, splits=self.splits)
+
+    def _in_order_of(self, rows: Positions) -> Selection:
+        """The given rows of the store, in their order."""
+        size, none = np.array([len(rows)], np.int64), np.zeros(0, np.int64)
+        return Selection(
+            self.store_starts, size, _starts(size), none, none.astype(np.bool_), None, rows, splits=self.splits
+        )
 
     def _members(self, segment: int, at: int, mask: Bools) -> list[_Piece]:
         """The view's rows of a segment, which begin at position `at`, where a mask over them is True."""
@@ -305,7 +323,7 @@ def _pieces_of(start: int, stop: int, rows: Positions) -> list[_Piece]:
     return [_Piece(a, b + 1) for a, b in zip(*(rows[at].tolist() for at in bounds), strict=True)] if len(rows) else []
 
 
-def _assemble(store_starts: Positions, segments: Iterable[list[_Piece]]) -> Selection:
+def _assemble(store_starts: Positions, segments: Iterable[list[_Piece]], *, splits: int) -> Selection:
     """A selection of the pieces of each segment."""
     at, first, in_bitmap, segment_rows = [0], [], [], []
     words: list[NDArray[np.uint8]] = []
@@ -338,12 +356,8 @@ def _assemble(store_starts: Positions, segments: Iterable[list[_Piece]]) -> Sele
         np.array(first, np.int64),
         np.array(in_bitmap, np.bool_),
         bitmap,
+        splits=splits,
     )
-
-
-def _explicit(store_starts: Positions, rows: Positions) -> Selection:
-    size, none = np.array([len(rows)], np.int64), np.zeros(0, np.int64)
-    return Selection(store_starts, size, _starts(size), none, none.astype(np.bool_), None, rows)
 
 
 def _starts(sizes: Positions) -> Positions:
@@ -374,7 +388,8 @@ def split(
     row is rounded is drawn, so that many small segments add up to the fractions. A segment that was shuffled when it
     was written is cut into contiguous ranges, which read fast and cost nothing; of others, and under `strata`, rows
     are drawn, a bit each. With `groups`, the hash of a row's value decides, in every segment alike: a group is never
-    in two parts, and parts have their fractions of the groups, on average.
+    in two parts, and parts have their fractions of the groups, on average. A part is split by words of its own:
+    by the same ones it would fall into one part again.
 
     Parameters
     ----------
@@ -415,6 +430,7 @@ def split(
     if strata is not None and groups is not None:
         raise ValueError("strata and groups were both given: a split goes by one of them")
     explicit = selection._explicit is not None
+    stream = shuffle.SPLITS + (selection.splits << _STREAM_BITS)
     in_ranges = np.asarray(shuffled, np.bool_) & (strata is None and groups is None and not explicit)
     parts: list[list[list[_Piece]]] = [[] for _ in fractions]
     masks: list[Bools] = []
@@ -422,22 +438,28 @@ def split(
         n = end - at
         key = int(segment_starts[segment]) if not explicit else 0
         if not explicit and in_ranges[segment]:
-            cuts = [0, *np.floor(cumulative * n + _uniform(seed, key, 1)).astype(np.int64).tolist()]
+            cuts = [0, *np.floor(cumulative * n + _uniform(seed, stream, key, 1)).astype(np.int64).tolist()]
             for pieces, (first, last) in zip(parts, pairwise(cuts), strict=True):
                 pieces.append(selection._between(segment, at, first, last) if first < last else [])
             continue
         if groups is not None:
-            hashes = _hash(_values(groups, segment, n), seed)
+            hashes = _hash(_values(groups, segment, n), seed, stream)
             part: Array = np.searchsorted(cumulative, _fractional(hashes), side="right")
         else:
-            part = _draw(None if strata is None else _values(strata, segment, n), n, cumulative, seed, key)
+            labels = None if strata is None else _values(strata, segment, n)
+            if labels is not None and labels.dtype.kind not in _NUMBERS:
+                labels = _ranked(labels)
+            part = _draw(labels, n, cumulative, seed, stream, key)
         masks = [part == i for i in range(len(parts))]
         if not explicit:
             for pieces, mask in zip(parts, masks, strict=True):
                 pieces.append(selection._members(segment, at, mask))
     if explicit:
-        return {name: selection.take_mask(mask) for name, mask in zip(fractions, masks, strict=True)}
-    return {name: _assemble(selection.store_starts, pieces) for name, pieces in zip(fractions, parts, strict=True)}
+        selections = [selection.take_mask(mask) for mask in masks]
+    else:
+        selections = [_assemble(selection.store_starts, pieces, splits=selection.splits) for pieces in parts]
+    splits = selection.splits + 1
+    return {name: replace(part, splits=splits) for name, part in zip(fractions, selections, strict=True)}
 
 
 def _cumulative(fractions: Mapping[str, float]) -> NDArray[np.float64]:
@@ -456,9 +478,9 @@ def _cumulative(fractions: Mapping[str, float]) -> NDArray[np.float64]:
     return ends
 
 
-def _uniform(seed: int, key: int, n: int) -> NDArray[np.float64]:
+def _uniform(seed: int, stream: int, key: int, n: int) -> NDArray[np.float64]:
     """Numbers in [0, 1) that decide which way the quotas of a segment are rounded."""
-    return _fractional(shuffle.words(seed, shuffle.SPLITS, key, 0, n))
+    return _fractional(shuffle.words(seed, stream, key, 0, n))
 
 
 def _fractional(words: NDArray[np.uint64]) -> NDArray[np.float64]:
@@ -469,19 +491,38 @@ def _values(of: Callable[[int], Array], segment: int, n: int) -> Array:
     values = np.asarray(of(segment))
     if values.shape != (n,):
         raise ValueError(f"segment {segment} has values of shape {values.shape}, expected one for each of {n} rows")
-    return values if values.dtype.kind in "biuf" else values.astype(np.str_)
+    return values
 
 
-def _draw(labels: Array | None, n: int, cumulative: NDArray[np.float64], seed: int, key: int) -> Array:
+def _coded(texts: Array) -> tuple[list[str], Ints]:
+    """Texts without what is repeated (mostly), and which of them each one is.
+
+    numpy's own text takes as much for every row as the longest needs. It has no NULs at its end, so that these never
+    told texts apart: all splits by text depend on it.
+    """
+    numbers: defaultdict[str, int] = defaultdict()
+    numbers.default_factory = numbers.__len__
+    codes = np.fromiter(map(numbers.__getitem__, texts.tolist()), np.int64, len(texts))
+    return [str(text).rstrip("\0") for text in numbers], codes
+
+
+def _ranked(texts: Array) -> Ints:
+    """Numbers in the place of texts, in the order of these."""
+    distinct, codes = _coded(texts)
+    ranks = {text: rank for rank, text in enumerate(sorted(set(distinct)))}
+    return np.array([ranks[text] for text in distinct], np.int64)[codes]
+
+
+def _draw(labels: Array | None, n: int, cumulative: NDArray[np.float64], seed: int, stream: int, key: int) -> Array:
     """Number of the part of each row of a segment, ``len(cumulative)`` for none; each label gets its quotas."""
     classes = np.zeros(1) if labels is None else np.unique(labels)
-    offset = _uniform(seed, key, len(classes))
+    offset = _uniform(seed, stream, key, len(classes))
     part = np.empty(n, np.min_scalar_type(len(cumulative)))
     seen = np.zeros(len(classes), np.int64)
     given = np.zeros((len(cumulative), len(classes)), np.int64)  # rows of each label in this part and those before it
     for i, start in enumerate(range(0, n, _SPLIT_ROWS)):  # so that a segment of any size takes little memory
         stop = min(start + _SPLIT_ROWS, n)
-        drawn = shuffle.order(seed, shuffle.SPLITS, key, i + 1, stop - start)
+        drawn = shuffle.order(seed, stream, key, i + 1, stop - start)
         codes = np.zeros(stop - start, np.int64)
         if labels is not None:
             codes = np.searchsorted(classes, labels[start:stop])
@@ -501,14 +542,14 @@ def _draw(labels: Array | None, n: int, cumulative: NDArray[np.float64], seed: i
     return part
 
 
-def _hash(values: Array, seed: int) -> NDArray[np.uint64]:
+def _hash(values: Array, seed: int, stream: int) -> NDArray[np.uint64]:
     """A hash of each value and the seed, the same in every process and on every platform."""
-    key = shuffle.words(seed, shuffle.SPLITS, 0, _GROUP_KEY, 1)
-    if values.dtype.kind == "U":
-        unique, inverse = np.unique(values, return_inverse=True)
+    key = shuffle.words(seed, stream, 0, _GROUP_KEY, 1)
+    if values.dtype.kind not in _NUMBERS:
+        distinct, codes = _coded(values)
         secret = key.astype("<u8").tobytes()
-        digests = [hashlib.blake2b(str(text).encode(), digest_size=8, key=secret).digest() for text in unique]
-        return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)[inverse]
+        digests = [hashlib.blake2b(text.encode(), digest_size=8, key=secret).digest() for text in distinct]
+        return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)[codes]
     if values.dtype.kind == "f":
         numbers = (values.astype(np.float64) + 0.0).view(np.uint64)  # -0.0 is 0.0
     else:

@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from sparsestore.forking import Lock
 from sparsestore.plan import shuffle as shuffling
 
-__all__ = ["Plan", "WindowRows"]
+__all__ = ["MOST_BLOCK_ROWS", "Plan", "WindowRows"]
+
+MOST_BLOCK_ROWS = 2**32
+"""Rows of a block; all that short blocks of many segments lack must be a number of 64 bits."""
 
 Positions = NDArray[np.int64]
 
@@ -47,7 +50,7 @@ class Plan:
     batch_size : int
         Rows in a batch.
     block_rows : int
-        Consecutive rows read together; the last block of a segment may be shorter.
+        Consecutive rows read together, at most 2**32; the last block of a segment may be shorter.
     window_rows : int
         Rows permuted together: a multiple of `batch_size`.
     shuffle : bool
@@ -92,6 +95,8 @@ class Plan:
         for name in ("batch_size", "block_rows", "window_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if self.block_rows > MOST_BLOCK_ROWS:
+            raise ValueError(f"block_rows is {self.block_rows}, expected at most {MOST_BLOCK_ROWS}")
         if self.window_rows % self.batch_size:
             raise ValueError(
                 f"window_rows is {self.window_rows}, expected a multiple of batch_size, {self.batch_size}: "

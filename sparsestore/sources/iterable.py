@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from sparsestore.columns import array_of
 from sparsestore.csr import number_dtype
 from sparsestore.errors import SourceError
 from sparsestore.sources import options
@@ -124,7 +125,7 @@ class IterableSource:
             matrix = MemorySource(x, n_features=self.n_features, dtype=self.dtype)
         except ValueError as error:
             raise SourceError(f"{where}: {error}") from error
-        columns = {str(name): np.asanyarray(values) for name, values in named.items() if values is not None}
+        columns = {str(name): array_of(values) for name, values in named.items() if values is not None}
         for name, values in columns.items():
             if values.ndim not in (1, 2) or len(values) != matrix.n_rows:
                 raise SourceError(

@@ -219,7 +219,8 @@ def _features(select: Sequence[int] | Sequence[str] | str, view: View) -> Any:
     n_features = view.shape[1]
     if not isinstance(select, str):
         try:
-            return row_numbers(view._numbered(np.asarray(select)), n_features, axis=1)
+            chosen = select if isinstance(select, np.ndarray) else list(select)
+            return row_numbers(view._numbered(chosen), n_features, axis=1)
         except (IndexError, KeyError) as error:
             raise ValueError(f"select: {error.args[0]}") from None
     parts = [part.strip() for part in select.split(",")]
