@@ -135,7 +135,7 @@ class FeaturesDocument:
 
 @dataclass(frozen=True, slots=True)
 class ColumnSchema:
-    """Dtype of a column and what follows the row axis in its shape: () or (k,)."""
+    """Dtype of a column and what follows the row axis in its shape: () or, for numbers, (k,)."""
 
     dtype: str
     shape: tuple[int, ...] = ()
@@ -321,8 +321,11 @@ class Manifest:
                 problems.add(f"columns.{column}.{unknown}", schema[unknown], "no such key")
             if len(tail) > 1:
                 problems.add(f"columns.{column}.shape", tail, "[] or [k]")
+            dtype = problems.dtype(schema.get("dtype"), f"columns.{column}.dtype", strings=True)
+            if dtype == "string" and tail:
+                problems.add(f"columns.{column}.shape", tail, "[], as text has one value a row")
             columns[column] = ColumnSchema(
-                problems.dtype(schema.get("dtype"), f"columns.{column}.dtype", strings=True),
+                dtype,
                 tuple(problems.integer(n, f"columns.{column}.shape", least=1) for n in tail),
             )
         pages = []

@@ -20,11 +20,12 @@ import scipy.sparse as sp
 import sparsestore as ss
 from sparsestore import inspection, segment_writer, writer
 from sparsestore.arrays import ArrayWriter
-from sparsestore.errors import MissingStoreError
+from sparsestore.errors import FormatError, MissingStoreError
 from sparsestore.integrity import Verdict, examine
 from sparsestore.kernels import survey
 from sparsestore.manifest import read_manifest
 from sparsestore.storage import LocalStorage, open_storage
+from sparsestore.zarr_format import Codec
 
 
 @pytest.fixture(params=["raw", "compact"])
@@ -434,6 +435,23 @@ def test_what_a_wrong_writer_wrote_is_a_problem(
     assert len(problems) == 1, problems
     assert re.search(pattern, problems[0])
     assert found(tmp_path / "s.zarr", n_threads=4) == problems
+
+
+@pytest.mark.parametrize("cname", ["lz4", "zstd"])
+def test_text_that_was_compressed_as_numbers_are_is_a_problem_and_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cname: str
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(segment_writer, "codec_for", lambda *_: Codec("blosc", cname))
+        with ss.create(tmp_path / "s.zarr", n_features=4, columns={"t": "string"}, profile="compact") as w:
+            w.append(np.eye(4), t=np.array(list("abcd")))
+    store = ss.open(tmp_path / "s.zarr")
+    (problem,) = store.verify()
+    assert "columns/t/zarr.json" in problem
+    assert "expected 'vlen-utf8', then one of: nothing, 'zstd'" in problem
+    with pytest.raises(FormatError, match="expected 'vlen-utf8', then one of: nothing, 'zstd'"):
+        store.column("t")[:]
+    assert (store[:] != sp.eye_array(4)).nnz == 0
 
 
 def test_longest_row_and_nnz_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

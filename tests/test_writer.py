@@ -451,6 +451,7 @@ def test_a_text_column_takes_text_alone(path: Path, values: Array) -> None:
         ({"y": "complex64"}, "column 'y' has dtype complex64, expected bool, integers"),
         ({"y": "datetime64[s]"}, "column 'y' has dtype datetime64"),
         ({"y": ("int64", 0)}, r"column 'y' has shape \(0,\) a row, expected \(\) or \(k,\) with k >= 1"),
+        ({"y": ("string", 2)}, r"column 'y' is text of shape \(2,\) a row, expected \(\): give each of its 2 values"),
         ({"y": ("int64", 2, 2)}, r"column 'y' has shape \(2, 2\) a row"),
         ({"y": "int46"}, "column 'y' has dtype 'int46': data type 'int46' not understood"),
         ({"y": ["float32", 3]}, r"column 'y' has dtype \['float32', 3\]: .*; for k values a row give \(dtype, k\)"),
