@@ -34,8 +34,6 @@ __all__ = [
 
 Ints = NDArray[np.int64]
 
-MOST_CHUNK_BYTES = 1 << 28
-"""Decoded bytes of an inner chunk: more is taken for damage before there is memory for it."""
 STRETCH = 16
 """Damaged pieces that follow each other, from which on they are one problem and not one each."""
 
@@ -117,8 +115,6 @@ def spec_problem(spec: ArraySpec, expected: Expected) -> str:
         return f"the dtype is {spec.dtype}, expected {expected.dtype}"
     if expected.shape is not None and spec.shape != expected.shape:
         return f"the shape is {spec.shape}, expected {expected.shape}"
-    if spec.chunk * spec.itemsize > MOST_CHUNK_BYTES and spec.n_chunks:
-        return f"inner chunks have {spec.chunk * spec.itemsize} bytes, expected at most {MOST_CHUNK_BYTES}"
     return ""
 
 
@@ -134,7 +130,8 @@ def most_bytes(n_threads: int, rows: int, chunk_bytes: int = 0) -> int:
     rows : int
         Of the largest segment.
     chunk_bytes : int
-        Of the longest inner chunk, decoded: of no account in a store as the format's own writer makes it.
+        Of the longest inner chunk, decoded: of no account in a store as the format's own writer makes it, unless a row
+        of a column has more than 2 MiB.
     """
     return n_threads * max(6 << 20, 3 * chunk_bytes) + (16 << 20) + rows // 8
 

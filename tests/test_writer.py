@@ -162,6 +162,17 @@ def test_an_array_of_several_shards_comes_back(path: Path, profile: str, monkeyp
         assert reader.locate(np.array([5, 12])).take().nnz == 0  # empty rows alone
 
 
+def test_chunks_of_a_wide_column_are_shorter(path: Path) -> None:
+    wide = np.arange(700 * 1500, dtype=np.float32).reshape(700, 1500)
+    with create(path, n_features=1, columns={"wide": ("float32", 1500), "y": "int64"}) as w:
+        w.append(np.zeros((700, 1)), wide=wide, y=np.arange(700))
+    reader = open_reader(path)
+    assert reader.segment(0).spec("columns/wide").chunk == 256  # 1.5 MB; as many again would be more than 2 MiB
+    assert reader.segment(0).spec("columns/y").chunk == 1024
+    np.testing.assert_array_equal(reader.column("wide", np.arange(700)), wide)
+    assert verify(reader) == []
+
+
 @pytest.mark.parametrize(
     "values", [[1, 1], [True, True], [0.25, 0.25], [2**53 + 1] * 2, [0.0, 0.0], [-7.0, -7.0]], ids=str
 )
