@@ -459,6 +459,10 @@ class SegmentDocument:
             profile=problems.choice(document.get("profile"), "profile", PROFILES),
             objects=_objects(document, problems, "segment.json"),
         )
+        if "int" not in segment.indices_dtype:
+            problems.add("indices_dtype", segment.indices_dtype, "a dtype of whole numbers")
+        if segment.data_dtype in ("bool", "float16"):
+            problems.add("data_dtype", segment.data_dtype, "a wider one: bool stands as uint8, float16 as float32")
         chunk = next((entry.key for entry in segment.objects if entry.key.startswith("X/data/c/")), None)
         if segment.constant and chunk is not None:  # which nobody would read
             problems.add("objects", chunk, "no chunk of X/data, as constant is true")

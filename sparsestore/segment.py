@@ -184,8 +184,6 @@ class Segment:
                     f"{spec.dtype} {spec.shape}, codec {spec.codec.name}, expected {dtype} ({n},), "
                     f"{'not compressed' if plain else 'compressed'}",
                 )
-        if np.dtype(found.data_dtype).kind == "b" or found.data_dtype == "float16":
-            raise self._damaged(key, 0, length, f"data_dtype is {found.data_dtype}, which stands as a wider one")
 
     def _read(self, key: str) -> bytes:
         try:
