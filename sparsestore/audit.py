@@ -34,8 +34,6 @@ __all__ = [
 
 Ints = NDArray[np.int64]
 
-MOST_CHUNK_BYTES = 1 << 28
-"""Decoded bytes of an inner chunk: more is taken for damage before there is memory for it."""
 STRETCH = 16
 """Damaged pieces that follow each other, from which on they are one problem and not one each."""
 
@@ -75,27 +73,38 @@ class Problem:
 
 
 class Expected(NamedTuple):
-    """What the documents above an array say that it is; None where they say nothing."""
+    """What the documents above an array say that it is; None where they say nothing.
+
+    Attributes
+    ----------
+    dtype : str or None
+    shape : tuple of int or None
+    compressed : bool or None
+    required : bool
+    barred : str
+        Why there must be no such array; empty where there may be.
+    """
 
     dtype: str | None
     shape: tuple[int, ...] | None
+    compressed: bool | None = None
     required: bool = True
+    barred: str = ""
 
 
 def expectations(document: SegmentDocument, columns: Mapping[str, ColumnSchema]) -> dict[str, Expected]:
     """The arrays that a segment must or may have, by path."""
-    rows, nnz = document.rows, document.nnz
+    rows, nnz, packed = document.rows, document.nnz, document.profile == "compact"
     found = {
-        "X/indptr": Expected("int64", (rows + 1,)),
-        "X/indices": Expected(document.indices_dtype, (nnz,)),
-        "X/data": Expected(document.data_dtype, (nnz,)),
+        "X/indptr": Expected("int64", (rows + 1,), True),
+        "X/indices": Expected(document.indices_dtype, (nnz,), packed),
+        "X/data": Expected(document.data_dtype, (nnz,), packed and not document.constant),
         "stats/nnz": Expected(None, (-(-rows // COUNT_ROWS),)),
-        f"columns/{ROW_ID}": Expected("int64", (rows,), required=False),
     }
-    for name, schema in columns.items():
-        found[f"columns/{name}"] = Expected(schema.dtype, (rows, *schema.shape))
-    for path in [path for path in found if path.startswith("columns/")]:
-        found[f"{path}.mask"] = Expected("bool", (rows,), required=False)
+    for name, schema in {**columns, ROW_ID: ColumnSchema("int64")}.items():
+        found[f"columns/{name}"] = Expected(schema.dtype, (rows, *schema.shape), True, required=name != ROW_ID)
+        barred = f"there is no mask of a column with {schema.shape[0]} values a row" if schema.shape else ""
+        found[f"columns/{name}.mask"] = Expected("bool", (rows,), True, required=False, barred=barred)
     return found
 
 
@@ -113,12 +122,14 @@ def arrays_of(keys: Iterable[str]) -> list[str]:
 
 def spec_problem(spec: ArraySpec, expected: Expected) -> str:
     """What is wrong with the description of an array; empty where nothing is."""
+    if expected.barred:
+        return expected.barred
     if expected.dtype is not None and spec.dtype != expected.dtype:
         return f"the dtype is {spec.dtype}, expected {expected.dtype}"
     if expected.shape is not None and spec.shape != expected.shape:
         return f"the shape is {spec.shape}, expected {expected.shape}"
-    if spec.chunk * spec.itemsize > MOST_CHUNK_BYTES and spec.n_chunks:
-        return f"inner chunks have {spec.chunk * spec.itemsize} bytes, expected at most {MOST_CHUNK_BYTES}"
+    if expected.compressed is not None and (spec.codec.name != "none") != expected.compressed:
+        return f"the codec is {spec.codec.name}, expected {'compressed' if expected.compressed else 'none'}"
     return ""
 
 
@@ -134,7 +145,8 @@ def most_bytes(n_threads: int, rows: int, chunk_bytes: int = 0) -> int:
     rows : int
         Of the largest segment.
     chunk_bytes : int
-        Of the longest inner chunk, decoded: of no account in a store as the format's own writer makes it.
+        Of the longest inner chunk, decoded: of no account in a store as the format's own writer makes it, unless a row
+        of a column has more than 2 MiB.
     """
     return n_threads * max(6 << 20, 3 * chunk_bytes) + (16 << 20) + rows // 8
 

@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 
 def schema_of(columns: Mapping[str, Any]) -> dict[str, ColumnSchema]:
-    """Schema of columns given as dtypes, or as (dtype, k) for k values a row; ValueError where it can not be stored."""
+    """Schema of columns given as dtypes, or (dtype, k) for k numbers a row; ValueError where they can not be stored."""
     if not isinstance(columns, Mapping):
         raise ValueError(f"columns is a {type(columns).__name__}, expected a mapping: {{'y': 'int64'}}")
     schema = {}
@@ -29,7 +29,13 @@ def schema_of(columns: Mapping[str, Any]) -> dict[str, ColumnSchema]:
         dtype, shape = (given[0], tuple(int(n) for n in given[1:])) if isinstance(given, tuple) else (given, ())
         if len(shape) > 1 or any(n < 1 for n in shape):
             raise ValueError(f"column {name!r} has shape {shape} a row, expected () or (k,) with k >= 1")
-        schema[name] = ColumnSchema(_column_dtype(name, dtype), shape)
+        stored = _column_dtype(name, dtype)
+        if stored == "string" and shape:
+            raise ValueError(
+                f"column {name!r} is text of shape {shape} a row, expected (): "
+                f"give each of its {shape[0]} values a row a column of its own"
+            )
+        schema[name] = ColumnSchema(stored, shape)
     return schema
 
 

@@ -146,7 +146,7 @@ class FeaturesDocument:
 
 @dataclass(frozen=True, slots=True)
 class ColumnSchema:
-    """Dtype of a column and what follows the row axis in its shape: () or (k,)."""
+    """Dtype of a column and what follows the row axis in its shape: () or, for numbers, (k,)."""
 
     dtype: str
     shape: tuple[int, ...] = ()
@@ -332,8 +332,11 @@ class Manifest:
                 problems.add(f"columns.{column}.{unknown}", schema[unknown], "no such key")
             if len(tail) > 1:
                 problems.add(f"columns.{column}.shape", tail, "[] or [k]")
+            dtype = problems.dtype(schema.get("dtype"), f"columns.{column}.dtype", strings=True)
+            if dtype == "string" and tail:
+                problems.add(f"columns.{column}.shape", tail, "[], as text has one value a row")
             columns[column] = ColumnSchema(
-                problems.dtype(schema.get("dtype"), f"columns.{column}.dtype", strings=True),
+                dtype,
                 tuple(problems.integer(n, f"columns.{column}.shape", least=1) for n in tail),
             )
         pages = []
@@ -478,6 +481,10 @@ class SegmentDocument:
             profile=problems.choice(document.get("profile"), "profile", PROFILES),
             objects=_objects(document, problems, "segment.json"),
         )
+        if "int" not in segment.indices_dtype:
+            problems.add("indices_dtype", segment.indices_dtype, "a dtype of whole numbers")
+        if segment.data_dtype in ("bool", "float16"):
+            problems.add("data_dtype", segment.data_dtype, "a wider one: bool stands as uint8, float16 as float32")
         chunk = next((entry.key for entry in segment.objects if entry.key.startswith("X/data/c/")), None)
         if segment.constant and chunk is not None:  # which nobody would read
             problems.add("objects", chunk, "no chunk of X/data, as constant is true")

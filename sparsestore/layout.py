@@ -15,6 +15,7 @@ from sparsestore.zarr_format import Codec
 
 __all__ = [
     "CHUNK",
+    "CHUNK_BYTES",
     "COLUMN_CHUNK",
     "PACKED_CHUNK",
     "PROFILES",
@@ -24,6 +25,7 @@ __all__ = [
     "codec_for",
     "indices_dtype",
     "parse_bytes",
+    "rows_of_chunk",
 ]
 
 CHUNK = 1 << 16
@@ -32,6 +34,8 @@ PACKED_CHUNK = 1 << 14
 """The same where it is compressed: a block of rows begins and ends inside of chunks, which are decoded whole."""
 COLUMN_CHUNK = 1 << 12
 """Rows of an inner chunk of a column: a shuffled window reads blocks of at most this many rows."""
+CHUNK_BYTES = 1 << 21
+"""Bytes of an inner chunk of a column of many numbers a row: it is held whole by writers, readers and `verify`."""
 SHARD = 1 << 24
 """Elements of a shard."""
 
@@ -72,6 +76,18 @@ def chunk_and_shard(n: int, chunk: int = CHUNK, shard: int = SHARD) -> tuple[int
     """Lengths for an array of n elements: powers of two, no longer than it needs, at most `chunk` and `shard`."""
     needed = 1 << max(n - 1, 0).bit_length()
     return min(chunk, needed), min(shard, needed)
+
+
+def rows_of_chunk(most: int, row_bytes: int) -> int:
+    """Length of an inner chunk of at most so many rows and `CHUNK_BYTES`: a power of two, and one row at least.
+
+    Examples
+    --------
+    >>> rows_of_chunk(4096, 8), rows_of_chunk(4096, 3000)
+    (4096, 512)
+    """
+    fitting = CHUNK_BYTES // max(row_bytes, 1)
+    return min(most, 1 << max(fitting.bit_length() - 1, 0))
 
 
 def indices_dtype(n_features: int) -> str:

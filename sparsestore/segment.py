@@ -53,14 +53,13 @@ class RowOffsets:
         self._lock = Lock()
 
     def load(self, rows: Ints) -> None:
-        """Make sure of the lengths and anchors of these rows."""
+        """Make sure of the lengths of these rows, of those before them up to an anchor, and of that."""
         if self._all:
             return
-        chunk = self._indptr.spec.chunk
-        touched = np.zeros(len(self._loaded), bool)
-        for places in (rows // chunk, (rows + 1) // chunk):  # of where a row starts and ends
-            touched[places[np.flatnonzero(places[1:] != places[:-1])]] = True
-            touched[places[-1:]] = True
+        chunk, n = self._indptr.spec.chunk, len(self._loaded)
+        # `locate` adds up lengths from the anchor on: that chunk, the one in which the row ends, and all between
+        first, last = (rows & -_ANCHOR) // chunk, (rows + 1) // chunk
+        touched = np.cumsum(np.bincount(first, minlength=n + 1) - np.bincount(last + 1, minlength=n + 1))[:n] > 0
         with self._lock():
             for number, offsets in self._indptr.each_chunk(np.flatnonzero(touched & ~self._loaded)):
                 self._load(number, offsets)
@@ -185,8 +184,6 @@ class Segment:
                     f"{spec.dtype} {spec.shape}, codec {spec.codec.name}, expected {dtype} ({n},), "
                     f"{'not compressed' if plain else 'compressed'}",
                 )
-        if np.dtype(found.data_dtype).kind == "b" or found.data_dtype == "float16":
-            raise self._damaged(key, 0, length, f"data_dtype is {found.data_dtype}, which stands as a wider one")
 
     def _read(self, key: str) -> bytes:
         try:

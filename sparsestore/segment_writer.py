@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from sparsestore.layout import (
     chunk_and_shard,
     codec_for,
     indices_dtype,
+    rows_of_chunk,
 )
 from sparsestore.statistics import LabelAccumulator, RowCounts
 from sparsestore.storage import LocalStorage
@@ -134,9 +136,9 @@ class SegmentWriter:
         role = "string" if schema.dtype == "string" else "column"
         fill: Any = "" if schema.dtype == "string" else (False if schema.dtype == "bool" else 0)
         codec = codec_for(role, self._profile)
-        return self._array(
-            f"columns/{name}", schema.dtype, schema.shape, codec=codec, chunk=COLUMN_CHUNK, fill_value=fill
-        )
+        row_bytes = 0 if schema.dtype == "string" else np.dtype(schema.dtype).itemsize * math.prod(schema.shape)
+        chunk = rows_of_chunk(COLUMN_CHUNK, row_bytes)
+        return self._array(f"columns/{name}", schema.dtype, schema.shape, codec=codec, chunk=chunk, fill_value=fill)
 
     def _put(self, key: str, payload: bytes) -> None:
         written = self._storage.put(f"{self._prefix}/{key}", payload)

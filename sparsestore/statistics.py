@@ -246,7 +246,7 @@ class LabelAccumulator:
     dtype : str or numpy dtype
         Of the label; "string" for strings.
     shape : tuple of int
-        Of one row's label: () or (k,).
+        Of one row's label: () or, for numbers, (k,).
 
     Examples
     --------
@@ -263,7 +263,7 @@ class LabelAccumulator:
         self._chunk = max(_CHUNK // max(self._width, 1) // _LARGEST, 1) * _LARGEST
         self._parts: list[Array] = []  # rows that wait for their chunk to fill
         self._waiting = 0
-        self._sound = shape == () or not self._strings
+        self._sound = True
         self._blocks, self._lengths = np.zeros(len(BLOCK_SIZES)), np.zeros(len(BLOCK_SIZES))
         self._centre: Floats | None = None
         self._numbers = np.zeros((2, len(BLOCK_SIZES), self._width))

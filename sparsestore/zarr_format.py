@@ -163,6 +163,8 @@ class ArraySpec:
             problems.add("storage_transformers", document["storage_transformers"], "none")
         shape = tuple(problems.integer(n, "shape") for n in problems.items(document.get("shape"), "shape"))
         dtype = problems.dtype(document.get("data_type"), "data_type", strings=True)
+        if dtype == "string" and len(shape) > 1:
+            problems.add("shape", list(shape), "one axis, as elements are strings")
         grid = problems.mapping(document.get("chunk_grid"), "chunk_grid")
         if grid.get("name") != "regular":
             problems.add("chunk_grid.name", grid.get("name"), "regular")
@@ -219,9 +221,11 @@ def _the_same(lengths: list[Any], expected: tuple[int, ...]) -> bool:
 def _codec_from_documents(problems: Problems, documents: Any, dtype: str) -> Codec:
     found = documents if isinstance(documents, list) else []
     names = [c.get("name") if isinstance(c, dict) else None for c in found]
-    serializer = "vlen-utf8" if dtype == "string" else "bytes"
-    if names[:1] != [serializer] or len(names) > 2 or (names[1:] and names[1] not in ("blosc", "zstd")):
-        problems.add("codecs[0].codecs", names, f"{serializer!r}, then nothing, 'blosc' or 'zstd'")
+    # a blosc frame is decoded straight into the array, which holds the bytes of numbers, and not those of text
+    serializer, compressors = ("vlen-utf8", ["zstd"]) if dtype == "string" else ("bytes", ["blosc", "zstd"])
+    if names[:1] != [serializer] or len(names) > 2 or (names[1:] and names[1] not in compressors):
+        allowed = ", ".join(["nothing", *map(repr, compressors)])
+        problems.add("codecs[0].codecs", names, f"{serializer!r}, then one of: {allowed}")
         return Codec()
     serializing = found[0].get("configuration", {}) if isinstance(found[0], dict) else None
     # one byte has no order, and zarr leaves it out

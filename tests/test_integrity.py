@@ -20,11 +20,12 @@ import scipy.sparse as sp
 import sparsestore as ss
 from sparsestore import inspection, segment_writer, writer
 from sparsestore.arrays import ArrayWriter
-from sparsestore.errors import MissingStoreError
+from sparsestore.errors import FormatError, MissingStoreError
 from sparsestore.integrity import Verdict, examine
 from sparsestore.kernels import survey
 from sparsestore.manifest import read_manifest
 from sparsestore.storage import LocalStorage, open_storage
+from sparsestore.zarr_format import Codec
 
 
 @pytest.fixture(params=["raw", "compact"])
@@ -434,6 +435,71 @@ def test_what_a_wrong_writer_wrote_is_a_problem(
     assert len(problems) == 1, problems
     assert re.search(pattern, problems[0])
     assert found(tmp_path / "s.zarr", n_threads=4) == problems
+
+
+OTHER_CODECS = {
+    "columns/y": ("raw", Codec(), "the codec is none, expected compressed"),
+    "columns/t": ("compact", Codec(), "the codec is none, expected compressed"),
+    "columns/age.mask": ("raw", Codec(), "the codec is none, expected compressed"),
+    "X/indptr": ("raw", Codec(), "the codec is none, expected compressed"),
+    "X/indices": ("raw", Codec("blosc"), "the codec is blosc, expected none"),
+    "X/data": ("compact", Codec(), "the codec is none, expected compressed"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_CODECS)
+def test_an_array_that_is_compressed_where_it_must_not_be_or_the_reverse_is_a_problem_and_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    profile, codec, reason = OTHER_CODECS[name]
+
+    def writer(storage: LocalStorage, prefix: str, *arguments: Any, **options: Any) -> ArrayWriter:
+        other = {"codec": codec} if prefix.endswith(name) and "checksums" not in prefix else {}
+        return ArrayWriter(storage, prefix, *arguments, **options | other)
+
+    values = {"y": np.arange(4), "t": list("abcd"), "age": np.ma.MaskedArray(np.arange(4), [True, False] * 2)}
+    with monkeypatch.context() as patch:
+        patch.setattr(segment_writer, "ArrayWriter", writer)
+        ss.convert(np.diag([1.5, 2, 3, 4]), tmp_path / "s.zarr", columns=values, profile=profile)
+    store = ss.open(tmp_path / "s.zarr")
+    (problem,) = store.verify()
+    assert f"{name}/zarr.json" in problem
+    assert reason in problem
+    with pytest.raises(ss.SparsestoreError, match=f"{name}/zarr.json.*compressed"):
+        _ = [store[:], *(store.column(column)[:] for column in values)]
+
+
+def test_a_mask_of_several_values_a_row_is_a_problem_and_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two, write = np.ones((4, 2)), segment_writer.SegmentWriter.write
+    with monkeypatch.context() as patch:
+        more = {"two.mask": np.zeros(4, bool)}
+        patch.setattr(segment_writer.SegmentWriter, "write", lambda self, rows, found: write(self, rows, found | more))
+        ss.convert(np.eye(4), tmp_path / "s.zarr", columns={"two": two})
+    store = ss.open(tmp_path / "s.zarr")
+    (problem,) = store.verify()
+    assert "columns/two.mask/zarr.json" in problem
+    assert "there is no mask of a column with 2 values a row" in problem
+    with pytest.raises(FormatError, match="the mask of column 'two' is bool"):
+        store.column("two")[:]
+
+
+@pytest.mark.parametrize("cname", ["lz4", "zstd"])
+def test_text_that_was_compressed_as_numbers_are_is_a_problem_and_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cname: str
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(segment_writer, "codec_for", lambda *_: Codec("blosc", cname))
+        with ss.create(tmp_path / "s.zarr", n_features=4, columns={"t": "string"}, profile="compact") as w:
+            w.append(np.eye(4), t=np.array(list("abcd")))
+    store = ss.open(tmp_path / "s.zarr")
+    (problem,) = store.verify()
+    assert "columns/t/zarr.json" in problem
+    assert "expected 'vlen-utf8', then one of: nothing, 'zstd'" in problem
+    with pytest.raises(FormatError, match="expected 'vlen-utf8', then one of: nothing, 'zstd'"):
+        store.column("t")[:]
+    assert (store[:] != sp.eye_array(4)).nnz == 0
 
 
 def test_longest_row_and_nnz_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

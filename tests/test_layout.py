@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from sparsestore.layout import CHUNK, SHARD, ValueRange, chunk_and_shard, codec_for, indices_dtype, parse_bytes
+from sparsestore.layout import (
+    CHUNK,
+    CHUNK_BYTES,
+    SHARD,
+    ValueRange,
+    chunk_and_shard,
+    codec_for,
+    indices_dtype,
+    parse_bytes,
+    rows_of_chunk,
+)
 
 Array = NDArray[Any]
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, 255.0, 256.0, -129.0, 65535.0, 2.0**31, 2.0**53 + 2, 1e300]
@@ -207,6 +217,15 @@ def test_chunks_and_shards_are_powers_of_two_no_longer_than_needed(n: int, chunk
     assert shard <= limits[1]
     assert shard < max(2 * n, 2)
     assert shard == limits[1] or shard >= n
+
+
+@given(most=st.integers(0, 16).map(lambda e: 1 << e), row_bytes=st.integers(0, 1 << 23))
+def test_a_chunk_has_two_mebibytes_or_one_row_at_most(most: int, row_bytes: int) -> None:
+    rows = rows_of_chunk(most, row_bytes)
+    assert rows & (rows - 1) == 0
+    assert 1 <= rows <= most
+    assert rows * row_bytes <= CHUNK_BYTES or rows == 1
+    assert rows == most or 2 * rows * row_bytes > CHUNK_BYTES
 
 
 def test_the_limits_are_those_of_the_format() -> None:

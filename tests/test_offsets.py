@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import sparsestore as ss
+from sparsestore import segment_writer
+from sparsestore.arrays import ArrayWriter
 from sparsestore.errors import CorruptStoreError
 from sparsestore.kernels import offsets
 from sparsestore.reader import Located, _Part
@@ -88,17 +90,17 @@ def test_a_row_costs_about_a_byte() -> None:
 
 @given(
     lengths=st.lists(st.sampled_from([0, 0, 1, 3, 300]), min_size=1, max_size=40),
-    chunk=st.sampled_from([1024, 2048]),
+    chunk=st.sampled_from([1024, 2048]) | st.integers(1, 512) | st.sampled_from([1000, 1500]),
     repeats=st.sampled_from([1, 60, 110]),
     data=st.data(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_rows_in_any_order_are_found(lengths: list[int], chunk: int, repeats: int, data: st.DataObject) -> None:
     offsets, indptr = offsets_of(np.array(lengths * repeats), chunk)
     n = len(lengths) * repeats
     near = [row for row in (0, 1023, 1024, 2047, 2048, n - 1) if row < n]
     for _ in range(3):
-        rows = data.draw(st.lists(st.sampled_from(near) | st.integers(0, n - 1), max_size=12))
+        rows = data.draw(st.lists(st.sampled_from(near) | st.integers(0, n - 1), min_size=1, max_size=12))
         check(offsets, indptr, np.array(rows, np.int64))
 
 
@@ -112,6 +114,17 @@ def test_each_chunk_is_decoded_when_first_needed_and_kept() -> None:
     check(offsets, indptr, np.array([8191]))
     check(offsets, indptr, np.arange(10_000))
     assert sorted(fake.decoded) == list(range(10))
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 16, 256, 1500])
+def test_lengths_between_an_anchor_and_a_row_are_loaded_with_it(chunk: int) -> None:
+    lengths = np.arange(5000) % 7
+    for row in (300, 1023, 1024, 2900, 4999):
+        offsets, indptr = offsets_of(lengths, chunk)
+        check(offsets, indptr, np.array([row]))
+        fake: Any = offsets._indptr
+        first, last = row // 1024 * 1024 // chunk, (row + 1) // chunk
+        assert fake.decoded == list(range(first, last + 1))
 
 
 def test_rows_that_fill_their_last_chunk_end_where_the_next_one_says() -> None:
@@ -214,6 +227,27 @@ def test_rows_in_any_order_are_loaded_from_a_compact_store(tmp_path: Path) -> No
         for rows in (np.arange(3000), np.random.default_rng(1).permutation(3000), np.array([5, 5, 2, 2999, 0])):
             found = store[rows]
             assert (found != x[rows].astype(found.dtype)).nnz == 0
+
+
+@pytest.mark.parametrize("chunk", [1, 16, 256, 512])
+def test_rows_are_right_where_chunks_of_offsets_are_short(
+    chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def writer(storage: LocalStorage, prefix: str, *arguments: Any, **options: Any) -> ArrayWriter:
+        shorter = {"chunk": chunk} if prefix.endswith("X/indptr") and "checksums" not in prefix else {}
+        return ArrayWriter(storage, prefix, *arguments, **options | shorter)
+
+    x = scipy.sparse.random_array((3000, 50), density=0.1, format="csr", rng=np.random.default_rng(0), dtype=np.float32)
+    with monkeypatch.context() as patch:
+        patch.setattr(segment_writer, "ArrayWriter", writer)
+        ss.convert(x, tmp_path / "s")
+    assert ss.open(tmp_path / "s").verify() == []
+    for mmap in (True, False):
+        for rows in ([300], [2999, 1023], [1500, 1501, 7]):
+            assert (ss.open(tmp_path / "s", mmap=mmap)[rows] != x[rows]).nnz == 0
+        loader = ss.open(tmp_path / "s", mmap=mmap).loader(64, shuffle=True, seed=0, window_rows=512, block_rows=64)
+        for batch in loader:
+            assert (batch.x != x[batch.row_ids]).nnz == 0
 
 
 @pytest.mark.parametrize("check", ["first", "always"])

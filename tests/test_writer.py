@@ -165,6 +165,17 @@ def test_an_array_of_several_shards_comes_back(path: Path, profile: str, monkeyp
         assert reader.locate(np.array([5, 12])).take().nnz == 0  # empty rows alone
 
 
+def test_chunks_of_a_wide_column_are_shorter(path: Path) -> None:
+    wide = np.arange(700 * 1500, dtype=np.float32).reshape(700, 1500)
+    with create(path, n_features=1, columns={"wide": ("float32", 1500), "y": "int64"}) as w:
+        w.append(np.zeros((700, 1)), wide=wide, y=np.arange(700))
+    reader = open_reader(path)
+    assert reader.segment(0).spec("columns/wide").chunk == 256  # 1.5 MB; as many again would be more than 2 MiB
+    assert reader.segment(0).spec("columns/y").chunk == 1024
+    np.testing.assert_array_equal(reader.column("wide", np.arange(700)), wide)
+    assert verify(reader) == []
+
+
 @pytest.mark.parametrize(
     "values", [[1, 1], [True, True], [0.25, 0.25], [2**53 + 1] * 2, [0.0, 0.0], [-7.0, -7.0]], ids=str
 )
@@ -475,6 +486,7 @@ def test_a_list_that_is_not_all_text_is_refused(path: Path, values: list[Any], m
         ({"y": "complex64"}, "column 'y' has dtype complex64, expected bool, integers"),
         ({"y": "datetime64[s]"}, "column 'y' has dtype datetime64"),
         ({"y": ("int64", 0)}, r"column 'y' has shape \(0,\) a row, expected \(\) or \(k,\) with k >= 1"),
+        ({"y": ("string", 2)}, r"column 'y' is text of shape \(2,\) a row, expected \(\): give each of its 2 values"),
         ({"y": ("int64", 2, 2)}, r"column 'y' has shape \(2, 2\) a row"),
         ({"y": "int46"}, "column 'y' has dtype 'int46': data type 'int46' not understood"),
         ({"y": ["float32", 3]}, r"column 'y' has dtype \['float32', 3\]: .*; for k values a row give \(dtype, k\)"),
