@@ -13,11 +13,22 @@ from numpy.typing import DTypeLike, NDArray
 from sparsestore.forking import imported
 from sparsestore.kernels import gather
 from sparsestore.parallel import over_rows
+from sparsestore.values import cast, misfit
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-__all__ = ["Rows", "check", "concatenate", "empty_aligned", "from_dense", "from_scipy", "index_dtype", "number_dtype"]
+__all__ = [
+    "Rows",
+    "check",
+    "concatenate",
+    "converted",
+    "empty_aligned",
+    "from_dense",
+    "from_scipy",
+    "index_dtype",
+    "number_dtype",
+]
 
 Array = NDArray[Any]
 
@@ -280,6 +291,18 @@ def _ascends(rows: Rows) -> NDArray[np.bool_]:
     ends -= 1
     ascends[ends] = True  # a new row starts behind
     return ascends
+
+
+def converted(rows: Rows, dtype: np.dtype[Any], first: int = 0) -> Rows:
+    """Rows with their values in the dtype; floats may be rounded, any other change is a ValueError.
+
+    Unlike `Rows.astype`, which is for values that are to be used, and not kept. `first` is the number of the first row.
+    """
+    data, at = cast(rows.data, dtype)
+    if at is not None:
+        row = first + int(np.searchsorted(rows.indptr, at, side="right")) - 1
+        raise misfit(row, int(rows.indices[at]), rows.data[at], dtype)
+    return Rows(rows.indptr, rows.indices, data, rows.n_features)
 
 
 def _value_dtype(x: Any) -> np.dtype[Any]:

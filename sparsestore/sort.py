@@ -36,6 +36,7 @@ from sparsestore.memory import give_back
 from sparsestore.parallel import ahead
 from sparsestore.plan import shuffle
 from sparsestore.sources.base import Block, Triples
+from sparsestore.values import cast, misfit
 
 __all__ = ["KEY_ROWS", "KEY_STREAM", "ORDER_BYTES", "Duplicates", "random_order", "shuffled_blocks", "sorted_rows"]
 
@@ -391,19 +392,10 @@ def _scattered(
 
 def _cast(values: Array, dtype: np.dtype[Any], rows: Array, features: Array) -> Array:
     """Values in `dtype`; rounding of floats is fine, any other change is an error."""
-    if values.dtype == dtype:
-        return values
-    with np.errstate(over="ignore", invalid="ignore"):
-        cast = values.astype(dtype)
-        rounds = dtype.kind == "f"
-        bad = np.isinf(cast) & ~np.isinf(values.astype(np.float64, copy=False)) if rounds else cast != values
-    if bad.any():
-        at = int(np.argmax(bad))
-        raise ValueError(
-            f"row {int(rows[at])}, feature {int(features[at])}: value {values[at]} does not fit {dtype}: "
-            "give a wider dtype="
-        )
-    return cast
+    out, at = cast(values, dtype)
+    if at is not None:
+        raise misfit(int(rows[at]), int(features[at]), values[at], dtype)
+    return out
 
 
 # --------------------------------------------------------------------------------------------- rows in a random order

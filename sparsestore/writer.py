@@ -108,7 +108,8 @@ def create(
         What stands beside each row, e.g. ``{"y": "int64"}``, or ``{"y": ("float32", 3)}`` for three values a row;
         "string" for text. Left out, the first block decides.
     dtype : numpy dtype, optional
-        Logical dtype of the values; otherwise numpy's common dtype of all blocks.
+        Logical dtype of the values; otherwise numpy's common dtype of all blocks. Floats are rounded to it; any other
+        value that it can not hold is an error.
     profile : {"raw", "compact"}
         "raw" can be memory-mapped, "compact" is compressed.
     overwrite : bool
@@ -320,7 +321,7 @@ class Share:
         Of the store.
     number : int
         Which of the parts of all rows it is.
-    n_features, columns, profile, shuffled
+    n_features, columns, dtype, profile, shuffled
         As the other process's writer has them.
     journal : str
         Key of that writer's journal.
@@ -334,6 +335,7 @@ class Share:
     number: int
     n_features: int | None
     columns: dict[str, Any]
+    dtype: np.dtype[Any] | None
     profile: str
     shuffled: dict[str, Any] | None
     journal: str
@@ -363,7 +365,7 @@ class Share:
             None,
             n_features=self.n_features,
             columns=self.columns,
-            dtype=None,
+            dtype=self.dtype,
             profile=self.profile,
             attrs=None,
             shuffled=self.shuffled,
@@ -498,7 +500,8 @@ class Writer:
         Raises
         ------
         ValueError
-            Where shapes or dtypes do not match the store's, or a column is missing or unknown.
+            Where shapes or dtypes do not match the store's, a value does not fit the dtype that was asked for, or a
+            column is missing or unknown.
         """
         if isinstance(x, Rows):
             rows = x
@@ -529,6 +532,8 @@ class Writer:
         if not len(rows):
             self._widest = max(self._widest, rows.n_features)
             return
+        if self._dtype is not None and not np.can_cast(rows.data.dtype, self._dtype, "safe"):
+            rows = csr.converted(rows, self._dtype, self.n_rows)
         block = ValueRange.of(rows.data)
         self._seen_dtype = (
             rows.data.dtype if self._seen_dtype is None else np.result_type(self._seen_dtype, rows.data.dtype)
@@ -702,6 +707,7 @@ class Writer:
             number,
             self._n_features,
             {name: (schema.dtype, *schema.shape) for name, schema in (self._schema or {}).items()},
+            self._dtype,
             self._profile,
             self._shuffled,
             self._journal.key,

@@ -306,6 +306,39 @@ def test_a_declared_dtype_is_kept(path: Path) -> None:
     assert everything(path).data.tolist() == [np.float32(0.1)]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "row", "message"),
+    [
+        ("uint8", [1.0, 256.0, -1.0], "row 2, feature 1: value 256.0 does not fit uint8: give a wider dtype="),
+        ("uint8", np.array([0, 0, -1]), "row 2, feature 2: value -1 does not fit uint8"),
+        ("int8", [2.5, 300.0, 0.0], "row 2, feature 0: value 2.5 does not fit int8"),
+        ("int64", [0.0, np.nan, 2.0**63], "row 2, feature 1: value nan does not fit int64"),
+        ("float32", [0.1, np.inf, 1e300], r"row 2, feature 2: value 1e\+300 does not fit float32"),
+        ("float16", np.array([0, 1, 70_000]), "row 2, feature 2: value 70000 does not fit float16"),
+        ("bool", [1.0, 0.0, 2.0], "row 2, feature 2: value 2.0 does not fit bool"),
+    ],
+    ids=["wraps", "negative", "cut", "nan", "inf", "inf16", "bool"],
+)
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_array], ids=["dense", "sparse"])
+def test_a_value_that_a_declared_dtype_can_not_hold_is_an_error(
+    path: Path, dtype: str, row: Any, message: str, form: Callable[..., Any]
+) -> None:
+    fine = np.array([[1, 0, 1], [0, 1, 0]])
+    with pytest.raises(ValueError, match=message):
+        write(create(path, n_features=3, dtype=dtype), (form(fine), {}), (form(np.array([row])), {}))
+    assert not path.exists()
+
+
+def test_values_are_rounded_to_a_declared_dtype_of_floats_and_stored_so(path: Path) -> None:
+    x = np.array([[0.1, np.inf, -0.0], [np.nan, 1e-300, 2.5]])
+    with create(path, dtype="float32") as w:
+        w.append(x)
+        w.append(np.arange(6).reshape(2, 3))
+    found = everything(path)
+    assert (found.data.dtype, documents(path)[0].data_dtype) == (np.float32, "float32")
+    np.testing.assert_array_equal(found.to_dense(), np.vstack([x, np.arange(6).reshape(2, 3)]).astype(np.float32))
+
+
 @pytest.mark.parametrize("dtype", ["complex64", "longdouble", "U3", object])
 def test_a_dtype_that_can_not_be_stored_is_refused(path: Path, dtype: Any) -> None:
     with pytest.raises(ValueError, match="expected bool, integers or floats of up to 64 bits"):

@@ -19,6 +19,7 @@ from sparsestore.csr import Rows
 from sparsestore.errors import SourceError
 from sparsestore.parallel import ahead
 from sparsestore.sources.base import Block, Triples
+from sparsestore.values import cast
 
 __all__ = [
     "Read",
@@ -85,14 +86,10 @@ def _known_to_scipy(values: Array) -> Array:
 
 def converted(name: str, values: Array, dtype: np.dtype[Any]) -> Array:
     """Values in the dtype; floats may be rounded, any other change is an error."""
-    if values.dtype == dtype:
-        return values
-    with np.errstate(over="ignore", invalid="ignore"):
-        cast = values.astype(dtype)
-        lost = np.isinf(cast) & np.isfinite(values) if dtype.kind == "f" else cast != values
-    if lost.any():
-        raise SourceError(f"{name}: value {values[lost][0]} does not fit {dtype}: give a wider dtype=")
-    return cast
+    out, at = cast(values, dtype)
+    if at is not None:
+        raise SourceError(f"{name}: value {values[at]} does not fit {dtype}: give a wider dtype=")
+    return out
 
 
 def _rows(
