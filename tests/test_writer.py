@@ -858,6 +858,34 @@ def test_appended_rows_with_their_own_numbers_are_counted_from_the_rows_before(s
     assert open_reader(store).column("row_id").tolist() == [0, 1, 2, 3, 4, 7, 5, 6]
 
 
+@pytest.mark.parametrize(
+    ("row_id", "message"),
+    [
+        ([-5, 1, 2], "'row_id' has the number -5, expected numbers from 0: leave it out"),
+        ([0, 2**63 - 3, 1], "has the number 9223372036854775805, expected at most 9223372036854775804: 3 rows are"),
+        ([0, 1], r"'row_id' has shape \(2,\), expected \(3,\)"),
+        (np.ma.array([0, 1, 2], mask=[0, 1, 0]), "'row_id' has masked values"),
+        ([0, 1, 2.5], "'row_id' has the value 2.5"),
+    ],
+    ids=["negative", "beyond 64 bits", "short", "masked", "fraction"],
+)
+def test_numbers_of_rows_that_are_none_are_refused(store: Path, row_id: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        write(append_to(store), (np.zeros((3, 4), np.float32), {"y": np.arange(3), "row_id": row_id}))
+    assert open_reader(store).shape[0] == 3
+
+
+def test_numbers_of_rows_fit_behind_the_rows_that_others_appended_meanwhile(store: Path) -> None:
+    def append_more() -> None:
+        write(append_to(store), (np.zeros((1, 4), np.float32), {"y": [7]}))
+
+    highest = (np.zeros((1, 4), np.float32), {"y": [1], "row_id": [2**63 - 4]})
+    with pytest.raises(ValueError, match="expected at most 9223372036854775803: 4 rows are before these"):
+        write(append_to(store), highest, then=append_more)
+    assert verify(open_reader(store)) == []
+    assert open_reader(store).column("row_id").tolist() == [0, 1, 2, 3]
+
+
 def test_an_appender_refuses_columns_that_changed_meanwhile(store: Path) -> None:
     w = append_to(store)
     w.append(**row_of(100))
