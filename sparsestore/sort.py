@@ -57,7 +57,7 @@ BLOCK_ENTRIES = 1 << 19
 ROW_BYTES = 4 << 20  # a row may take so much at any `max_bytes`
 
 # names of the arrays that rows travel as
-MASKED = " (masked)"
+MASKED = ".mask"  # behind a column's name, which can not end so
 ENTRIES = ("indices", "data")  # arrays with an element an entry, not a row
 
 
@@ -441,7 +441,8 @@ def shuffled_blocks(
     Parameters
     ----------
     blocks : iterable of Block
-        Rows with columns of any dtype, (n,) or (n, k), strings too; every block has the same columns.
+        Rows with columns of any dtype, (n,) or (n, k), strings too; every block has the same columns, each masked there
+        or not.
     seed : int
         64 bits.
     max_bytes : int
@@ -484,8 +485,8 @@ def shuffled_blocks(
 class _RowShuffle:
     """One shuffle. Rows travel as dicts of arrays: "key", "length", the entries "indices" and "data", and columns.
 
-    As long as all values are the same, rows travel without "data". The first block with others ends that, so that rows
-    without are the first ones of every bucket.
+    As long as all values are the same, rows travel without "data", and as long as no value of a column is missing,
+    without its mask. The first block with others ends that, so that rows without are the first ones of every bucket.
     """
 
     def __init__(self, hold_bytes: int, bucket_bytes: int, block_bytes: int) -> None:
@@ -496,6 +497,7 @@ class _RowShuffle:
         self.dtype: np.dtype[Any] = np.dtype(bool)  # of all values
         self.constant: Array | None = None  # (1,): the value of all entries of rows without "data"
         self.is_constant = True
+        self.masks: list[str] = []  # of the columns that had one so far
         self.n_given = 0
 
     def keyed(
@@ -510,11 +512,11 @@ class _RowShuffle:
                 raise ValueError(
                     "the source has a column 'row_id' already, which shuffling adds: leave it out or rename it"
                 )
-            columns = _movable(block.columns)
-            found = {name.removeprefix(COLUMN) for name in columns}
+            found = set(block.columns)
             if names is not None and names != found:
                 raise ValueError(f"columns {sorted(found)} from row {row} on, expected {sorted(names)}")
             names = found
+            columns = self.movable(block.columns)
             self.n_features = max(self.n_features, block.x.n_features)
             if n == 0:
                 continue
@@ -583,6 +585,20 @@ class _RowShuffle:
                     give_back()
                     emitted = 0
 
+    def movable(self, columns: Mapping[str, Array]) -> Arrays:
+        """Columns as they travel: numpy's strings of variable width as objects, masks beside their columns."""
+        out: Arrays = {}
+        for name, values in columns.items():
+            mask = COLUMN + name + MASKED
+            masked = isinstance(values, np.ma.MaskedArray)
+            if masked and mask not in self.masks:
+                self.masks.append(mask)
+            if mask in self.masks:
+                out[mask] = np.ma.getmaskarray(values)
+            values = np.ma.getdata(values) if masked else values
+            out[COLUMN + name] = values.astype(object) if values.dtype.kind == "T" else values
+        return out
+
     def is_the_same(self, data: Array) -> bool:
         """Whether all values so far are the same, to the last bit."""
         self.dtype = np.promote_types(self.dtype, data.dtype)
@@ -595,13 +611,20 @@ class _RowShuffle:
         return self.is_constant
 
     def lacking(self, files: BucketFiles, bucket: int) -> int:
-        """Bytes of the values that a bucket's rows came without, where others came with theirs."""
+        """Bytes of the values and masks that a bucket's rows came without, where others came with theirs."""
+        n_bytes = sum(files.n_entries(bucket) - files.n_entries(bucket, mask) for mask in self.masks)
         if self.is_constant:
-            return 0
-        return files.dtypes["data"].itemsize * (files.n_entries(bucket, "indices") - files.n_entries(bucket, "data"))
+            return n_bytes
+        n = files.n_entries(bucket, "indices") - files.n_entries(bucket, "data")
+        return n_bytes + files.dtypes["data"].itemsize * n
 
     def completed(self, arrays: Arrays) -> Arrays:
-        """With the values of all entries where some need theirs."""
+        """With the masks of all rows, and the values of all entries, where some need theirs."""
+        for mask in self.masks:
+            shape = arrays[mask.removesuffix(MASKED)].shape
+            known = arrays.get(mask, np.empty((0, *shape[1:]), bool))
+            if n := shape[0] - len(known):
+                arrays = {**arrays, mask: np.concatenate([np.zeros((n, *shape[1:]), bool), known])}
         there = arrays.get("data")
         n = len(arrays["indices"]) - (0 if there is None else len(there))
         if self.is_constant or self.constant is None or (there is not None and not n):
@@ -678,14 +701,3 @@ def _taken(
         return *Rows(indptr, indices, np.empty(0, np.uint8), 0).take_indices(order), None
     bits = Rows(indptr, indices, bucket.as_bits(data), 0).take(order)
     return bits.indptr, bits.indices, bits.data.view(data.dtype)
-
-
-def _movable(columns: Mapping[str, Array]) -> Arrays:
-    """Columns as they travel: numpy's strings of variable width as objects, masks beside their columns."""
-    out: Arrays = {}
-    for name, values in columns.items():
-        if isinstance(values, np.ma.MaskedArray):
-            out[COLUMN + name + MASKED] = np.ma.getmaskarray(values)
-            values = values.data
-        out[COLUMN + name] = values.astype(object) if values.dtype.kind == "T" else values
-    return out

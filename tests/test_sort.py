@@ -334,7 +334,10 @@ def matrix(n_rows: int, n_features: int = 30, seed: int = 0) -> sp.csr_array:
 def in_blocks(x: sp.csr_array, bounds: list[int], columns: dict[str, Any] | None = None) -> Iterator[Block]:
     rows = csr.from_scipy(x)
     for start, stop in zip([0, *bounds], [*bounds, len(rows)], strict=True):
-        yield Block(rows.slice(start, stop), {k: v[start:stop] for k, v in (columns or {}).items()}, stop)
+        some = {name: values[start:stop] for name, values in (columns or {}).items()}
+        # as sources do, masked only where a value is missing
+        some = {name: values if np.ma.is_masked(values) else np.ma.getdata(values) for name, values in some.items()}
+        yield Block(rows.slice(start, stop), some, stop)
 
 
 def oracle(n_rows: int, seed: int) -> np.ndarray:
@@ -361,6 +364,8 @@ def test_the_order_is_that_of_the_keys_whatever_blocks_and_budget(
         "short": np.array([f"a{i}" for i in range(n_rows)], "U8"),
         "when": np.arange(n_rows).astype("M8[s]"),
         "gaps": np.ma.array(np.arange(n_rows), mask=np.arange(n_rows) % 5 == 0),
+        "gaps (masked)": np.arange(n_rows),
+        "few gaps": np.ma.array(np.arange(n_rows), mask=np.arange(n_rows) % 200 == 150),
     }
     blocks = list(
         sort.shuffled_blocks(

@@ -75,6 +75,16 @@ def written(frame: pandas.DataFrame, folder: Path, form: str) -> Any:
     return path
 
 
+def test_rows_of_which_few_have_no_value_in_a_column_are_shuffled(tmp_path: Path) -> None:
+    n = 66_000  # more than a batch
+    kept = pa.array([None if i == 65_990 else i for i in range(n)], pa.int64())
+    pq.write_table(pa.table({"a": np.arange(n) % 7, "kept": kept}), tmp_path / "x.parquet")
+    store = ss.convert(tmp_path / "x.parquet", tmp_path / "x.zarr", keep="kept:int64", shuffle=True, seed=0)
+    order, found = store.column("row_id")[:], store.column("kept")[:]
+    assert order[np.ma.getmaskarray(found)].tolist() == [65_990]
+    np.testing.assert_array_equal(found.filled(65_990), order)
+
+
 FORMS = ["parquet", "arrow", "pandas", "polars", "table", "duckdb", "sqlite"]
 
 
