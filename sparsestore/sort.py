@@ -30,13 +30,13 @@ from sparsestore.buckets import (
     power_below,
     scratch_folder,
 )
-from sparsestore.csr import Rows, index_dtype
+from sparsestore.csr import Rows, firsts, index_dtype
 from sparsestore.errors import ResourceError
 from sparsestore.memory import give_back
 from sparsestore.parallel import ahead
 from sparsestore.plan import shuffle
 from sparsestore.sources.base import Block, Triples
-from sparsestore.values import cast, misfit
+from sparsestore.values import cast, misfit, overflow, sums
 
 __all__ = ["KEY_ROWS", "KEY_STREAM", "ORDER_BYTES", "Duplicates", "random_order", "shuffled_blocks", "sorted_rows"]
 
@@ -305,11 +305,7 @@ class _TripleSort:
         """The rows with entries at the same place made one."""
         if rows.nnz < 2:
             return rows
-        fresh = np.empty(rows.nnz, bool)  # an entry that is not a repeat of the one before it
-        fresh[0] = True
-        np.not_equal(rows.indices[1:], rows.indices[:-1], out=fresh[1:])
-        inner = rows.indptr[1:-1]
-        fresh[inner[inner < rows.nnz]] = True
+        fresh = firsts(rows)
         if fresh.all():
             return rows
         if self.duplicates == "error":
@@ -325,39 +321,11 @@ class _TripleSort:
         if self.duplicates == "last":
             data = rows.data[np.append(starts[1:], rows.nnz) - 1]
         else:
-            data = self.sums(rows, starts, start)
+            data, bad = sums(rows.data, starts)
+            if bad is not None:
+                row = self.original(start + int(np.searchsorted(rows.indptr, starts[bad], side="right")) - 1)
+                raise ValueError(f"row {row}, feature {int(indices[bad])}: {overflow(data.dtype)}")
         return Rows(indptr.astype(np.int64, copy=False), indices, data, self.width)
-
-    def sums(self, rows: Rows, starts: NDArray[np.int64], first_row: int) -> Array:
-        """Sums of runs of entries that begin at `starts`, in the dtype of the values; any is the sum of booleans."""
-        values = rows.data
-        if values.dtype.kind == "b":
-            return np.logical_or.reduceat(values, starts)
-        if values.dtype.kind == "f":
-            sums = np.add.reduceat(values, starts, dtype=np.float64)
-            with np.errstate(over="ignore"):
-                cast = sums.astype(values.dtype)
-            bad = np.isinf(cast) & np.isfinite(sums)
-        else:
-            wide = np.uint64 if values.dtype == np.uint64 else np.int64
-            sums = np.add.reduceat(values, starts, dtype=wide)
-            limits = np.iinfo(values.dtype)
-            bad = (sums < limits.min) | (sums > limits.max)
-            if values.dtype.itemsize == 8:
-                # int64 sums can wrap: where the rounded sum comes near the limits, Python's integers decide
-                near = np.flatnonzero(np.abs(np.add.reduceat(values, starts, dtype=np.float64)) >= 2.0**62)
-                stops = np.append(starts[1:], len(values))
-                for at in near.tolist():
-                    bad[at] |= not limits.min <= sum(values[starts[at] : stops[at]].tolist()) <= limits.max
-            cast = sums.astype(values.dtype)
-        if bad.any():
-            at = int(np.argmax(bad))
-            row = self.original(first_row + int(np.searchsorted(rows.indptr, starts[at], side="right")) - 1)
-            raise ValueError(
-                f"row {row}, feature {int(rows.indices[starts[at]])}: the sum of its duplicates does not fit "
-                f"{values.dtype}: give a wider dtype="
-            )
-        return cast
 
 
 def _scattered(

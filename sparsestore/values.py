@@ -1,4 +1,4 @@
-"""Values in another dtype: rounded where that is one of floats, else the same, or told not to fit. No I/O."""
+"""Values in another dtype, and sums of them: rounded where these are floats, else exact, or told not to fit. No I/O."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["cast", "misfit"]
+__all__ = ["cast", "misfit", "overflow", "sums"]
 
 Array = NDArray[Any]
 
@@ -51,3 +51,42 @@ def _holds_all(dtype: np.dtype[Any], found: np.dtype[Any]) -> bool:
 def misfit(row: int, feature: int, value: Any, dtype: np.dtype[Any]) -> ValueError:
     """The error that says of an entry that its value does not fit."""
     return ValueError(f"row {row}, feature {feature}: value {value} does not fit {dtype}: give a wider dtype=")
+
+
+def sums(values: Array, starts: NDArray[np.int64]) -> tuple[Array, int | None]:
+    """Sums of runs of values that begin at `starts`, in their dtype, and the number of the first that does not fit.
+
+    Integers are summed exactly, floats in float64, and of booleans any is the sum. A sum is inf or nan only where a
+    value of the run is.
+
+    Examples
+    --------
+    >>> sums(np.array([200, 50, 200, 100], np.uint8), np.array([0, 2]))[1]
+    1
+    """
+    if values.dtype.kind == "b":
+        return np.logical_or.reduceat(values, starts), None
+    if values.dtype.kind == "f":
+        with np.errstate(over="ignore", invalid="ignore"):
+            out = np.add.reduceat(values, starts, dtype=np.float64).astype(values.dtype, copy=False)
+        bad = ~np.isfinite(out)
+        if bad.any():
+            bad &= np.logical_and.reduceat(np.isfinite(values), starts)
+    else:
+        wide = np.add.reduceat(values, starts, dtype=np.uint64 if values.dtype == np.uint64 else np.int64)
+        limits = np.iinfo(values.dtype)
+        bad = (wide < limits.min) | (wide > limits.max)
+        most = max(int(values.max(initial=0)), -int(values.min(initial=0)))
+        if values.dtype.itemsize == 8 and most * len(values) >= 2**62:
+            # sums of 64 bits can wrap: where the rounded sum comes near the limits, Python's integers decide
+            near = np.flatnonzero(np.abs(np.add.reduceat(values, starts, dtype=np.float64)) >= 2.0**62)
+            stops = np.append(starts[1:], len(values))
+            for at in near.tolist():
+                bad[at] |= not limits.min <= sum(values[starts[at] : stops[at]].tolist()) <= limits.max
+        out = wide.astype(values.dtype)
+    return out, int(np.argmax(bad)) if bad.any() else None
+
+
+def overflow(dtype: np.dtype[Any]) -> str:
+    """What is to be said of a place whose sum does not fit."""
+    return f"the sum of its duplicates does not fit {dtype}: give a wider dtype="

@@ -502,13 +502,13 @@ class Writer:
         Raises
         ------
         ValueError
-            Where shapes or dtypes do not match the store's, a value does not fit the dtype that was asked for, or a
-            column is missing or unknown.
+            Where shapes or dtypes do not match the store's, a value does not fit the dtype that was asked for, or a sum
+            of duplicates that of x, or a column is missing or unknown.
         """
         if isinstance(x, Rows):
             rows = x
         elif hasattr(x, "tocsr"):
-            rows = csr.from_scipy(x)
+            rows = csr.from_scipy(x, self._dtype, self.n_rows)
         else:
             rows = csr.from_dense(np.asarray(x))
         if self._n_features is not None and rows.n_features != self._n_features:

@@ -257,6 +257,8 @@ def test_sums_that_do_not_fit_are_errors(tmp_path: Path) -> None:
         np.array([2**63 - 1, 1]),
         np.array([2**63, 2**63], np.uint64),
         np.array([3e38, 3e38], np.float32),
+        np.array([1e308, 1e308]),
+        np.array([-1e308, 1, -1e308]),
     ):
         with pytest.raises(ValueError, match=r"row 2, feature 2: the sum of its duplicates does not fit"):
             summed(values)

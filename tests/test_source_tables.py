@@ -326,6 +326,11 @@ WRONG: dict[str, Any] = {
         "row 1, column 'u': is empty, found ''",
     ),
     "label_none": ({"a": [1, 2], "y": [1, None]}, {"label": "y"}, "row 1, column 'y': has no value, expected one in"),
+    "sum": (
+        {"i": [[1], [2, 2]], "x": [[1.0], [1e308, 1e308]]},
+        {"indices": "i", "values": "x"},
+        "row 1, column 'i': feature 2: the sum of its duplicates does not fit float64: give a wider dtype=",
+    ),
     "overflow": ({"a": [1e300], "b": [0.0]}, {"dtype": "float32"}, "column 'a': value 1e+300 does not fit float32"),
 }
 

@@ -329,6 +329,15 @@ def test_a_value_that_a_declared_dtype_can_not_hold_is_an_error(
     assert not path.exists()
 
 
+def test_duplicates_are_summed_in_a_declared_dtype_or_are_an_error(path: Path) -> None:
+    twice = sp.csr_array((np.array([200, 1, 200], np.uint8), [2, 1, 2], [0, 0, 3]), shape=(2, 3))
+    with pytest.raises(ValueError, match="row 3, feature 2: the sum of its duplicates does not fit uint8: give a"):
+        write(create(path, n_features=3), (np.eye(2, 3, dtype=np.uint8), {}), (twice, {}))
+    assert not path.exists()
+    write(create(path, n_features=3, dtype="int16"), (twice, {}))
+    assert everything(path).to_dense().tolist() == [[0, 0, 0], [0, 1, 400]]
+
+
 def test_values_are_rounded_to_a_declared_dtype_of_floats_and_stored_so(path: Path) -> None:
     x = np.array([[0.1, np.inf, -0.0], [np.nan, 1e-300, 2.5]])
     with create(path, dtype="float32") as w:

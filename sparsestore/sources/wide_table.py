@@ -18,6 +18,7 @@ from sparsestore.sources.file import shown
 from sparsestore.sources.layouts import converted
 from sparsestore.sources.ranges import Ranges
 from sparsestore.sources.table import NUMBERS, Columns, Table, batches
+from sparsestore.values import overflow
 
 __all__ = ["WideTableSource"]
 
@@ -206,7 +207,13 @@ class WideTableSource:
         codes, signs = self._codes(batch, first)
         width = self.n_features if self.n_features is not None else self._width()
         found = Rows(indptr, indices.astype(index_dtype(width), copy=False), data, width)
-        return found if codes is None else with_codes(found, codes, signs, width)
+        if codes is None:
+            return found
+        found, bad = with_codes(found, codes, signs, width)
+        if bad is not None:
+            row, feature = found.place(bad)
+            raise SourceError(f"{self.name}: row {first + row}, feature {feature}: {overflow(self._dtype)}")
+        return found
 
     def _width(self) -> int:
         return self._categories.width if self._categories is not None else len(self._before)
