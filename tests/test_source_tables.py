@@ -335,6 +335,19 @@ WRONG: dict[str, Any] = {
 }
 
 
+def test_hashed_texts_beside_numbers_without_signs_keep_theirs(tmp_path: Path) -> None:
+    texts = [f"t{i}" for i in range(50)]
+    options = {"categorical": "c", "encode": "hash", "n_features": 30}
+    plain, _ = read(parquet(tmp_path, {"a": pa.array(range(50), pa.float32()), "c": texts}, **options))
+    source = parquet(tmp_path, {"a": pa.array(range(50), pa.uint8()), "c": texts}, **options)
+    assert source.dtype == np.int16
+    found, _ = read(source)
+    np.testing.assert_array_equal(found.toarray(), plain.toarray())
+    assert found.min() == -1
+    with pytest.raises(ValueError, match="values of dtype int16 can not become uint8"):
+        parquet(tmp_path, {"a": pa.array(range(50), pa.uint8()), "c": texts}, dtype="uint8", **options)
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_values_that_are_wrong_are_refused_with_their_row(tmp_path: Path, name: str) -> None:
     columns, options, message = WRONG[name]
