@@ -13,11 +13,26 @@ from numpy.typing import DTypeLike, NDArray
 from sparsestore.forking import imported
 from sparsestore.kernels import gather
 from sparsestore.parallel import over_rows
+from sparsestore.values import cast, misfit, overflow, sums
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-__all__ = ["Rows", "check", "concatenate", "empty_aligned", "from_dense", "from_scipy", "index_dtype", "number_dtype"]
+__all__ = [
+    "Rows",
+    "as_csr",
+    "canonical",
+    "check",
+    "concatenate",
+    "converted",
+    "empty_aligned",
+    "firsts",
+    "from_dense",
+    "from_scipy",
+    "index_dtype",
+    "number_dtype",
+    "summed",
+]
 
 Array = NDArray[Any]
 
@@ -93,6 +108,10 @@ class Rows:
     def nbytes(self) -> int:
         """Bytes held by the three arrays."""
         return self.indptr.nbytes + self.indices.nbytes + self.data.nbytes
+
+    def place(self, at: int) -> tuple[int, int]:
+        """Row and feature of an entry."""
+        return int(np.searchsorted(self.indptr, at, side="right")) - 1, int(self.indices[at])
 
     def slice(self, start: int, stop: int) -> Rows:
         """Rows start to stop; `indices` and `data` are views."""
@@ -282,6 +301,18 @@ def _ascends(rows: Rows) -> NDArray[np.bool_]:
     return ascends
 
 
+def converted(rows: Rows, dtype: np.dtype[Any], first: int = 0) -> Rows:
+    """Rows with their values in the dtype; floats may be rounded, any other change is a ValueError.
+
+    Unlike `Rows.astype`, which is for values that are to be used, and not kept. `first` is the number of the first row.
+    """
+    data, at = cast(rows.data, dtype)
+    if at is not None:
+        row, feature = rows.place(at)
+        raise misfit(f"row {first + row}, feature {feature}", rows.data[at], dtype)
+    return Rows(rows.indptr, rows.indices, data, rows.n_features)
+
+
 def _value_dtype(x: Any) -> np.dtype[Any]:
     """Dtype of a matrix's values in this machine's byte order; ValueError where it is no matrix that can be stored."""
     if x.ndim != 2:
@@ -294,26 +325,86 @@ def _value_dtype(x: Any) -> np.dtype[Any]:
     return dtype
 
 
-def from_scipy(x: Any) -> Rows:
-    """Canonical `Rows` of any scipy.sparse matrix or array (2-D): sorted, duplicates summed; `x` is left as it was."""
-    sparse = imported("scipy.sparse")
+def firsts(rows: Rows) -> NDArray[np.bool_]:
+    """Whether each entry is the first at its place, of rows with their column numbers in order."""
+    fresh = np.ones(rows.nnz, bool)
+    np.not_equal(rows.indices[1:], rows.indices[:-1], out=fresh[1:])
+    inner = rows.indptr[1:-1]
+    fresh[inner[inner < rows.nnz]] = True
+    return fresh
+
+
+def summed(rows: Rows) -> tuple[Rows, int | None]:
+    """Rows with their column numbers in order, entries at one place added up; and the first whose sum does not fit."""
+    fresh = firsts(rows)
+    if fresh.all():
+        return rows, None
+    starts = np.flatnonzero(fresh)
+    data, bad = sums(rows.data, starts)
+    return Rows(np.searchsorted(starts, rows.indptr), rows.indices[starts], data, rows.n_features), bad
+
+
+def canonical(rows: Rows, first: int = 0) -> Rows:
+    """Rows that `check` has nothing against, with their columns sorted and duplicates summed.
+
+    Raises
+    ------
+    ValueError
+        Where a sum does not fit the dtype of the values. `first` is the number of the first row.
+    """
+    # as bits, so that scipy, which only sorts, takes any dtype
+    bits = rows.data.view(f"u{rows.data.itemsize}")
+    x = imported("scipy.sparse").csr_array((bits, rows.indices, rows.indptr), shape=rows.shape)
+    if not x.has_sorted_indices:
+        x = x.sorted_indices()
+    indptr = np.asarray(x.indptr).astype(np.int64, copy=False)
+    out, bad = summed(Rows(indptr, x.indices, x.data.view(rows.data.dtype), rows.n_features))
+    if bad is not None:
+        row, feature = out.place(bad)
+        raise ValueError(f"row {first + row}, feature {feature}: {overflow(out.data.dtype)}")
+    return out
+
+
+def as_csr(x: Any) -> Any:
+    """A scipy.sparse matrix or array as one of CSR, with duplicates where it has some: scipy's sums may wrap around."""
+    if x.format == "coo":
+        x = imported("scipy.sparse").coo_array((x.data, (x.row, x.col)), shape=x.shape)
+        x.has_canonical_format = True  # it is no sum then
+    return x.tocsr()
+
+
+def from_scipy(x: Any, dtype: np.dtype[Any] | None = None, first: int = 0) -> Rows:
+    """Canonical `Rows` of any scipy.sparse matrix or array (2-D): sorted, duplicates summed; `x` is left as it was.
+
+    Parameters
+    ----------
+    x : scipy.sparse matrix or array
+    dtype : numpy dtype, optional
+        In which duplicates are summed; by default that of the values.
+    first : int
+        Number of the first row, for messages.
+
+    Raises
+    ------
+    ValueError
+        Where it is no valid matrix, or a sum does not fit.
+    """
     value_dtype = _value_dtype(x)
-    csr = sparse.csr_array(x) if not isinstance(x, (sparse.csr_array, sparse.csr_matrix)) else x
-    raw = Rows(np.asarray(csr.indptr).astype(np.int64, copy=False), csr.indices, csr.data, int(x.shape[1]))
-    # scipy does not check what it is given, and its compiled loops crash on a bad index (scipy#8778)
-    if len(raw.indptr) != x.shape[0] + 1:
-        raise ValueError(f"indptr has {len(raw.indptr)} elements, expected {x.shape[0] + 1}, one more than rows")
-    check(raw)
-    if not csr.has_canonical_format:
-        csr = csr.copy()
-        csr.sum_duplicates()
-    dtype = index_dtype(int(x.shape[1]))
-    return Rows(
+    csr = as_csr(x)
+    rows = Rows(
         np.asarray(csr.indptr).astype(np.int64, copy=False),
-        np.asarray(csr.indices).astype(dtype, copy=False),
+        csr.indices,
         np.asarray(csr.data).astype(value_dtype, copy=False),
         int(x.shape[1]),
     )
+    # scipy does not check what it is given, and its compiled loops crash on a bad index (scipy#8778)
+    if len(rows.indptr) != x.shape[0] + 1:
+        raise ValueError(f"indptr has {len(rows.indptr)} elements, expected {x.shape[0] + 1}, one more than rows")
+    check(rows)
+    if not csr.has_canonical_format:
+        rows = canonical(converted(rows, value_dtype if dtype is None else dtype, first), first)
+    indices = np.asarray(rows.indices).astype(index_dtype(rows.n_features), copy=False)
+    return Rows(rows.indptr, indices, rows.data, rows.n_features)
 
 
 def from_dense(x: Array) -> Rows:

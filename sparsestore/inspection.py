@@ -32,7 +32,7 @@ from sparsestore.audit import (
 from sparsestore.checksum import PIECE, crc32c
 from sparsestore.documents import parse_json
 from sparsestore.errors import CorruptStoreError, SparsestoreError
-from sparsestore.format import ColumnSchema, ObjectEntry, SegmentDocument, SegmentLine
+from sparsestore.format import ROW_ID, ColumnSchema, ObjectEntry, SegmentDocument, SegmentLine
 from sparsestore.kernels import frames, survey
 from sparsestore.row_starts import Blocks, RowStarts
 from sparsestore.statistics import COUNT_ROWS, LabelStatistics
@@ -49,6 +49,7 @@ _SWEPT_BYTES = 1 << 19  # of these read at once: they are still in the core's ow
 _HELD_BYTES = 4 << 20  # the same, where something is wrong, or files are read around the page cache
 _CHUNKS_BYTES = 1 << 20  # of a compressed one, decoded, unless a chunk is longer: they stay in the processor's cache
 _STRING_BYTES = 64  # of a string, about, as an object of Python
+_ROW_IDS = f"columns/{ROW_ID}"
 _OFFSETS = 1 << 16  # rows whose offsets are looked at together where these are not compressed
 
 
@@ -352,7 +353,7 @@ class _Array:
     @property
     def judged(self) -> bool:
         """Whether its elements have rules to keep."""
-        return self.path in ("X/indices", "X/indptr") or self.spec.dtype == "bool"
+        return self.path in ("X/indices", "X/indptr", _ROW_IDS) or self.spec.dtype == "bool"
 
     def offsets(self, start: int, stop: int) -> Ints | None:
         """Elements of X/indptr, which lie in one chunk or are not compressed; None where they can not be read."""
@@ -645,6 +646,8 @@ class ShardCheck:
         if path == "X/indptr":
             taken = [] if offsets is None else offsets.take(first, values.view(np.int64))
             return [self.fault(at, at + 1, reason) for at, reason in taken], []
+        if path == _ROW_IDS:
+            return self._judge_row_ids(first, values), []
         if path != "X/indices":
             return self._judge_bools(first, values), []
         if seen is None:
@@ -691,6 +694,14 @@ class ShardCheck:
         k = len(values) // max((self.last - self.first), 1) if len(self.array.spec.shape) > 1 else 1
         bad = np.flatnonzero(values > 1) // max(k, 1)
         reason = f"a byte that is neither 0 nor 1 in a column of bool{_more(len(bad))}"
+        return [self.fault(first + int(bad[0]), first + int(bad[-1]) + 1, reason)]
+
+    def _judge_row_ids(self, first: int, values: Array) -> list[Fault]:
+        bound = 2**63 - self.array.segment.place.line.row_id_start
+        if int(values.max()) < bound:
+            return []
+        bad = np.flatnonzero(values >= np.uint64(bound))
+        reason = f"row number {int(values[bad[0]].view(np.int64))}, expected 0 to {bound - 1}{_more(len(bad))}"
         return [self.fault(first + int(bad[0]), first + int(bad[-1]) + 1, reason)]
 
     def fault(self, first: int, last: int, reason: str) -> Fault:

@@ -30,12 +30,13 @@ from sparsestore.buckets import (
     power_below,
     scratch_folder,
 )
-from sparsestore.csr import Rows, index_dtype
+from sparsestore.csr import Rows, firsts, index_dtype
 from sparsestore.errors import ResourceError
 from sparsestore.memory import give_back
 from sparsestore.parallel import ahead
 from sparsestore.plan import shuffle
 from sparsestore.sources.base import Block, Triples
+from sparsestore.values import cast, misfit, overflow, sums
 
 __all__ = ["KEY_ROWS", "KEY_STREAM", "ORDER_BYTES", "Duplicates", "random_order", "shuffled_blocks", "sorted_rows"]
 
@@ -56,7 +57,7 @@ BLOCK_ENTRIES = 1 << 19
 ROW_BYTES = 4 << 20  # a row may take so much at any `max_bytes`
 
 # names of the arrays that rows travel as
-MASKED = " (masked)"
+MASKED = ".mask"  # behind a column's name, which can not end so
 ENTRIES = ("indices", "data")  # arrays with an element an entry, not a row
 
 
@@ -309,11 +310,7 @@ class _TripleSort:
         """The rows with entries at the same place made one."""
         if rows.nnz < 2:
             return rows
-        fresh = np.empty(rows.nnz, bool)  # an entry that is not a repeat of the one before it
-        fresh[0] = True
-        np.not_equal(rows.indices[1:], rows.indices[:-1], out=fresh[1:])
-        inner = rows.indptr[1:-1]
-        fresh[inner[inner < rows.nnz]] = True
+        fresh = firsts(rows)
         if fresh.all():
             return rows
         if self.duplicates == "error":
@@ -329,39 +326,11 @@ class _TripleSort:
         if self.duplicates == "last":
             data = rows.data[np.append(starts[1:], rows.nnz) - 1]
         else:
-            data = self.sums(rows, starts, start)
+            data, bad = sums(rows.data, starts)
+            if bad is not None:
+                row = self.original(start + int(np.searchsorted(rows.indptr, starts[bad], side="right")) - 1)
+                raise ValueError(f"{self.name}: row {row}, feature {int(indices[bad])}: {overflow(data.dtype)}")
         return Rows(indptr.astype(np.int64, copy=False), indices, data, self.width)
-
-    def sums(self, rows: Rows, starts: NDArray[np.int64], first_row: int) -> Array:
-        """Sums of runs of entries that begin at `starts`, in the dtype of the values; any is the sum of booleans."""
-        values = rows.data
-        if values.dtype.kind == "b":
-            return np.logical_or.reduceat(values, starts)
-        if values.dtype.kind == "f":
-            sums = np.add.reduceat(values, starts, dtype=np.float64)
-            with np.errstate(over="ignore"):
-                cast = sums.astype(values.dtype)
-            bad = np.isinf(cast) & np.isfinite(sums)
-        else:
-            wide = np.uint64 if values.dtype == np.uint64 else np.int64
-            sums = np.add.reduceat(values, starts, dtype=wide)
-            limits = np.iinfo(values.dtype)
-            bad = (sums < limits.min) | (sums > limits.max)
-            if values.dtype.itemsize == 8:
-                # int64 sums can wrap: where the rounded sum comes near the limits, Python's integers decide
-                near = np.flatnonzero(np.abs(np.add.reduceat(values, starts, dtype=np.float64)) >= 2.0**62)
-                stops = np.append(starts[1:], len(values))
-                for at in near.tolist():
-                    bad[at] |= not limits.min <= sum(values[starts[at] : stops[at]].tolist()) <= limits.max
-            cast = sums.astype(values.dtype)
-        if bad.any():
-            at = int(np.argmax(bad))
-            row = self.original(first_row + int(np.searchsorted(rows.indptr, starts[at], side="right")) - 1)
-            raise ValueError(
-                f"{self.name}: row {row}, feature {int(rows.indices[starts[at]])}: the sum of its duplicates does not "
-                f"fit {values.dtype}: give a wider dtype="
-            )
-        return cast
 
 
 def _scattered(
@@ -396,19 +365,10 @@ def _scattered(
 
 def _cast(name: str, values: Array, dtype: np.dtype[Any], rows: Array, features: Array) -> Array:
     """Values in `dtype`; rounding of floats is fine, any other change is an error."""
-    if values.dtype == dtype:
-        return values
-    with np.errstate(over="ignore", invalid="ignore"):
-        cast = values.astype(dtype)
-        rounds = dtype.kind == "f"
-        bad = np.isinf(cast) & ~np.isinf(values.astype(np.float64, copy=False)) if rounds else cast != values
-    if bad.any():
-        at = int(np.argmax(bad))
-        raise ValueError(
-            f"{name}: row {int(rows[at])}, feature {int(features[at])}: value {values[at]} does not fit {dtype}: "
-            "give a wider dtype="
-        )
-    return cast
+    out, at = cast(values, dtype)
+    if at is not None:
+        raise misfit(f"{name}: row {int(rows[at])}, feature {int(features[at])}", values[at], dtype)
+    return out
 
 
 # --------------------------------------------------------------------------------------------- rows in a random order
@@ -454,7 +414,8 @@ def shuffled_blocks(
     Parameters
     ----------
     blocks : iterable of Block
-        Rows with columns of any dtype, (n,) or (n, k), strings too; every block has the same columns.
+        Rows with columns of any dtype, (n,) or (n, k), strings too; every block has the same columns, each masked there
+        or not.
     seed : int
         64 bits.
     max_bytes : int
@@ -497,8 +458,8 @@ def shuffled_blocks(
 class _RowShuffle:
     """One shuffle. Rows travel as dicts of arrays: "key", "length", the entries "indices" and "data", and columns.
 
-    As long as all values are the same, rows travel without "data". The first block with others ends that, so that rows
-    without are the first ones of every bucket.
+    As long as all values are the same, rows travel without "data", and as long as no value of a column is missing,
+    without its mask. The first block with others ends that, so that rows without are the first ones of every bucket.
     """
 
     def __init__(self, hold_bytes: int, bucket_bytes: int, block_bytes: int) -> None:
@@ -509,6 +470,7 @@ class _RowShuffle:
         self.dtype: np.dtype[Any] = np.dtype(bool)  # of all values
         self.constant: Array | None = None  # (1,): the value of all entries of rows without "data"
         self.is_constant = True
+        self.masks: list[str] = []  # of the columns that had one so far
         self.n_given = 0
 
     def keyed(
@@ -523,11 +485,11 @@ class _RowShuffle:
                 raise ValueError(
                     "the source has a column 'row_id' already, which shuffling adds: leave it out or rename it"
                 )
-            columns = _movable(block.columns)
-            found = {name.removeprefix(COLUMN) for name in columns}
+            found = set(block.columns)
             if names is not None and names != found:
                 raise ValueError(f"columns {sorted(found)} from row {row} on, expected {sorted(names)}")
             names = found
+            columns = self.movable(block.columns)
             self.n_features = max(self.n_features, block.x.n_features)
             if n == 0:
                 continue
@@ -596,6 +558,20 @@ class _RowShuffle:
                     give_back()
                     emitted = 0
 
+    def movable(self, columns: Mapping[str, Array]) -> Arrays:
+        """Columns as they travel: numpy's strings of variable width as objects, masks beside their columns."""
+        out: Arrays = {}
+        for name, values in columns.items():
+            mask = COLUMN + name + MASKED
+            masked = isinstance(values, np.ma.MaskedArray)
+            if masked and mask not in self.masks:
+                self.masks.append(mask)
+            if mask in self.masks:
+                out[mask] = np.ma.getmaskarray(values)
+            values = np.ma.getdata(values) if masked else values
+            out[COLUMN + name] = values.astype(object) if values.dtype.kind == "T" else values
+        return out
+
     def is_the_same(self, data: Array) -> bool:
         """Whether all values so far are the same, to the last bit."""
         self.dtype = np.promote_types(self.dtype, data.dtype)
@@ -608,13 +584,20 @@ class _RowShuffle:
         return self.is_constant
 
     def lacking(self, files: BucketFiles, bucket: int) -> int:
-        """Bytes of the values that a bucket's rows came without, where others came with theirs."""
+        """Bytes of the values and masks that a bucket's rows came without, where others came with theirs."""
+        n_bytes = sum(files.n_entries(bucket) - files.n_entries(bucket, mask) for mask in self.masks)
         if self.is_constant:
-            return 0
-        return files.dtypes["data"].itemsize * (files.n_entries(bucket, "indices") - files.n_entries(bucket, "data"))
+            return n_bytes
+        n = files.n_entries(bucket, "indices") - files.n_entries(bucket, "data")
+        return n_bytes + files.dtypes["data"].itemsize * n
 
     def completed(self, arrays: Arrays) -> Arrays:
-        """With the values of all entries where some need theirs."""
+        """With the masks of all rows, and the values of all entries, where some need theirs."""
+        for mask in self.masks:
+            shape = arrays[mask.removesuffix(MASKED)].shape
+            known = arrays.get(mask, np.empty((0, *shape[1:]), bool))
+            if n := shape[0] - len(known):
+                arrays = {**arrays, mask: np.concatenate([np.zeros((n, *shape[1:]), bool), known])}
         there = arrays.get("data")
         n = len(arrays["indices"]) - (0 if there is None else len(there))
         if self.is_constant or self.constant is None or (there is not None and not n):
@@ -691,14 +674,3 @@ def _taken(
         return *Rows(indptr, indices, np.empty(0, np.uint8), 0).take_indices(order), None
     bits = Rows(indptr, indices, bucket.as_bits(data), 0).take(order)
     return bits.indptr, bits.indices, bits.data.view(data.dtype)
-
-
-def _movable(columns: Mapping[str, Array]) -> Arrays:
-    """Columns as they travel: numpy's strings of variable width as objects, masks beside their columns."""
-    out: Arrays = {}
-    for name, values in columns.items():
-        if isinstance(values, np.ma.MaskedArray):
-            out[COLUMN + name + MASKED] = np.ma.getmaskarray(values)
-            values = values.data
-        out[COLUMN + name] = values.astype(object) if values.dtype.kind == "T" else values
-    return out

@@ -110,7 +110,8 @@ def create(
         What stands beside each row, e.g. ``{"y": "int64"}``, or ``{"y": ("float32", 3)}`` for three values a row;
         "string" for text. Left out, the first block decides.
     dtype : numpy dtype, optional
-        Logical dtype of the values; otherwise numpy's common dtype of all blocks.
+        Logical dtype of the values; otherwise numpy's common dtype of all blocks. Floats are rounded to it; any other
+        value that it can not hold is an error.
     profile : {"raw", "compact"}
         "raw" can be memory-mapped, "compact" is compressed.
     overwrite : bool
@@ -334,7 +335,7 @@ class Share:
         Of the store.
     number : int
         Which of the parts of all rows it is.
-    n_features, columns, profile, shuffled
+    n_features, columns, dtype, profile, shuffled
         As the other process's writer has them.
     journal : str
         Key of that writer's journal.
@@ -348,6 +349,7 @@ class Share:
     number: int
     n_features: int | None
     columns: dict[str, Any]
+    dtype: np.dtype[Any] | None
     profile: str
     shuffled: dict[str, Any] | None
     journal: str
@@ -377,7 +379,7 @@ class Share:
             None,
             n_features=self.n_features,
             columns=self.columns,
-            dtype=None,
+            dtype=self.dtype,
             profile=self.profile,
             attrs=None,
             shuffled=self.shuffled,
@@ -452,6 +454,7 @@ class Writer:
         self._segment: SegmentWriter | None = None
         self._lines: list[SegmentLine] = []  # of whole segments; row ids counted from this writer's first row
         self._has_row_ids: bool | None = None
+        self._highest_row_id = -1
         self._closed = False
         self._torn = False
         self._announced: tuple[str, bytes] | None = None  # a manifest that may be there, or may come
@@ -507,17 +510,19 @@ class Writer:
         x : scipy sparse matrix or array, (n, n_features) dense array, or Rows
             Duplicates are summed and columns sorted; `x` itself is left as it was.
         **columns : (n,) or (n, k) arrays
-            One for each column of the store.
+            One for each column of the store. "row_id", whole numbers from 0, has the numbers of the rows among all that
+            this writer brings, where they come in another order.
 
         Raises
         ------
         ValueError
-            Where shapes or dtypes do not match the store's, or a column is missing or unknown.
+            Where shapes or dtypes do not match the store's, a value does not fit the dtype that was asked for, or a sum
+            of duplicates that of x, or a column is missing or unknown.
         """
         if isinstance(x, Rows):
             rows = x
         elif hasattr(x, "tocsr"):
-            rows = csr.from_scipy(x)
+            rows = csr.from_scipy(x, self._dtype, self.n_rows)
         else:
             rows = csr.from_dense(np.asarray(x))
         if self._n_features is not None and rows.n_features != self._n_features:
@@ -552,6 +557,8 @@ class Writer:
         if not len(rows):
             self._widest = max(self._widest, rows.n_features)
             return
+        if self._dtype is not None and not np.can_cast(rows.data.dtype, self._dtype, "safe"):
+            rows = csr.converted(rows, self._dtype, self.n_rows)
         block = ValueRange.of(rows.data)
         self._seen_dtype = (
             rows.data.dtype if self._seen_dtype is None else np.result_type(self._seen_dtype, rows.data.dtype)
@@ -560,6 +567,8 @@ class Writer:
         if self._segment is not None and not self._segment.fits(block, width):
             self._close_segment()
         self._widest = width
+        if self._has_row_ids:
+            self._highest_row_id = max(self._highest_row_id, int(checked[ROW_ID].max()))
         self._range = self._range.union(block)
         self.n_rows += len(rows)
         self.nnz += rows.nnz
@@ -615,8 +624,32 @@ class Writer:
                 values = values.filled("" if schema.dtype == "string" else 0)
             checked[name] = exactly(name, np.asarray(values), schema)
         if row_ids is not None:
-            checked[ROW_ID] = exactly(ROW_ID, np.asarray(row_ids), ColumnSchema("int64"))
+            checked[ROW_ID] = self._row_numbers(n, row_ids)
         return checked
+
+    def _row_numbers(self, n: int, given: Array) -> Array:
+        """Numbers of rows as they are stored: they count from the first row that this writer brings."""
+        if given.shape != (n,):
+            raise ValueError(f"column {ROW_ID!r} has shape {given.shape}, expected {(n,)}")
+        if np.ma.is_masked(given):
+            raise ValueError(f"column {ROW_ID!r} has masked values, expected a number for each row")
+        values = exactly(ROW_ID, np.asarray(given), ColumnSchema("int64"))
+        if n and int(values.min()) < 0:
+            raise ValueError(
+                f"column {ROW_ID!r} has the number {values.min()}, expected numbers from 0: leave it out, and rows get "
+                "the numbers that follow"
+            )
+        self._check_highest(int(values.max(initial=-1)))
+        return values
+
+    def _check_highest(self, row_id: int) -> None:
+        """With the rows that are there before, the highest number must be one of 64 bits."""
+        before = self._base.rows if self._base is not None and self._mode == "append" else 0
+        if before + row_id >= 2**63:
+            raise ValueError(
+                f"column {ROW_ID!r} has the number {row_id}, expected at most {2**63 - 1 - before}: {before} rows are "
+                "before these"
+            )
 
     def _open_segment(self) -> None:
         """Fix the dtypes by all that was seen so far, or is known to come, and write what is held."""
@@ -674,6 +707,7 @@ class Writer:
             "range": self._range.to_json(),
             "dtype": None if self._seen_dtype is None else self._seen_dtype.name,
             "row_ids": self._has_row_ids,
+            "highest_row_id": self._highest_row_id,
             "columns": {name: schema.to_json() for name, schema in (self._schema or {}).items()},
         }
 
@@ -706,6 +740,7 @@ class Writer:
         self._lines += lines
         self.n_rows, self.nnz, self._widest = part["rows"], part["nnz"], part["width"]
         self._range, self._has_row_ids = ValueRange.from_json(part["range"]), part["row_ids"]
+        self._highest_row_id = part["highest_row_id"]
         self._seen_dtype = None if part["dtype"] is None else np.dtype(part["dtype"])
         if self._schema is None:
             self._schema = {
@@ -727,6 +762,7 @@ class Writer:
             number,
             self._n_features,
             {name: (schema.dtype, *schema.shape) for name, schema in (self._schema or {}).items()},
+            self._dtype,
             self._profile,
             self._shuffled,
             self._journal.key,
@@ -762,6 +798,7 @@ class Writer:
             self._lines += [replace(line, row_id_start=before + line.row_id_start) for line in lines]
             self.n_rows, self.nnz = self.n_rows + state["rows"], self.nnz + state["nnz"]
             self._widest = max(self._widest, state["width"])
+            self._highest_row_id = max(self._highest_row_id, state["highest_row_id"])
             if state["dtype"] is not None:
                 known = self._seen_dtype
                 self._seen_dtype = np.result_type(*([] if known is None else [known]), np.dtype(state["dtype"]))
@@ -842,6 +879,7 @@ class Writer:
             self._rebase()
         if self._mode == "rewrite" and self._base is not None:
             return self._rewritten(self._base)
+        self._check_highest(self._highest_row_id)
         base = self._base if self._mode == "append" else None
         before = base.rows if base else 0
         lines = tuple(replace(line, row_id_start=line.row_id_start + before) for line in self._lines)

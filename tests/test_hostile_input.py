@@ -580,7 +580,7 @@ def test_a_value_beyond_the_dtype_is_an_error_and_never_inf(tmp_path: Path, sour
 
 def test_a_sum_of_duplicates_does_not_wrap_around() -> None:
     x = sparse.csr_array((np.array([200, 100], np.uint8), np.array([0, 0]), np.array([0, 2])), shape=(1, 1))
-    with pytest.raises(SourceError, match="the sum of duplicates does not fit uint8: give a wider dtype="):
+    with pytest.raises(SourceError, match="row 0, feature 0: the sum of its duplicates does not fit uint8: give a"):
         read(open_source(x))
     assert read(open_source(x, dtype="int32"))[0].toarray().tolist() == [[300]]
 

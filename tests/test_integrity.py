@@ -417,6 +417,10 @@ WRONG = {
         r"offset 1099511627776 follows \d+, expected no less and at most \d+",
     ),
     "counts": ({}, r"stats/nnz/c/0, .*rows from 0 of the segment have 0 entries, it says 1"),
+    "row-number-negative": (
+        {"columns/row_id": putting(9_999, -1)},
+        r"columns/row_id/c/0, .*row number -1, expected 0 to 9223372036854775807",
+    ),
     "bool": ({"columns/b": lambda values: putting(99, 2)(values.view(np.uint8)).view(bool)}, r"neither 0 nor 1"),
 }
 
@@ -427,7 +431,9 @@ def test_what_a_wrong_writer_wrote_is_a_problem(
     tmp_path: Path, small_shards: None, monkeypatch: pytest.MonkeyPatch, name: str, profile: str
 ) -> None:
     change, pattern = WRONG[name]
-    options = {"n_features": 100_000} if name == "feature-negative" else {}
+    options: dict[str, Any] = {"n_features": 100_000} if name == "feature-negative" else {}
+    if name == "row-number-negative":
+        options = {"shuffle": True, "seed": 0}
     if name == "counts":
         monkeypatch.setattr(segment_writer.RowCounts, "finish", lambda _: np.ones(157, np.uint32))
     written_by(change, tmp_path / "s.zarr", monkeypatch, profile=profile, **options)

@@ -312,6 +312,22 @@ def test_another_profile_is_that_of_segments_to_come_where_none_is_to_be_written
     assert appended._reader.segment(n and 1).document.profile == "compact"
 
 
+@pytest.mark.parametrize("first", [0, 1], ids=["in later rows", "in earlier rows"])
+def test_rows_of_which_only_some_segments_have_missing_values_are_shuffled(tmp_path: Path, first: int) -> None:
+    n = 70_000  # more than a block
+    x = sparse.csr_array((np.ones(n), np.arange(n) % 4, np.arange(n + 1)), shape=(n, 4))
+    parts = [(x, np.arange(n)), (x[:4], np.ma.MaskedArray([1, 2, 3, 4], [0, 1, 0, 0]))]
+    (x, y), (more, later) = parts[first], parts[1 - first]
+    before = ss.convert(x, tmp_path / "s.zarr", columns={"y": y}, progress=False).append(more, y=later)
+    after = before.optimize(reshuffle=True, seed=0, progress=False)
+    numbers = after.column("row_id")[:]
+    found, given = after.column("y")[:], before.column("y")[:][numbers]
+    np.testing.assert_array_equal(np.ma.getmaskarray(found), np.ma.getmaskarray(given))
+    np.testing.assert_array_equal(found.filled(-1), given.filled(-1))
+    assert (after[:] != before[numbers]).nnz == 0
+    assert after.verify() == []
+
+
 def test_another_profile_is_written_without_merging_what_stays(path: Path) -> None:
     before = ss.open(path)
     after = before.optimize(profile="compact", progress=False)

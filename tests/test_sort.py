@@ -257,6 +257,8 @@ def test_sums_that_do_not_fit_are_errors(tmp_path: Path) -> None:
         np.array([2**63 - 1, 1]),
         np.array([2**63, 2**63], np.uint64),
         np.array([3e38, 3e38], np.float32),
+        np.array([1e308, 1e308]),
+        np.array([-1e308, 1, -1e308]),
     ):
         with pytest.raises(ValueError, match=r"row 2, feature 2: the sum of its duplicates does not fit"):
             summed(values)
@@ -334,7 +336,10 @@ def matrix(n_rows: int, n_features: int = 30, seed: int = 0) -> sp.csr_array:
 def in_blocks(x: sp.csr_array, bounds: list[int], columns: dict[str, Any] | None = None) -> Iterator[Block]:
     rows = csr.from_scipy(x)
     for start, stop in zip([0, *bounds], [*bounds, len(rows)], strict=True):
-        yield Block(rows.slice(start, stop), {k: v[start:stop] for k, v in (columns or {}).items()}, stop)
+        some = {name: values[start:stop] for name, values in (columns or {}).items()}
+        # as sources do, masked only where a value is missing
+        some = {name: values if np.ma.is_masked(values) else np.ma.getdata(values) for name, values in some.items()}
+        yield Block(rows.slice(start, stop), some, stop)
 
 
 def oracle(n_rows: int, seed: int) -> np.ndarray:
@@ -361,6 +366,8 @@ def test_the_order_is_that_of_the_keys_whatever_blocks_and_budget(
         "short": np.array([f"a{i}" for i in range(n_rows)], "U8"),
         "when": np.arange(n_rows).astype("M8[s]"),
         "gaps": np.ma.array(np.arange(n_rows), mask=np.arange(n_rows) % 5 == 0),
+        "gaps (masked)": np.arange(n_rows),
+        "few gaps": np.ma.array(np.arange(n_rows), mask=np.arange(n_rows) % 200 == 150),
     }
     blocks = list(
         sort.shuffled_blocks(

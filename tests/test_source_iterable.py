@@ -44,6 +44,15 @@ def test_a_generator_is_read_once(tmp_path: Path) -> None:
         read(source)
 
 
+def test_blocks_of_which_some_have_missing_values_are_shuffled(tmp_path: Path) -> None:
+    given = np.ma.array(Y, mask=np.arange(300) == 150)
+    parts = [(X[at : at + 64], given[at : at + 64] if at == 128 else Y[at : at + 64]) for at in range(0, 300, 64)]
+    store = ss.convert(parts, tmp_path / "a.zarr", shuffle=True, seed=0)
+    order, found = store.column("row_id")[:], store.column("y")[:]
+    assert order[np.ma.getmaskarray(found)].tolist() == [150]
+    np.testing.assert_array_equal(found.filled(-1), given[order].filled(-1))
+
+
 @settings(max_examples=40, deadline=None)
 @given(cuts=st.lists(st.integers(0, 300), max_size=8), max_bytes=st.sampled_from([500, 1 << 20]), dense=st.booleans())
 def test_blocks_of_any_length_give_the_same_rows(cuts: list[int], max_bytes: int, dense: bool) -> None:

@@ -107,6 +107,7 @@ BAD = {
     "no_index": ("1 0::2\n", {}, "1: expected field:index:value with a whole index, found '0::2'"),
     "value": ("1 0:1:x\n", {}, "1: the value after the colon is not a number"),
     "below": ("1 0:0:1\n", {"zero_based": False}, "1: index 0, expected 1 or more, found '0:0:1'"),
+    "sum": ("1 0:1:1\n1 0:3:1e308 1:3:1e308\n", {"dtype": "float64"}, "2: index 3: the sum of its duplicates does not"),
     "high": ("1 0:9:1\n", {"n_features": 9}, "1: index too high, expected at most 8 (n_features=9), found '0:9:1'"),
     "twice": ("1 0:3:1 1:3:1\n", {"sort": False}, "1: an index stands twice in the row, expected once"),
     "order": ("1 0:3:1 1:2:1\n", {"sort": False}, "1: indices not ascending, found '1:2:1' after a higher one"),

@@ -61,6 +61,37 @@ def test_unsorted_entries_and_duplicates(seed, layout, max_bytes):
         np.testing.assert_array_equal(old, new)  # the caller's matrix is left as it was
 
 
+@pytest.mark.parametrize("layout", ["csr", "csc", "coo", "bsr"])
+@pytest.mark.parametrize(
+    "value", [np.uint8(200), np.int64(2**62), np.float32(3e38), np.float64(1e308)], ids=lambda value: value.dtype.name
+)
+def test_a_sum_of_duplicates_that_does_not_fit_is_an_error(layout, value):
+    """Integers do not wrap around, and nothing becomes inf."""
+    rows, columns = np.array([7, 2, 5, 5, 2, 2, 0, 1]), np.array([1, 2, 1, 1, 1, 0, 0, 0])
+    data = np.array([1, 2, value, value, 3, 4, 5, 6], value.dtype)
+    x = sparse.coo_array((data, (rows, columns)), shape=(8, 3))
+    if layout == "csc":
+        by_column = np.argsort(columns, kind="stable")
+        x = sparse.csc_array((data[by_column], rows[by_column], [0, 3, 7, 8]), shape=x.shape)
+    elif layout in ("csr", "bsr"):
+        by_row, indptr = np.argsort(rows, kind="stable"), np.array([0, 1, 2, 5, 5, 5, 7, 7, 8])
+        kind, values = (sparse.csr_array, data) if layout == "csr" else (sparse.bsr_array, data.reshape(-1, 1, 1))
+        x = kind((values[by_row], columns[by_row], indptr), shape=x.shape)
+    wrong = f"row 5, feature 1: the sum of its duplicates does not fit {value.dtype}: give a wider dtype="
+    with pytest.raises(SourceError, match=wrong):
+        read(open_source(x))
+    with pytest.raises(ValueError, match=wrong):
+        csr.from_scipy(x)
+
+
+def test_a_row_in_memory_may_have_more_entries_than_features():
+    rng = np.random.default_rng(0)
+    rows, columns = np.sort(rng.integers(0, 2, 200_000))[::-1], rng.integers(0, 3, 200_000)
+    x = sparse.coo_array((np.ones(200_000, np.int32), (rows, columns)), shape=(2, 3))
+    found, _ = read(open_source(x), 1 << 16)
+    np.testing.assert_array_equal(found.toarray(), [np.bincount(columns[rows == row]) for row in (0, 1)])
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int64", "bool", ">f4"])
 def test_dense(order, dtype):

@@ -76,6 +76,16 @@ def written(frame: pandas.DataFrame, folder: Path, form: str) -> Any:
     return path
 
 
+def test_rows_of_which_few_have_no_value_in_a_column_are_shuffled(tmp_path: Path) -> None:
+    n = 66_000  # more than a batch
+    kept = pa.array([None if i == 65_990 else i for i in range(n)], pa.int64())
+    pq.write_table(pa.table({"a": np.arange(n) % 7, "kept": kept}), tmp_path / "x.parquet")
+    store = ss.convert(tmp_path / "x.parquet", tmp_path / "x.zarr", keep="kept:int64", shuffle=True, seed=0)
+    order, found = store.column("row_id")[:], store.column("kept")[:]
+    assert order[np.ma.getmaskarray(found)].tolist() == [65_990]
+    np.testing.assert_array_equal(found.filled(65_990), order)
+
+
 FORMS = ["parquet", "arrow", "pandas", "polars", "table", "duckdb", "sqlite"]
 
 
@@ -324,8 +334,26 @@ WRONG: dict[str, Any] = {
         "row 1, column 'u': is empty, found ''",
     ),
     "label_none": ({"a": [1, 2], "y": [1, None]}, {"label": "y"}, "row 1, column 'y': has no value, expected one in"),
+    "sum": (
+        {"i": [[1], [2, 2]], "x": [[1.0], [1e308, 1e308]]},
+        {"indices": "i", "values": "x"},
+        "row 1, column 'i': feature 2: the sum of its duplicates does not fit float64: give a wider dtype=",
+    ),
     "overflow": ({"a": [1e300], "b": [0.0]}, {"dtype": "float32"}, "column 'a': value 1e+300 does not fit float32"),
 }
+
+
+def test_hashed_texts_beside_numbers_without_signs_keep_theirs(tmp_path: Path) -> None:
+    texts = [f"t{i}" for i in range(50)]
+    options = {"categorical": "c", "encode": "hash", "n_features": 30}
+    plain, _ = read(parquet(tmp_path, {"a": pa.array(range(50), pa.float32()), "c": texts}, **options))
+    source = parquet(tmp_path, {"a": pa.array(range(50), pa.uint8()), "c": texts}, **options)
+    assert source.dtype == np.int16
+    found, _ = read(source)
+    np.testing.assert_array_equal(found.toarray(), plain.toarray())
+    assert found.min() == -1
+    with pytest.raises(ValueError, match="values of dtype int16 can not become uint8"):
+        parquet(tmp_path, {"a": pa.array(range(50), pa.uint8()), "c": texts}, dtype="uint8", **options)
 
 
 @pytest.mark.parametrize("name", WRONG)

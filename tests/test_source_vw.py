@@ -133,6 +133,7 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "label": ("1 |a x\nyes |a x\n", {}, "2: expected a finite number that float64 can hold, found 'yes'"),
     "value": ("1 |a x:y\n", {}, "1: expected a finite number that float64 can hold, found 'y'"),
     "no_value": ("1 |a x: y\n", {}, "1: expected a finite number that float64 can hold, found"),
+    "sum": ("1 |a y\n1 |a x:3e38 x:3e38\n", {}, "2: feature 1: the sum of its duplicates does not fit float32: give a"),
     "costs": ("1:0.5 2:1 |a x\n", {}, "1: expected a finite number that float64 can hold, found '1:0.5'"),
     "base": ("1 1 0.5 |a x\n", {}, "1: a third number, or more, before the first |"),
     "importance": ("1 |a x\n1 2 |a x\n", {}, "2: importance 2: give importance=True (--importance) to keep it"),

@@ -320,6 +320,48 @@ def test_a_declared_dtype_is_kept(path: Path) -> None:
     assert everything(path).data.tolist() == [np.float32(0.1)]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "row", "message"),
+    [
+        ("uint8", [1.0, 256.0, -1.0], "row 2, feature 1: value 256.0 does not fit uint8: give a wider dtype="),
+        ("uint8", np.array([0, 0, -1]), "row 2, feature 2: value -1 does not fit uint8"),
+        ("int8", [2.5, 300.0, 0.0], "row 2, feature 0: value 2.5 does not fit int8"),
+        ("int64", [0.0, np.nan, 2.0**63], "row 2, feature 1: value nan does not fit int64"),
+        ("float32", [0.1, np.inf, 1e300], r"row 2, feature 2: value 1e\+300 does not fit float32"),
+        ("float16", np.array([0, 1, 70_000]), "row 2, feature 2: value 70000 does not fit float16"),
+        ("bool", [1.0, 0.0, 2.0], "row 2, feature 2: value 2.0 does not fit bool"),
+    ],
+    ids=["wraps", "negative", "cut", "nan", "inf", "inf16", "bool"],
+)
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_array], ids=["dense", "sparse"])
+def test_a_value_that_a_declared_dtype_can_not_hold_is_an_error(
+    path: Path, dtype: str, row: Any, message: str, form: Callable[..., Any]
+) -> None:
+    fine = np.array([[1, 0, 1], [0, 1, 0]])
+    with pytest.raises(ValueError, match=message):
+        write(create(path, n_features=3, dtype=dtype), (form(fine), {}), (form(np.array([row])), {}))
+    assert not path.exists()
+
+
+def test_duplicates_are_summed_in_a_declared_dtype_or_are_an_error(path: Path) -> None:
+    twice = sp.csr_array((np.array([200, 1, 200], np.uint8), [2, 1, 2], [0, 0, 3]), shape=(2, 3))
+    with pytest.raises(ValueError, match="row 3, feature 2: the sum of its duplicates does not fit uint8: give a"):
+        write(create(path, n_features=3), (np.eye(2, 3, dtype=np.uint8), {}), (twice, {}))
+    assert not path.exists()
+    write(create(path, n_features=3, dtype="int16"), (twice, {}))
+    assert everything(path).to_dense().tolist() == [[0, 0, 0], [0, 1, 400]]
+
+
+def test_values_are_rounded_to_a_declared_dtype_of_floats_and_stored_so(path: Path) -> None:
+    x = np.array([[0.1, np.inf, -0.0], [np.nan, 1e-300, 2.5]])
+    with create(path, dtype="float32") as w:
+        w.append(x)
+        w.append(np.arange(6).reshape(2, 3))
+    found = everything(path)
+    assert (found.data.dtype, documents(path)[0].data_dtype) == (np.float32, "float32")
+    np.testing.assert_array_equal(found.to_dense(), np.vstack([x, np.arange(6).reshape(2, 3)]).astype(np.float32))
+
+
 @pytest.mark.parametrize("dtype", ["complex64", "longdouble", "U3", object])
 def test_a_dtype_that_can_not_be_stored_is_refused(path: Path, dtype: Any) -> None:
     with pytest.raises(ValueError, match="expected bool, integers or floats of up to 64 bits"):
@@ -911,6 +953,34 @@ def test_appended_rows_with_their_own_numbers_are_counted_from_the_rows_before(s
         other.append(np.zeros((2, 4), np.float32), y=np.arange(2))
         other.publish()
     assert open_reader(store).column("row_id").tolist() == [0, 1, 2, 3, 4, 7, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("row_id", "message"),
+    [
+        ([-5, 1, 2], "'row_id' has the number -5, expected numbers from 0: leave it out"),
+        ([0, 2**63 - 3, 1], "has the number 9223372036854775805, expected at most 9223372036854775804: 3 rows are"),
+        ([0, 1], r"'row_id' has shape \(2,\), expected \(3,\)"),
+        (np.ma.array([0, 1, 2], mask=[0, 1, 0]), "'row_id' has masked values"),
+        ([0, 1, 2.5], "'row_id' has the value 2.5"),
+    ],
+    ids=["negative", "beyond 64 bits", "short", "masked", "fraction"],
+)
+def test_numbers_of_rows_that_are_none_are_refused(store: Path, row_id: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        write(append_to(store), (np.zeros((3, 4), np.float32), {"y": np.arange(3), "row_id": row_id}))
+    assert open_reader(store).shape[0] == 3
+
+
+def test_numbers_of_rows_fit_behind_the_rows_that_others_appended_meanwhile(store: Path) -> None:
+    def append_more() -> None:
+        write(append_to(store), (np.zeros((1, 4), np.float32), {"y": [7]}))
+
+    highest = (np.zeros((1, 4), np.float32), {"y": [1], "row_id": [2**63 - 4]})
+    with pytest.raises(ValueError, match="expected at most 9223372036854775803: 4 rows are before these"):
+        write(append_to(store), highest, then=append_more)
+    assert verify(open_reader(store)) == []
+    assert open_reader(store).column("row_id").tolist() == [0, 1, 2, 3]
 
 
 def test_an_appender_refuses_columns_that_changed_meanwhile(store: Path) -> None:

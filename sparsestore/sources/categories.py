@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsestore.csr import Rows, index_dtype
+from sparsestore.csr import Rows, index_dtype, summed
 from sparsestore.errors import SourceError
 from sparsestore.sources.dictionary import MOST_LETTERS, BadNameError, Dictionary
 from sparsestore.sources.options import check_n_features
 
-__all__ = ["ENCODINGS", "Categories", "summed", "with_codes"]
+__all__ = ["ENCODINGS", "Categories", "with_codes"]
 
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
@@ -228,8 +228,8 @@ def _joined(texts: Sequence[tuple[NDArray[np.uint8], Ints, Ints]]) -> tuple[NDAr
     return np.concatenate([*parts, np.zeros(1, np.uint8)]), np.stack(all_starts, axis=1), np.stack(all_stops, axis=1)
 
 
-def with_codes(rows: Rows, codes: Ints, signs: Array | None, n_features: int) -> Rows:
-    """Rows with an entry more for each code of them that is not -1: 1, or its sign.
+def with_codes(rows: Rows, codes: Ints, signs: Array | None, n_features: int) -> tuple[Rows, int | None]:
+    """Rows with an entry more for each code of them that is not -1: 1, or its sign; and as `summed` gives it.
 
     Parameters
     ----------
@@ -253,17 +253,3 @@ def with_codes(rows: Rows, codes: Ints, signs: Array | None, n_features: int) ->
     data[at] = 1 if signs is None else signs[there]
     bucket.sort_in_rows(indptr, indices, bucket.as_bits(data))
     return summed(Rows(indptr, indices, data, n_features))
-
-
-def summed(rows: Rows) -> Rows:
-    """Rows, sorted inside, with entries of one feature in one row added up."""
-    if rows.nnz < 2:
-        return rows
-    fresh = np.ones(rows.nnz, bool)
-    np.not_equal(rows.indices[1:], rows.indices[:-1], out=fresh[1:])
-    fresh[rows.indptr[1:-1][rows.indptr[1:-1] < rows.nnz]] = True
-    if fresh.all():
-        return rows
-    starts = np.flatnonzero(fresh)
-    data = np.add.reduceat(rows.data, starts, dtype=np.float64).astype(rows.data.dtype)
-    return Rows(np.searchsorted(starts, rows.indptr), rows.indices[starts], data, rows.n_features)

@@ -22,6 +22,7 @@ from sparsestore.sources.fields import Fields, unquoted
 from sparsestore.sources.file import shown
 from sparsestore.sources.ranges import Ranges
 from sparsestore.sources.text import Piece
+from sparsestore.values import overflow
 
 if TYPE_CHECKING:
     from sparsestore.kernels.table import Table
@@ -285,7 +286,11 @@ class CsvSource:
         width = self.n_features or (self._categories.width if self._categories is not None else 0)
         rows = Rows(found.indptr, found.indices.astype(index_dtype(width), copy=False), values, width)
         if codes is not None:
-            rows = with_codes(rows, codes, signs, width)
+            rows, bad = with_codes(rows, codes, signs, width)
+            if bad is not None:
+                row, feature = rows.place(bad)
+                line = piece.line_at(int(found.starts[row]))
+                raise SourceError(f"{self.name}:{line}: feature {feature}: {overflow(values.dtype)}")
         return Block(rows, columns, piece.position)
 
     def _codes(self, piece: Piece, found: Table) -> tuple[NDArray[np.int64] | None, Array | None]:

@@ -19,6 +19,7 @@ from sparsestore.csr import Rows
 from sparsestore.errors import SourceError
 from sparsestore.parallel import ahead
 from sparsestore.sources.base import Block, Triples
+from sparsestore.values import cast
 
 __all__ = [
     "Read",
@@ -85,14 +86,10 @@ def _known_to_scipy(values: Array) -> Array:
 
 def converted(name: str, values: Array, dtype: np.dtype[Any]) -> Array:
     """Values in the dtype; floats may be rounded, any other change is an error."""
-    if values.dtype == dtype:
-        return values
-    with np.errstate(over="ignore", invalid="ignore"):
-        cast = values.astype(dtype)
-        lost = np.isinf(cast) & np.isfinite(values) if dtype.kind == "f" else cast != values
-    if lost.any():
-        raise SourceError(f"{name}: value {values[lost][0]} does not fit {dtype}: give a wider dtype=")
-    return cast
+    out, at = cast(values, dtype)
+    if at is not None:
+        raise SourceError(f"{name}: value {values[at]} does not fit {dtype}: give a wider dtype=")
+    return out
 
 
 def _rows(
@@ -106,8 +103,6 @@ def _rows(
     dtype: np.dtype[Any],
 ) -> Rows:
     """Canonical rows of some of the entries of a CSR matrix; `first` is the number of the first row."""
-    from scipy.sparse import csr_array
-
     n = len(indptr) - 1
     data = converted(f"{name}: in rows {first} to {first + n}", data, dtype)
     if indices.dtype not in (np.int32, np.int64):
@@ -117,14 +112,10 @@ def _rows(
         csr.check(raw)
         if csr.is_canonical(raw):  # as most are: scipy would copy, and look again
             return Rows(raw.indptr, indices.astype(csr.index_dtype(width), copy=False), data, width)
-        rows = csr.from_scipy(csr_array((_known_to_scipy(data), indices, raw.indptr), shape=(n, n_features)))
-        if rows.nnz < len(data) and dtype.kind in "iu":  # scipy's sums of integers wrap around
-            wide = csr.from_scipy(csr_array((data.astype(np.float64), indices, raw.indptr), (n, n_features)))
-            if (np.abs(wide.data - rows.data) >= 2.0 ** (8 * dtype.itemsize - 1)).any():
-                raise ValueError(f"the sum of duplicates does not fit {dtype}: give a wider dtype=")
+        rows = csr.canonical(raw, first)
     except ValueError as error:
         raise SourceError(f"{name}: in rows {first} to {first + n}: {error}") from error
-    return Rows(rows.indptr, rows.indices.astype(csr.index_dtype(width), copy=False), rows.data, width).astype(dtype)
+    return Rows(rows.indptr, rows.indices.astype(csr.index_dtype(width), copy=False), rows.data, width)
 
 
 def _bounds(name: str, noun: str, read: Read, n: int, n_entries: int, max_bytes: int) -> Iterator[tuple[int, Array]]:
@@ -178,10 +169,10 @@ def csr_blocks(
             base = int(bounds[start])
             stop = _stop(bounds, start, row_bytes, entry, max_bytes // 2)
             count = int(bounds[stop]) - base
-            if count > n_features and entry * count > max(max_bytes, _DUPLICATES) and stop == start + 1:
-                # no matrix has this; a hostile file may, to make us hold it
-                raise SourceError(f"{name}: row {first + start} has {count} entries, expected at most {n_features}")
             if not in_memory:
+                if count > n_features and entry * count > max(max_bytes, _DUPLICATES) and stop == start + 1:
+                    # no matrix has this; a hostile file may, to make us hold it
+                    raise SourceError(f"{name}: row {first + start} has {count} entries, expected at most {n_features}")
                 _check_row(f"{name}: row {first + start} has {count} entries", _ROW_BYTES + entry * count, max_bytes)
             at = first + start
             x = _rows(name, at, bounds[start : stop + 1], indices(count), data(count), n_features, width, dtype)

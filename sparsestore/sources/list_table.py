@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from sparsestore.csr import Rows, index_dtype, number_dtype
+from sparsestore.csr import Rows, index_dtype, number_dtype, summed
 from sparsestore.errors import SourceError
 from sparsestore.sources import arrow, options
 from sparsestore.sources.arrow import Lists
 from sparsestore.sources.base import Block
-from sparsestore.sources.categories import summed
 from sparsestore.sources.layouts import converted
 from sparsestore.sources.table import Columns, Table, batches, said_shape
+from sparsestore.values import overflow
 
 __all__ = ["ListTableSource"]
 
@@ -189,4 +189,9 @@ class ListTableSource:
         indices = numbers.astype(index_dtype(width))
         data = np.array(converted(f"{self.name}: rows from {first} on", values.values, self._dtype))
         bucket.sort_in_rows(values.indptr, indices, bucket.as_bits(data))
-        return summed(Rows(values.indptr, indices, data, width))
+        rows, lost = summed(Rows(values.indptr, indices, data, width))
+        if lost is not None:
+            row, feature = rows.place(lost)
+            where = self._columns.where(first + row, name)
+            raise SourceError(f"{where}: feature {feature + self._base}: {overflow(self._dtype)}")
+        return rows

@@ -21,7 +21,7 @@ Array = NDArray[Any]
 
 
 class MemorySource:
-    """Rows of a matrix in memory: unsorted ones sorted, duplicates summed as scipy does, in the dtype of the values.
+    """Rows of a matrix in memory: unsorted ones sorted, duplicates summed, an error where the dtype can not hold a sum.
 
     Beside the matrix itself `blocks` holds at most `max_bytes` and
 
@@ -146,7 +146,7 @@ class MemorySource:
             return x
         if x.format == "csc" and x.nnz < n_rows:
             return x.tocoo(copy=False)
-        return x if x.format in ("csr", "bsr") else x.tocsr()
+        return x if x.format in ("csr", "bsr") else csr.as_csr(x)
 
     def _check(self, x: Any) -> None:
         """Raise SourceError where scipy's conversions, which trust the arrays, would leave them (scipy#8778)."""

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from sparsestore.csr import Rows
+from sparsestore.csr import Rows, summed
 from sparsestore.errors import SourceError
 from sparsestore.parallel import mapped, n_cores
 from sparsestore.sources import options
 from sparsestore.sources.base import Block
 from sparsestore.sources.file import shown
 from sparsestore.sources.text import Piece, TextFile
+from sparsestore.values import overflow
 
 if TYPE_CHECKING:
     from sparsestore.kernels.tokenise import Lines
@@ -198,11 +199,12 @@ class SvmlightSource:
         same = (indices[1:] == indices[:-1]) & (rows[1:] == rows[:-1])
         values = lines.values[order]
         if self._summed and same.any():
-            kept = np.concatenate([[True], ~same])
-            before = np.concatenate([[0], np.cumsum(kept)])
-            sums = values[kept]
-            np.add.at(sums, before[1:][~kept] - 1, values[~kept])  # one after the other, as they stand
-            return lines._replace(indices=indices[kept], values=sums, indptr=before[lines.indptr])
+            found, bad = summed(Rows(lines.indptr, indices, values, 0))
+            if bad is not None:
+                row, index = found.place(bad)
+                line = piece.line_at(int(lines.starts[row]))
+                raise SourceError(f"{self.name}:{line}: index {index + self._base}: {overflow(values.dtype)}")
+            return lines._replace(indices=found.indices, values=found.data, indptr=found.indptr)
         if same.any():
             at = int(np.argmax(same))
             raise SourceError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from sparsestore.csr import Rows, index_dtype
+from sparsestore.csr import Rows, index_dtype, summed
 from sparsestore.errors import SourceError
 from sparsestore.parallel import mapped, n_cores
 from sparsestore.sources import options
@@ -446,17 +446,9 @@ class TfrecordSource:
 
         if rows.ascending:
             return rows
-        indptr, indices, values = rows.indptr, rows.indices, rows.values
-        bucket.sort_in_rows(indptr, indices, values)
-        first = np.ones(len(indices), bool)
-        first[1:] = indices[1:] != indices[:-1]
-        first[indptr[:-1][indptr[:-1] < len(indices)]] = True
-        if first.all():
-            return rows
-        at = np.flatnonzero(first)
-        return rows._replace(
-            indptr=np.searchsorted(at, indptr), indices=indices[at], values=np.add.reduceat(values, at)
-        )
+        bucket.sort_in_rows(rows.indptr, rows.indices, rows.values)
+        found, _ = summed(Rows(rows.indptr, rows.indices, rows.values, 0))  # float64 has any sum of float32, or int64
+        return rows._replace(indptr=found.indptr, indices=found.indices, values=found.data)
 
     def _blocks(self, parsed: _Parsed, width: int, max_bytes: int) -> Iterator[Block]:
         rows, piece = parsed.rows, parsed.piece

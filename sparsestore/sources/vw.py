@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from sparsestore.csr import Rows, index_dtype
+from sparsestore.csr import Rows, index_dtype, summed
 from sparsestore.errors import SourceError
 from sparsestore.parallel import mapped, n_cores
 from sparsestore.sources import options
 from sparsestore.sources.base import Block
-from sparsestore.sources.categories import Categories, summed
+from sparsestore.sources.categories import Categories
 from sparsestore.sources.dictionary import BadNameError, Dictionary
 from sparsestore.sources.file import shown
 from sparsestore.sources.text import Piece, TextFile
+from sparsestore.values import overflow
 
 if TYPE_CHECKING:
     from sparsestore.kernels.vw import Examples
@@ -186,7 +187,12 @@ class VwSource:
             width = self._categories.width if self._categories is not None else int(numbers.max(initial=-1)) + 1
         indices, data = numbers.astype(index_dtype(width)), np.array(values)
         bucket.sort_in_rows(indptr, indices, bucket.as_bits(data))
-        return Block(summed(Rows(indptr, indices, data, width)), self._columns(piece, found), piece.position)
+        rows, bad = summed(Rows(indptr, indices, data, width))
+        if bad is not None:
+            row, feature = rows.place(bad)
+            line = piece.line_at(int(found.starts[row]))
+            raise SourceError(f"{self.name}:{line}: feature {feature}: {overflow(self._dtype)}")
+        return Block(rows, self._columns(piece, found), piece.position)
 
     def _columns(self, piece: Piece, found: Examples) -> dict[str, Array]:
         columns: dict[str, Array] = {}

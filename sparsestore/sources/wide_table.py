@@ -18,6 +18,7 @@ from sparsestore.sources.file import shown
 from sparsestore.sources.layouts import converted
 from sparsestore.sources.ranges import Ranges
 from sparsestore.sources.table import NUMBERS, Columns, Table, batches
+from sparsestore.values import overflow
 
 __all__ = ["WideTableSource"]
 
@@ -48,6 +49,7 @@ class WideTableSource:
         As for `csv.CsvSource`; whole numbers may be categories too.
     dtype : optional
         Of the values; by default numpy's common dtype of the columns that are features, of categories alone float32.
+        With hashed texts, which may be -1, it is one with signs.
     """
 
     sorted_rows = True
@@ -150,6 +152,8 @@ class WideTableSource:
         found = np.result_type(*types) if types else np.dtype(np.float32)
         if found.kind == "b" and (self._ranges or self._categorical):
             found = np.dtype(np.float32)
+        if self._categories is not None and self._categories.encode == "hash":
+            found = np.result_type(found, np.int8)  # a text is 1 or -1
         if self._missing == "nan" and wanted is None and found.kind != "f":
             found = np.result_type(found, np.float32)
         return options.value_dtype(self.name, found, wanted)
@@ -206,7 +210,13 @@ class WideTableSource:
         codes, signs = self._codes(batch, first)
         width = self.n_features if self.n_features is not None else self._width()
         found = Rows(indptr, indices.astype(index_dtype(width), copy=False), data, width)
-        return found if codes is None else with_codes(found, codes, signs, width)
+        if codes is None:
+            return found
+        found, bad = with_codes(found, codes, signs, width)
+        if bad is not None:
+            row, feature = found.place(bad)
+            raise SourceError(f"{self.name}: row {first + row}, feature {feature}: {overflow(self._dtype)}")
+        return found
 
     def _width(self) -> int:
         return self._categories.width if self._categories is not None else len(self._before)
