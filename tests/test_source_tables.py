@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 import sparsestore as ss
 from sparsestore.cli import app
+from sparsestore.convert import append_source
 from sparsestore.errors import SourceError
 from sparsestore.sources.registry import open_source
 
@@ -227,6 +228,23 @@ def test_no_value_is_what_is_said(tmp_path: Path) -> None:
     np.testing.assert_array_equal(nan[:].toarray(), [[1, 1, 0], [np.nan, 0, 1], [3, 1, 0]])
     assert nan.feature_names is not None
     assert nan.feature_names.tolist() == ["a", "c=x", "c="]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_appended_table_keeps_the_category_of_no_value(tmp_path: Path, form: str) -> None:
+    frame = pandas.DataFrame({"a": [1, 2, 3], "c": ["x", None, "y"]})
+    options: dict[str, Any] = {"categorical": "c", "missing": "nan"}
+    if form in ("duckdb", "sqlite"):
+        options["sql"] = "select * from t"
+    source = written(frame, tmp_path, form)
+    store = ss.convert(source, tmp_path / "a.zarr", **options)
+    assert store.feature_names is not None
+    assert store.feature_names.tolist() == ["a", "c=x", "c=", "c=y"]
+    append_source(source, tmp_path / "a.zarr", **options)
+    with ss.open(tmp_path / "a.zarr") as twice:
+        np.testing.assert_array_equal(twice[:].toarray(), np.tile(store[:].toarray(), (2, 1)))
+    other = ss.convert(source, tmp_path / "b.zarr", **options, unknown="ignore", feature_names=["a", "c=", "c=y"])
+    assert other[:].toarray().tolist() == [[1, 0, 0], [2, 1, 0], [3, 0, 1]]
 
 
 def test_dates_are_kept_as_what_is_said(tmp_path: Path) -> None:
