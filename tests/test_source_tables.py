@@ -139,6 +139,57 @@ def test_triples_are_the_matrix_of_scipy(tmp_path: Path, form: str, texts: bool)
             assert (source.n_rows, source.n_features) == (50, 30)  # the file says it
 
 
+WORDS = ["a", "b", "zz", "y", "word", "ü"]
+HASHED: dict[str, Any] = {
+    "uint8": (pa.uint8(), [255, 0, 3, 5, 200, 1], "int16"),
+    "uint16": (pa.uint16(), [65535, 0, 3, 5, 200, 1], "int32"),
+    "uint32": (pa.uint32(), [2**32 - 1, 0, 3, 5, 200, 1], "int64"),
+    "uint64": (pa.uint64(), [2**53, 0, 3, 5, 200, 1], "float64"),
+    "bool": (pa.bool_(), [True, False, True, True, True, True], "int8"),
+    "int8": (pa.int8(), [127, 0, -127, -5, 3, 1], "int8"),
+    "float": (pa.float32(), [0.5, 0, -127, -5, 3, 1], "float32"),
+}
+
+
+@pytest.mark.parametrize("name", HASHED)
+def test_hashed_features_have_the_signs_of_scikit_learn_in_any_dtype(tmp_path: Path, name: str) -> None:
+    extraction = pytest.importorskip("sklearn.feature_extraction")
+    type_, values, dtype = HASHED[name]
+    table = pa.table({"n": pa.array(values, type_), "c": WORDS, "u": range(6)})
+    options: dict[str, Any] = {"encode": "hash", "n_features": 64}
+    triples = ss.convert(table, tmp_path / "triples", row="u", feature="c", value="n", **options)
+    wanted = extraction.FeatureHasher(64, input_type="pair", dtype=np.float64).transform(
+        [(word, float(value))] for word, value in zip(WORDS, values, strict=True)
+    )
+    assert triples.dtype == dtype
+    np.testing.assert_array_equal(triples[:].toarray(), wanted.toarray())
+    wide = ss.convert(table, tmp_path / "wide", categorical="c", drop="u", **options)
+    wanted = extraction.FeatureHasher(63, input_type="string").transform([f"c={word}"] for word in WORDS)
+    assert (wanted.toarray() < 0).any()
+    assert wide.dtype == ("float32" if name == "bool" else dtype)
+    np.testing.assert_array_equal(wide[:].toarray(), np.column_stack([values, wanted.toarray()]))
+
+
+def test_values_without_room_for_the_signs_of_a_hash_are_refused(tmp_path: Path) -> None:
+    table = pa.table({"n": pa.array([1, -128], pa.int8()), "c": ["a", "b"], "u": [0, 1]})
+    options: dict[str, Any] = {"encode": "hash", "n_features": 16}
+    shapes: list[dict[str, Any]] = [
+        {"categorical": "c", "drop": "u,n"},
+        {"row": "u", "feature": "c"},
+    ]
+    for shape in shapes:
+        for dtype in ("uint8", "bool"):
+            with pytest.raises(ValueError, match=rf"dtype={dtype} has no room for the signs that encode='hash' gives"):
+                ss.convert(table, tmp_path / "a.zarr", dtype=dtype, **shape, **options)
+    signs = ss.convert(table, tmp_path / "a.zarr", **shapes[1], **options)[:].data.tolist()
+    negative = pa.table({"n": pa.array([-128], pa.int8()), "c": [["a", "b"][signs.index(-1)]], "u": [0]})
+    triples: dict[str, Any] = {"row": "u", "feature": "c", "value": "n", **options}
+    with pytest.raises(SourceError, match="row 0, column 'n': -128 gets the sign - with its feature, which does not"):
+        ss.convert(negative, tmp_path / "b.zarr", **triples)
+    wider = ss.convert(negative, tmp_path / "b.zarr", **triples, dtype="int16")
+    assert wider[:].data.tolist() == [128]
+
+
 def test_whole_numbers_may_be_texts(tmp_path: Path) -> None:
     source = parquet(tmp_path, {"u": [900, 7, 900], "i": [5, 5, 6]}, row="u:string", feature="i:string")
     store = ss.convert(source, tmp_path / "a.zarr")

@@ -73,12 +73,21 @@ def numeric(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
     return dtype.newbyteorder("=")
 
 
-def value_dtype(name: str, found: np.dtype[Any], dtype: DTypeLike | None) -> np.dtype[Any]:
-    """Dtype of the values: as found, or as asked for where numpy calls the cast "same_kind" (never float to int)."""
+def value_dtype(name: str, found: np.dtype[Any], dtype: DTypeLike | None, *, signed: bool = False) -> np.dtype[Any]:
+    """Dtype of the values: as found, or as asked for where numpy calls the cast "same_kind" (never float to int).
+
+    Those that a hash gives signs have a `signed` one: what is found without becomes numpy's common dtype of it and
+    int8, so that uint64 becomes float64.
+    """
     found = numeric(name, found)
     if dtype is None:
-        return found
+        return np.result_type(found, np.int8) if signed and found.kind in "bu" else found
     wanted = number_dtype(dtype)
+    if signed and wanted.kind in "bu":
+        raise ValueError(
+            f"{name}: dtype={wanted} has no room for the signs that encode='hash' gives values, expected signed "
+            "integers or floats"
+        )
     if not np.can_cast(found, wanted, "same_kind"):
         raise ValueError(f"{name}: values of dtype {found} can not become {wanted}: convert them first")
     return wanted

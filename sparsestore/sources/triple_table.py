@@ -53,7 +53,8 @@ class TripleTableSource:
     encode, unknown
         Of features that are texts: see `categories.Categories`.
     dtype : optional
-        Of the values; by default that of their column, without one float32.
+        Of the values; by default that of their column, without one float32. Hashed ones have signs, so that it is a
+        signed one then.
     """
 
     sorted_rows = False
@@ -85,7 +86,9 @@ class TripleTableSource:
             columns.numbers(columns.take(value, "value"), "value")
             found = columns.dtype(value)
         self._value = value
-        self._dtype = options.value_dtype(self.name, found, None if dtype is None else number_dtype(dtype))
+        self._dtype = options.value_dtype(
+            self.name, found, None if dtype is None else number_dtype(dtype), signed=encode == "hash"
+        )
         self.dtype: np.dtype[Any] | None = self._dtype
         texts = [option for option, text in (("row", row_text), ("feature", feature_text)) if text]
         self._numbering = Numbering(
@@ -189,7 +192,7 @@ class TripleTableSource:
             where = f"{self.name}: rows from {first} on, column {self._value!r}"
             values = converted(where, arrow.numbers(batch.column(self._value)), self._dtype)
         if signs is not None:
-            values = values * signs.astype(values.dtype)
+            values = self._signed(values, signs, first)
         for kept in columns.kept:
             numbers = arrow.numbers(batch.column(kept.field)).astype(np.float64)
             if not np.isfinite(numbers).all():
@@ -204,6 +207,19 @@ class TripleTableSource:
             there = features >= 0
             rows, features, values = rows[there], features[there], values[there]
         return Triples(rows, features, values, position)
+
+    def _signed(self, values: Array, signs: Array, first: int) -> Array:
+        """Values with the signs of their features."""
+        if values.dtype.kind == "i":
+            lost = (values == np.iinfo(values.dtype).min) & (signs < 0)
+            if lost.any():
+                at = int(np.argmax(lost))
+                where = self._columns.where(first + at, self._value or "")
+                raise SourceError(
+                    f"{where}: {values[at]} gets the sign - with its feature, which does not fit {values.dtype}: give "
+                    "a wider dtype="
+                )
+        return np.multiply(values, signs, dtype=values.dtype)
 
     def _coded(self, batch: Any, option: str, name: str, first: int) -> tuple[Ints, Array | None]:
         """Numbers of texts."""

@@ -48,6 +48,7 @@ class WideTableSource:
         As for `csv.CsvSource`; whole numbers may be categories too.
     dtype : optional
         Of the values; by default numpy's common dtype of the columns that are features, of categories alone float32.
+        Hashed ones have signs, so that it is a signed one then.
     """
 
     sorted_rows = True
@@ -152,7 +153,8 @@ class WideTableSource:
             found = np.dtype(np.float32)
         if self._missing == "nan" and wanted is None and found.kind != "f":
             found = np.result_type(found, np.float32)
-        return options.value_dtype(self.name, found, wanted)
+        hashed = self._categories is not None and self._categories.encode == "hash"
+        return options.value_dtype(self.name, found, wanted, signed=hashed)
 
     @property
     def feature_names(self) -> list[str] | None:
