@@ -166,7 +166,7 @@ class TripleTableSource:
                 part = batch.slice(start, step)
                 triples = self._triples(part, n_entries, position)
                 n_entries += part.num_rows
-                highest = max(highest, int(triples.rows.max(initial=-1)) + 1)
+                highest = max(highest, triples.n_rows)
                 yield triples
         options.check_rows(self.name, max(highest, self.n_rows or 0), n_entries)
 
@@ -203,10 +203,11 @@ class TripleTableSource:
                     f"{columns.where(first + at, kept.field)}: {numbers[at]:g} is another than in a triple before, of "
                     "the same row"
                 )
-        if features.min(initial=0) < 0:  # what is to be ignored
+        n_rows = int(rows.max(initial=-1)) + 1
+        if features.min(initial=0) < 0:  # what is to be ignored; its rows are not
             there = features >= 0
             rows, features, values = rows[there], features[there], values[there]
-        return Triples(rows, features, values, position)
+        return Triples(rows, features, values, position, n_rows)
 
     def _signed(self, values: Array, signs: Array, first: int) -> Array:
         """Values with the signs of their features."""
