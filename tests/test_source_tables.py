@@ -190,6 +190,38 @@ def test_values_without_room_for_the_signs_of_a_hash_are_refused(tmp_path: Path)
     assert wider[:].data.tolist() == [128]
 
 
+LARGE: dict[str, Any] = {
+    "first_that_is_lost": (pa.int64(), 2**53 + 1),
+    "below_zero": (pa.int64(), -(2**53) - 1),
+    "highest": (pa.int64(), 2**63 - 1),
+    "unsigned": (pa.uint64(), 2**64 - 1),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("option", ["label", "weight"])
+def test_a_label_that_would_become_another_is_refused(tmp_path: Path, name: str, option: str) -> None:
+    type_, label = LARGE[name]
+    table = pa.table({"u": [0, 1], "i": [0, 1], "l": pa.array([5, label], type_)})
+    options: dict[str, Any] = {"row": "u", "feature": "i", option: "l"}
+    message = f"row 1, column 'l': {label} is a whole number that float64 lacks: give the values of the rows by themsel"
+    with pytest.raises(SourceError, match=message):
+        ss.convert(table, tmp_path / "a.zarr", **options)
+
+
+def test_large_labels_that_float64_has_are_kept(tmp_path: Path) -> None:
+    for type_, labels in (
+        (pa.int64(), [2**53, 2**53 + 2, -(2**63), 2**63 - 1024]),
+        (pa.uint64(), [2**53, 2**53 + 2, 2**63, 2**64 - 2048]),
+        (pa.int32(), [-(2**31), 2**31 - 1, 0, 1]),
+        (pa.bool_(), [True, False, True, True]),
+        (pa.float64(), [1e300, 0.1, -1e19, 2.0**70]),
+    ):
+        table = pa.table({"u": range(4), "i": range(4), "l": pa.array(labels, type_)})
+        store = ss.convert(table, tmp_path / "a.zarr", row="u", feature="i", label="l", overwrite=True)
+        assert store.column("y")[:].tolist() == labels
+
+
 def test_whole_numbers_may_be_texts(tmp_path: Path) -> None:
     source = parquet(tmp_path, {"u": [900, 7, 900], "i": [5, 5, 6]}, row="u:string", feature="i:string")
     store = ss.convert(source, tmp_path / "a.zarr")

@@ -136,15 +136,19 @@ def rounded(exact: NDArray[np.float64], dtype: np.dtype[Any]) -> tuple[NDArray[A
     return values, None
 
 
-def rounded_labels(exact: NDArray[np.float64], dtype: np.dtype[Any]) -> tuple[NDArray[Any], int | None, str]:
-    """As `rounded`, for labels; and what is wrong with the one that is.
+def rounded_labels(exact: NDArray[Any], dtype: np.dtype[Any]) -> tuple[NDArray[Any], int | None, str]:
+    """As `rounded`, for labels, which may be whole numbers of any dtype; and what is wrong with the one that is.
 
     A measured label may be rounded; a class, an id or a time in seconds would become another one.
     """
-    values, at = rounded(exact, dtype)
+    wide = exact.astype(np.float64, copy=False)
+    values, at = rounded(wide, dtype)
     if at is not None:
         return values, at, f"is beyond {dtype}"
-    changed = (values != exact) & (np.rint(exact) == exact)
+    changed = (values != wide) & (np.rint(wide) == wide)
+    if exact.dtype in (np.int64, np.uint64):  # back as whole numbers: numpy would compare them as floats
+        most = np.nextafter(float(np.iinfo(exact.dtype).max), 0)  # what rounds to a power of two has no way back
+        changed |= np.minimum(wide, most).astype(exact.dtype) != exact
     return values, int(np.argmax(changed)) if changed.any() else None, f"is a whole number that {dtype} lacks"
 
 

@@ -44,8 +44,8 @@ class TripleTableSource:
     value : str, optional
         Column of the value; without one each entry is 1.
     label, weight : str, optional
-        Columns that become "y" and "sample_weight" of the row, in float64. All triples of a row must have the same;
-        rows without a triple have nan.
+        Columns that become "y" and "sample_weight" of the row, in float64, which must hold whole numbers exactly. All
+        triples of a row must have the same; rows without a triple have nan.
     zero_based : bool
         Whether numbers of rows and features count from 0, or from 1.
     n_rows, n_features : int, optional
@@ -194,7 +194,13 @@ class TripleTableSource:
         if signs is not None:
             values = self._signed(values, signs, first)
         for kept in columns.kept:
-            numbers = arrow.numbers(batch.column(kept.field)).astype(np.float64)
+            exact = arrow.numbers(batch.column(kept.field))
+            numbers, at, wrong = options.rounded_labels(exact, np.dtype(np.float64))
+            if at is not None:
+                raise SourceError(
+                    f"{columns.where(first + at, kept.field)}: {exact[at]} {wrong}: give the values of the rows by "
+                    "themselves (columns=, --column)"
+                )
             if not np.isfinite(numbers).all():
                 row = int(np.argmin(np.isfinite(numbers)))
                 raise SourceError(f"{columns.where(first + row, kept.field)}: {numbers[row]}, expected a finite number")
