@@ -17,7 +17,17 @@ from sparsestore.parallel import over_rows
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-__all__ = ["Rows", "check", "concatenate", "empty_aligned", "from_dense", "from_scipy", "index_dtype", "number_dtype"]
+__all__ = [
+    "Rows",
+    "check",
+    "concatenate",
+    "empty_aligned",
+    "from_dense",
+    "from_scipy",
+    "index_dtype",
+    "number_dtype",
+    "sums",
+]
 
 Array = NDArray[Any]
 
@@ -324,3 +334,29 @@ def from_dense(x: Array) -> Rows:
     np.cumsum(np.count_nonzero(present, axis=1), out=indptr[1:])
     indices = np.nonzero(present)[1].astype(index_dtype(x.shape[1]))
     return Rows(indptr, indices, np.ascontiguousarray(x[present], dtype), int(x.shape[1]))
+
+
+def sums(values: Array, starts: NDArray[np.int64]) -> tuple[Array, int | None]:
+    """Sums of runs of values that begin at `starts`, in the dtype of the values; any is the sum of booleans.
+
+    And the first run whose sum that dtype can not hold, or None.
+    """
+    if values.dtype.kind == "b":
+        return np.logical_or.reduceat(values, starts), None
+    if values.dtype.kind == "f":
+        wide = np.add.reduceat(values, starts, dtype=np.float64)
+        with np.errstate(over="ignore"):
+            found = wide.astype(values.dtype)
+        bad = np.isinf(found) & np.isfinite(wide)
+    else:
+        wide = np.add.reduceat(values, starts, dtype=np.uint64 if values.dtype == np.uint64 else np.int64)
+        limits = np.iinfo(values.dtype)
+        bad = (wide < limits.min) | (wide > limits.max)
+        if values.dtype.itemsize == 8:
+            # int64 sums can wrap: where the rounded sum comes near the limits, Python's integers decide
+            near = np.flatnonzero(np.abs(np.add.reduceat(values, starts, dtype=np.float64)) >= 2.0**62)
+            stops = np.append(starts[1:], len(values))
+            for at in near.tolist():
+                bad[at] |= not limits.min <= sum(values[starts[at] : stops[at]].tolist()) <= limits.max
+        found = wide.astype(values.dtype)
+    return found, int(np.argmax(bad)) if bad.any() else None

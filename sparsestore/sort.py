@@ -30,7 +30,7 @@ from sparsestore.buckets import (
     power_below,
     scratch_folder,
 )
-from sparsestore.csr import Rows, index_dtype
+from sparsestore.csr import Rows, index_dtype, sums
 from sparsestore.errors import ResourceError
 from sparsestore.memory import give_back
 from sparsestore.parallel import ahead
@@ -329,35 +329,15 @@ class _TripleSort:
         return Rows(indptr.astype(np.int64, copy=False), indices, data, self.width)
 
     def sums(self, rows: Rows, starts: NDArray[np.int64], first_row: int) -> Array:
-        """Sums of runs of entries that begin at `starts`, in the dtype of the values; any is the sum of booleans."""
-        values = rows.data
-        if values.dtype.kind == "b":
-            return np.logical_or.reduceat(values, starts)
-        if values.dtype.kind == "f":
-            sums = np.add.reduceat(values, starts, dtype=np.float64)
-            with np.errstate(over="ignore"):
-                cast = sums.astype(values.dtype)
-            bad = np.isinf(cast) & np.isfinite(sums)
-        else:
-            wide = np.uint64 if values.dtype == np.uint64 else np.int64
-            sums = np.add.reduceat(values, starts, dtype=wide)
-            limits = np.iinfo(values.dtype)
-            bad = (sums < limits.min) | (sums > limits.max)
-            if values.dtype.itemsize == 8:
-                # int64 sums can wrap: where the rounded sum comes near the limits, Python's integers decide
-                near = np.flatnonzero(np.abs(np.add.reduceat(values, starts, dtype=np.float64)) >= 2.0**62)
-                stops = np.append(starts[1:], len(values))
-                for at in near.tolist():
-                    bad[at] |= not limits.min <= sum(values[starts[at] : stops[at]].tolist()) <= limits.max
-            cast = sums.astype(values.dtype)
-        if bad.any():
-            at = int(np.argmax(bad))
+        """Sums of runs of entries that begin at `starts`."""
+        found, at = sums(rows.data, starts)
+        if at is not None:
             row = self.original(first_row + int(np.searchsorted(rows.indptr, starts[at], side="right")) - 1)
             raise ValueError(
                 f"row {row}, feature {int(rows.indices[starts[at]])}: the sum of its duplicates does not fit "
-                f"{values.dtype}: give a wider dtype="
+                f"{rows.data.dtype}: give a wider dtype="
             )
-        return cast
+        return found
 
 
 def _scattered(

@@ -260,6 +260,27 @@ def test_lists_without_values_count_and_no_list_is_empty(tmp_path: Path) -> None
     check_source(source, np.array([[1, 0, 2], [0, 0, 0], [0, 0, 0]], np.float32))
 
 
+def test_sums_of_whole_numbers_in_one_row_are_exact_or_refused(tmp_path: Path) -> None:
+    def lists(values: Any, type_: Any) -> Any:
+        return parquet(tmp_path, {"i": [[0, 0], [1]], "x": pa.array(values, pa.list_(type_))}, indices="i", values="x")
+
+    large = 2**53 + 1
+    found, _ = read(lists([[large, 1], [large]], pa.int64()))
+    assert found.toarray().tolist() == [[large + 1, 0], [0, large]]
+    message = "rows from 0 on: the sum of several values of feature 0 in one row does not fit"
+    for values, type_ in (([[100, 100], [3]], pa.int8()), ([[2**63 - 1, 1], [3]], pa.int64())):
+        with pytest.raises(SourceError, match=message):
+            read(lists(values, type_))
+    with pytest.raises(SourceError, match=f"{message} float32: give a wider dtype="):
+        read(lists([[3e38, 3e38], [3]], pa.float32()))
+    texts = {f"c{k}": ["x"] for k in range(3)}
+    wide = ss.convert(
+        pa.table({"n": [large], **texts}), tmp_path / "a.zarr", categorical="c*", encode="hash", n_features=2
+    )
+    assert abs(int(wide[:].toarray()[0, 1])) in (1, 3)  # three hashed to one place, beside a number that float64 lacks
+    assert wide[:].toarray()[0, 0] == large
+
+
 def test_vectors_of_spark_are_rows(tmp_path: Path) -> None:
     type_ = pa.struct(
         [

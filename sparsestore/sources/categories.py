@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsestore.csr import Rows, index_dtype
+from sparsestore.csr import Rows, index_dtype, sums
 from sparsestore.errors import SourceError
 from sparsestore.sources.dictionary import MOST_LETTERS, BadNameError, Dictionary
 from sparsestore.sources.options import check_n_features
@@ -233,11 +233,13 @@ def _joined(texts: Sequence[tuple[NDArray[np.uint8], Ints, Ints]]) -> tuple[NDAr
     return np.concatenate([*parts, np.zeros(1, np.uint8)]), np.stack(all_starts, axis=1), np.stack(all_stops, axis=1)
 
 
-def with_codes(rows: Rows, codes: Ints, signs: Array | None, n_features: int) -> Rows:
+def with_codes(where: str, rows: Rows, codes: Ints, signs: Array | None, n_features: int) -> Rows:
     """Rows with an entry more for each code of them that is not -1: 1, or its sign.
 
     Parameters
     ----------
+    where : str
+        What messages call the rows.
     rows : Rows
     codes : (n, k) int64 array
     signs : (n, k) array or None
@@ -257,11 +259,11 @@ def with_codes(rows: Rows, codes: Ints, signs: Array | None, n_features: int) ->
     indices[at] = codes[there]
     data[at] = 1 if signs is None else signs[there]
     bucket.sort_in_rows(indptr, indices, bucket.as_bits(data))
-    return summed(Rows(indptr, indices, data, n_features))
+    return summed(where, Rows(indptr, indices, data, n_features))
 
 
-def summed(rows: Rows) -> Rows:
-    """Rows, sorted inside, with entries of one feature in one row added up."""
+def summed(where: str, rows: Rows) -> Rows:
+    """Rows, sorted inside, with entries of one feature in one row added up; SourceError where a sum does not fit."""
     if rows.nnz < 2:
         return rows
     fresh = np.ones(rows.nnz, bool)
@@ -270,5 +272,10 @@ def summed(rows: Rows) -> Rows:
     if fresh.all():
         return rows
     starts = np.flatnonzero(fresh)
-    data = np.add.reduceat(rows.data, starts, dtype=np.float64).astype(rows.data.dtype)
+    data, at = sums(rows.data, starts)
+    if at is not None:
+        raise SourceError(
+            f"{where}: the sum of several values of feature {int(rows.indices[starts[at]])} in one row does not fit "
+            f"{data.dtype}: give a wider dtype="
+        )
     return Rows(np.searchsorted(starts, rows.indptr), rows.indices[starts], data, rows.n_features)

@@ -285,7 +285,7 @@ class CsvSource:
         width = self.n_features or (self._categories.width if self._categories is not None else 0)
         rows = Rows(found.indptr, found.indices.astype(index_dtype(width), copy=False), values, width)
         if codes is not None:
-            rows = with_codes(rows, codes, signs, width)
+            rows = with_codes(self.name, rows, codes, signs, width)
         return Block(rows, columns, piece.position)
 
     def _codes(self, piece: Piece, found: Table) -> tuple[NDArray[np.int64] | None, Array | None]:

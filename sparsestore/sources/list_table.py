@@ -182,6 +182,7 @@ class ListTableSource:
             )
         width = max(high + 1, least) if self.n_features is None else self.n_features
         indices = numbers.astype(index_dtype(width))
-        data = np.array(converted(f"{self.name}: rows from {first} on", values.values, self._dtype))
+        where = f"{self.name}: rows from {first} on"
+        data = np.array(converted(where, values.values, self._dtype))
         bucket.sort_in_rows(values.indptr, indices, bucket.as_bits(data))
-        return summed(Rows(values.indptr, indices, data, width))
+        return summed(where, Rows(values.indptr, indices, data, width))

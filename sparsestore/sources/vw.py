@@ -186,7 +186,9 @@ class VwSource:
             width = self._categories.width if self._categories is not None else int(numbers.max(initial=-1)) + 1
         indices, data = numbers.astype(index_dtype(width)), np.array(values)
         bucket.sort_in_rows(indptr, indices, bucket.as_bits(data))
-        return Block(summed(Rows(indptr, indices, data, width)), self._columns(piece, found), piece.position)
+        where = f"{self.name}: examples from line {piece.line_at(int(found.starts[0]))} on"
+        rows = summed(where, Rows(indptr, indices, data, width))
+        return Block(rows, self._columns(piece, found), piece.position)
 
     def _columns(self, piece: Piece, found: Examples) -> dict[str, Array]:
         columns: dict[str, Array] = {}

@@ -208,7 +208,9 @@ class WideTableSource:
         codes, signs = self._codes(batch, first)
         width = self.n_features if self.n_features is not None else self._width()
         found = Rows(indptr, indices.astype(index_dtype(width), copy=False), data, width)
-        return found if codes is None else with_codes(found, codes, signs, width)
+        if codes is None:
+            return found
+        return with_codes(f"{self.name}: rows from {first} on", found, codes, signs, width)
 
     def _width(self) -> int:
         return self._categories.width if self._categories is not None else len(self._before)
