@@ -89,9 +89,9 @@ def sorted_rows(
     triples : iterable of Triples
         Entries in any order.
     n_rows, n_features : int, optional
-        Shape of the matrix; rows without entries are rows. None: as the last entries tell. Then bands are made for the
-        rows that the first quarter of `max_bytes` has; entries of higher ones go to a band of their own, which is dealt
-        out again.
+        Shape of the matrix; rows without entries are rows. None: as the last entries tell, or `Triples.n_rows`. Then
+        bands are made for the rows that the first quarter of `max_bytes` has; entries of higher ones go to a band of
+        their own, which is dealt out again.
     dtype : numpy dtype or None
         Logical dtype of the values. None: the dtype of the first triples, which the others must fit.
     max_bytes : int
@@ -188,6 +188,7 @@ class _TripleSort:
         """Entries in the dtypes of this sort; compiled loops write where they say, so they are checked here again."""
         to = np.dtype(dtype) if dtype is not None else None
         for block in triples:
+            self.rows_seen = max(self.rows_seen, block.n_rows)
             if len(block.rows) == 0:
                 continue
             highest = []

@@ -41,6 +41,7 @@ SHARED = {
     "sources.options",
     "sources.text",
     "sources.containers",
+    "values",
 }
 TABLES = {
     *SHARED,
@@ -61,7 +62,8 @@ TABLE: dict[str, set[str]] = {
     "parallel": set(),
     "workers": {"errors", "parallel"},
     "indexing": set(),
-    "csr": {"errors", "forking", "kernels", "parallel"},
+    "csr": {"errors", "forking", "kernels", "parallel", "values"},
+    "values": set(),
     "statistics": {"errors"},
     "documents": {"errors"},
     "zarr_format": {"documents"},
@@ -114,7 +116,7 @@ TABLE: dict[str, set[str]] = {
     "sources.store": {*SHARED, "checksum", "format", "indexing", "manifest", "plan", "reader", "storage", "view"},
     "sources.fingerprint": {"checksum", "sources"},
     "buckets": {"errors", "storage"},
-    "sort": {"buckets", "csr", "kernels", "memory", "parallel", "plan", "errors", "sources.base"},
+    "sort": {"buckets", "csr", "kernels", "memory", "parallel", "plan", "errors", "sources.base", "values"},
     "convert": {
         "columns",
         "progress",

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import sparsestore as ss
 from sparsestore.cli import app
+from sparsestore.convert import append_source
 from sparsestore.errors import SourceError
 from sparsestore.kernels import table
 from sparsestore.sources.registry import open_source
@@ -341,6 +342,33 @@ def test_a_second_day_keeps_the_categories_of_the_first(tmp_path: Path) -> None:
         assert store.feature_names is not None
         assert store.feature_names.tolist() == ["n", "c=b", "c=a", "c=c"]
         assert store[:].toarray().tolist() == [[1, 1, 0, 0], [2, 0, 1, 0], [0, 0, 0, 1], [4, 0, 1, 0]]
+
+
+def test_a_second_day_keeps_the_category_of_empty_fields(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"categorical": "c*", "missing": "nan"}
+    ss.convert(opened(tmp_path, "n,c1,c2\n1,a,\n2,,b\n", **options), tmp_path / "a.zarr")
+    again = opened(tmp_path, "n,c1,c2\n3,,\n,d,b\n", **options)
+    append_source(again, tmp_path / "a.zarr", grow_features=True)
+    with ss.open(tmp_path / "a.zarr") as store:
+        names = store.feature_names
+        assert names is not None
+        assert names.tolist() == ["n", "c1=a", "c2=", "c1=", "c2=b", "c1=d"]
+        rows = [[1, 1, 1, 0, 0, 0], [2, 0, 0, 1, 1, 0], [3, 0, 1, 1, 0, 0], [np.nan, 0, 0, 0, 1, 1]]
+        np.testing.assert_array_equal(store[:].toarray(), rows)
+    ignored = ss.convert(
+        opened(tmp_path, "n,c1,c2\n5,,new\n", **options, unknown="ignore"), tmp_path / "b.zarr", feature_names=names
+    )
+    assert ignored[:].toarray().tolist() == [[5, 0, 0, 1, 0, 0]]
+
+
+def test_names_that_are_there_and_no_field_can_have_are_refused(tmp_path: Path) -> None:
+    for name, message in (
+        ("d=a", "no field has a text for feature 'd=a', which is there already"),
+        ("c=" + "a" * 998, "feature 'c=a.*, which is there already: its text has 998 bytes, expected at most 993"),
+    ):
+        source = opened(tmp_path, "c,longer\n1,a\n", categorical="c,longer")
+        with pytest.raises(ValueError, match=message):
+            ss.convert(source, tmp_path / "a.zarr", feature_names=[name])
 
 
 CATEGORIES = {

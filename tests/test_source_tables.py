@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 import sparsestore as ss
 from sparsestore.cli import app
+from sparsestore.convert import append_source
 from sparsestore.errors import SourceError
 from sparsestore.sources.registry import open_source
 
@@ -149,6 +150,89 @@ def test_triples_are_the_matrix_of_scipy(tmp_path: Path, form: str, texts: bool)
             assert (source.n_rows, source.n_features) == (50, 30)  # the file says it
 
 
+WORDS = ["a", "b", "zz", "y", "word", "ü"]
+HASHED: dict[str, Any] = {
+    "uint8": (pa.uint8(), [255, 0, 3, 5, 200, 1], "int16"),
+    "uint16": (pa.uint16(), [65535, 0, 3, 5, 200, 1], "int32"),
+    "uint32": (pa.uint32(), [2**32 - 1, 0, 3, 5, 200, 1], "int64"),
+    "uint64": (pa.uint64(), [2**53, 0, 3, 5, 200, 1], "float64"),
+    "bool": (pa.bool_(), [True, False, True, True, True, True], "int8"),
+    "int8": (pa.int8(), [127, 0, -127, -5, 3, 1], "int8"),
+    "float": (pa.float32(), [0.5, 0, -127, -5, 3, 1], "float32"),
+}
+
+
+@pytest.mark.parametrize("name", HASHED)
+def test_hashed_features_have_the_signs_of_scikit_learn_in_any_dtype(tmp_path: Path, name: str) -> None:
+    extraction = pytest.importorskip("sklearn.feature_extraction")
+    type_, values, dtype = HASHED[name]
+    table = pa.table({"n": pa.array(values, type_), "c": WORDS, "u": range(6)})
+    options: dict[str, Any] = {"encode": "hash", "n_features": 64}
+    triples = ss.convert(table, tmp_path / "triples", row="u", feature="c", value="n", **options)
+    wanted = extraction.FeatureHasher(64, input_type="pair", dtype=np.float64).transform(
+        [(word, float(value))] for word, value in zip(WORDS, values, strict=True)
+    )
+    assert triples.dtype == dtype
+    np.testing.assert_array_equal(triples[:].toarray(), wanted.toarray())
+    wide = ss.convert(table, tmp_path / "wide", categorical="c", drop="u", **options)
+    wanted = extraction.FeatureHasher(63, input_type="string").transform([f"c={word}"] for word in WORDS)
+    assert (wanted.toarray() < 0).any()
+    assert wide.dtype == ("float32" if name == "bool" else dtype)
+    np.testing.assert_array_equal(wide[:].toarray(), np.column_stack([values, wanted.toarray()]))
+
+
+def test_values_without_room_for_the_signs_of_a_hash_are_refused(tmp_path: Path) -> None:
+    table = pa.table({"n": pa.array([1, -128], pa.int8()), "c": ["a", "b"], "u": [0, 1]})
+    options: dict[str, Any] = {"encode": "hash", "n_features": 16}
+    shapes: list[dict[str, Any]] = [
+        {"categorical": "c", "drop": "u,n"},
+        {"row": "u", "feature": "c"},
+    ]
+    for shape in shapes:
+        for dtype in ("uint8", "bool"):
+            with pytest.raises(ValueError, match=rf"dtype={dtype} has no room for the signs that encode='hash' gives"):
+                ss.convert(table, tmp_path / "a.zarr", dtype=dtype, **shape, **options)
+    signs = ss.convert(table, tmp_path / "a.zarr", **shapes[1], **options)[:].data.tolist()
+    negative = pa.table({"n": pa.array([-128], pa.int8()), "c": [["a", "b"][signs.index(-1)]], "u": [0]})
+    triples: dict[str, Any] = {"row": "u", "feature": "c", "value": "n", **options}
+    with pytest.raises(SourceError, match="row 0, column 'n': -128 gets the sign - with its feature, which does not"):
+        ss.convert(negative, tmp_path / "b.zarr", **triples)
+    wider = ss.convert(negative, tmp_path / "b.zarr", **triples, dtype="int16")
+    assert wider[:].data.tolist() == [128]
+
+
+LARGE: dict[str, Any] = {
+    "first_that_is_lost": (pa.int64(), 2**53 + 1),
+    "below_zero": (pa.int64(), -(2**53) - 1),
+    "highest": (pa.int64(), 2**63 - 1),
+    "unsigned": (pa.uint64(), 2**64 - 1),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("option", ["label", "weight"])
+def test_a_label_that_would_become_another_is_refused(tmp_path: Path, name: str, option: str) -> None:
+    type_, label = LARGE[name]
+    table = pa.table({"u": [0, 1], "i": [0, 1], "l": pa.array([5, label], type_)})
+    options: dict[str, Any] = {"row": "u", "feature": "i", option: "l"}
+    message = f"row 1, column 'l': {label} is a whole number that float64 lacks: give the values of the rows by themsel"
+    with pytest.raises(SourceError, match=message):
+        ss.convert(table, tmp_path / "a.zarr", **options)
+
+
+def test_large_labels_that_float64_has_are_kept(tmp_path: Path) -> None:
+    for type_, labels in (
+        (pa.int64(), [2**53, 2**53 + 2, -(2**63), 2**63 - 1024]),
+        (pa.uint64(), [2**53, 2**53 + 2, 2**63, 2**64 - 2048]),
+        (pa.int32(), [-(2**31), 2**31 - 1, 0, 1]),
+        (pa.bool_(), [True, False, True, True]),
+        (pa.float64(), [1e300, 0.1, -1e19, 2.0**70]),
+    ):
+        table = pa.table({"u": range(4), "i": range(4), "l": pa.array(labels, type_)})
+        store = ss.convert(table, tmp_path / "a.zarr", row="u", feature="i", label="l", overwrite=True)
+        assert store.column("y")[:].tolist() == labels
+
+
 def test_whole_numbers_may_be_texts(tmp_path: Path) -> None:
     source = parquet(tmp_path, {"u": [900, 7, 900], "i": [5, 5, 6]}, row="u:string", feature="i:string")
     store = ss.convert(source, tmp_path / "a.zarr")
@@ -185,6 +269,27 @@ def test_lists_without_values_count_and_no_list_is_empty(tmp_path: Path) -> None
     table = {"i": pa.array([[3, 1, 3], None, []], pa.list_(pa.uint16()))}
     source = parquet(tmp_path, table, indices="i", zero_based=False)
     check_source(source, np.array([[1, 0, 2], [0, 0, 0], [0, 0, 0]], np.float32))
+
+
+def test_sums_of_whole_numbers_in_one_row_are_exact_or_refused(tmp_path: Path) -> None:
+    def lists(values: Any, type_: Any) -> Any:
+        return parquet(tmp_path, {"i": [[0, 0], [1]], "x": pa.array(values, pa.list_(type_))}, indices="i", values="x")
+
+    large = 2**53 + 1
+    found, _ = read(lists([[large, 1], [large]], pa.int64()))
+    assert found.toarray().tolist() == [[large + 1, 0], [0, large]]
+    message = "row 0, column 'i': feature 0: the sum of its duplicates does not fit"
+    for values, type_ in (([[100, 100], [3]], pa.int8()), ([[2**63 - 1, 1], [3]], pa.int64())):
+        with pytest.raises(SourceError, match=message):
+            read(lists(values, type_))
+    with pytest.raises(SourceError, match=f"{message} float32: give a wider dtype="):
+        read(lists([[3e38, 3e38], [3]], pa.float32()))
+    texts = {f"c{k}": ["x"] for k in range(3)}
+    wide = ss.convert(
+        pa.table({"n": [large], **texts}), tmp_path / "a.zarr", categorical="c*", encode="hash", n_features=2
+    )
+    assert abs(int(wide[:].toarray()[0, 1])) in (1, 3)  # three hashed to one place, beside a number that float64 lacks
+    assert wide[:].toarray()[0, 0] == large
 
 
 def test_vectors_of_spark_are_rows(tmp_path: Path) -> None:
@@ -238,6 +343,23 @@ def test_no_value_is_what_is_said(tmp_path: Path) -> None:
     np.testing.assert_array_equal(nan[:].toarray(), [[1, 1, 0], [np.nan, 0, 1], [3, 1, 0]])
     assert nan.feature_names is not None
     assert nan.feature_names.tolist() == ["a", "c=x", "c="]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_appended_table_keeps_the_category_of_no_value(tmp_path: Path, form: str) -> None:
+    frame = pandas.DataFrame({"a": [1, 2, 3], "c": ["x", None, "y"]})
+    options: dict[str, Any] = {"categorical": "c", "missing": "nan"}
+    if form in ("duckdb", "sqlite"):
+        options["sql"] = "select * from t"
+    source = written(frame, tmp_path, form)
+    store = ss.convert(source, tmp_path / "a.zarr", **options)
+    assert store.feature_names is not None
+    assert store.feature_names.tolist() == ["a", "c=x", "c=", "c=y"]
+    append_source(source, tmp_path / "a.zarr", **options)
+    with ss.open(tmp_path / "a.zarr") as twice:
+        np.testing.assert_array_equal(twice[:].toarray(), np.tile(store[:].toarray(), (2, 1)))
+    other = ss.convert(source, tmp_path / "b.zarr", **options, unknown="ignore", feature_names=["a", "c=", "c=y"])
+    assert other[:].toarray().tolist() == [[1, 0, 0], [2, 1, 0], [3, 0, 1]]
 
 
 def test_dates_are_kept_as_what_is_said(tmp_path: Path) -> None:
@@ -352,7 +474,7 @@ def test_hashed_texts_beside_numbers_without_signs_keep_theirs(tmp_path: Path) -
     found, _ = read(source)
     np.testing.assert_array_equal(found.toarray(), plain.toarray())
     assert found.min() == -1
-    with pytest.raises(ValueError, match="values of dtype int16 can not become uint8"):
+    with pytest.raises(ValueError, match="dtype=uint8 has no room for the signs"):
         parquet(tmp_path, {"a": pa.array(range(50), pa.uint8()), "c": texts}, dtype="uint8", **options)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 import sparsestore as ss
 from sparsestore.cli import app
+from sparsestore.convert import append_source
 from sparsestore.errors import ResourceError, SourceError
 from sparsestore.sources.registry import open_source
 from sparsestore.sources.row_values import RowValues
@@ -117,6 +119,70 @@ def test_an_appended_file_keeps_the_numbers_of_known_features(tmp_path: Path) ->
         ss.convert(tmp_path / "2.csv", tmp_path / "c.zarr", **options, unknown="error", feature_names=names[:2])
     more = ss.convert(tmp_path / "1.csv", tmp_path / "d.zarr", **options, feature_names=names)
     assert more.shape == (2, 3)
+
+
+@pytest.mark.parametrize("shuffle", [False, True], ids=["in_order", "shuffled"])
+@pytest.mark.parametrize("form", ["csv", "parquet", "table", "sqlite"])
+@pytest.mark.parametrize("row", ["u:string", "n"], ids=["texts", "numbers"])
+def test_rows_of_ignored_features_are_rows(tmp_path: Path, row: str, form: str, shuffle: bool) -> None:
+    frame = pandas.DataFrame(
+        {
+            "u": ["w", "x", "y", "x", "z", "z"],
+            "n": [0, 1, 2, 1, 3, 3],
+            "i": ["new", "a", "b", "b", "new", "newer"],
+            "v": [7, 1, 2, 3, 4, 5],
+            "l": [2, 1, 0, 1, 5, 5],
+        }
+    )
+    options: dict[str, Any] = {"row": row, "feature": "i:string", "value": "v", "label": "l", "unknown": "ignore"}
+    source: Any = tmp_path / f"x.{form}"
+    if form == "csv":
+        frame.to_csv(source, index=False)
+    elif form == "sqlite":
+        with sqlite3.connect(source) as connection:
+            frame.to_sql("t", connection, index=False)
+        connection.close()
+        options["sql"] = "select * from t"
+    else:
+        pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        if form == "parquet":
+            pq.write_table(table, source)
+        source = table if form == "table" else source
+    options |= {"shuffle": shuffle, "seed": 0 if shuffle else None}
+    store = ss.convert(source, tmp_path / "a.zarr", feature_names=["a", "b"], **options)
+    order = store.column("row_id")[:] if shuffle else np.arange(4)
+    np.testing.assert_array_equal(store[:].toarray(), np.array([[0, 0], [1, 3], [0, 2], [0, 0]])[order])
+    np.testing.assert_array_equal(store.column("y")[:], np.array([2, 1, 0, 5])[order])
+    if row == "u:string":
+        assert store.column("u")[:].tolist() == [["w", "x", "y", "z"][k] for k in order.tolist()]
+    append_source(source, tmp_path / "a.zarr", **options)
+    with ss.open(tmp_path / "a.zarr") as twice:
+        assert twice.shape == (8, 2)
+    none = ss.convert(source, tmp_path / "b.zarr", feature_names=["c"], **options)
+    assert (none.shape, none.nnz) == ((4, 1), 0)
+    np.testing.assert_array_equal(np.sort(none.column("y")[:]), [0, 1, 2, 5])
+
+
+def test_rows_of_ignored_features_are_rows_of_a_sort_on_disk(tmp_path: Path) -> None:
+    n = 1_000_000
+    rng = np.random.default_rng(0)
+    frame = pandas.DataFrame({"n": np.arange(n), "i": np.where(rng.random(n) < 0.9, "a", "new")})
+    frame.loc[n - 70_000 :, "i"] = "new"
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    options: dict[str, Any] = {"row": "n", "feature": "i:string", "unknown": "ignore", "feature_names": ["a"]}
+    for shuffle in (False, True):
+        store = ss.convert(tmp_path / "x.csv", tmp_path / f"{shuffle}", max_bytes="24MiB", shuffle=shuffle, **options)
+        order = store.column("row_id")[:] if shuffle else np.arange(n)
+        np.testing.assert_array_equal(store[:].toarray()[:, 0], (frame.i == "a").to_numpy()[order])
+
+
+def test_an_ignored_row_that_is_far_too_high_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("r,f\n0,a\n99999999999,b\n")
+    with pytest.raises(SourceError, match="declares 100000000000 rows for 2 entries"):
+        ss.convert(
+            tmp_path / "x.csv", tmp_path / "a.zarr", row="r", feature="f:string", unknown="ignore", feature_names=["a"]
+        )
 
 
 def test_names_of_fields_may_have_colons(tmp_path: Path) -> None:

@@ -44,12 +44,15 @@ class Triples:
     values : (n,) array
     position : int
         As in `Block`.
+    n_rows : int
+        How many rows there are at least, where that is more than `rows` tell: those of entries that were left out.
     """
 
     rows: NDArray[np.int64]
     features: NDArray[np.int64]
     values: NDArray[Any]
     position: int = 0
+    n_rows: int = 0
 
 
 @runtime_checkable

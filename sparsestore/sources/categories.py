@@ -94,7 +94,13 @@ class Categories:
         self._dictionary = Dictionary(self.name, self._max_bytes, (least, MOST_LETTERS - longest))
         if self._known:
             for field, texts in self._split(self._known):
-                self._dictionary.add(texts, field)
+                try:
+                    self._dictionary.add(texts, field)
+                except BadNameError as error:
+                    name = self.prefixes[field] + texts[error.at]
+                    raise ValueError(
+                        f"{self.name}: feature {name!r:.60}, which is there already: its text {error.reason}"
+                    ) from None
 
     def hold(self, max_bytes: int) -> None:
         """Limit the memory that the dictionary takes."""
@@ -201,14 +207,13 @@ class Categories:
         for name in names:
             lengths = {k: len(prefix) for k, prefix in enumerate(self.prefixes) if name.startswith(prefix)}
             found = max(lengths, key=lambda k: lengths[k], default=-1)
-            text = name[len(self.prefixes[found]) :] if found >= 0 else ""
-            if not text:
+            if found < 0:
                 raise ValueError(f"{self.name}: no field has a text for feature {name!r}, which is there already")
             if found != field and run:
                 yield field, run
                 run = []
             field = found
-            run.append(text)
+            run.append(name[len(self.prefixes[field]) :])
         if run:
             yield field, run
 

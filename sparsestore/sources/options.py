@@ -74,12 +74,21 @@ def numeric(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
     return dtype.newbyteorder("=")
 
 
-def value_dtype(name: str, found: np.dtype[Any], dtype: DTypeLike | None) -> np.dtype[Any]:
-    """Dtype of the values: as found, or as asked for where numpy calls the cast "same_kind" (never float to int)."""
+def value_dtype(name: str, found: np.dtype[Any], dtype: DTypeLike | None, *, signed: bool = False) -> np.dtype[Any]:
+    """Dtype of the values: as found, or as asked for where numpy calls the cast "same_kind" (never float to int).
+
+    Those that a hash gives signs have a `signed` one: what is found without becomes numpy's common dtype of it and
+    int8, so that uint64 becomes float64.
+    """
     found = numeric(name, found)
     if dtype is None:
-        return found
+        return np.result_type(found, np.int8) if signed and found.kind in "bu" else found
     wanted = number_dtype(dtype)
+    if signed and wanted.kind in "bu":
+        raise ValueError(
+            f"{name}: dtype={wanted} has no room for the signs that encode='hash' gives values, expected signed "
+            "integers or floats"
+        )
     if not np.can_cast(found, wanted, "same_kind"):
         raise ValueError(f"{name}: values of dtype {found} can not become {wanted}: convert them first")
     return wanted
@@ -143,15 +152,19 @@ def rounded(exact: NDArray[np.float64], dtype: np.dtype[Any]) -> tuple[NDArray[A
     return values, None
 
 
-def rounded_labels(exact: NDArray[np.float64], dtype: np.dtype[Any]) -> tuple[NDArray[Any], int | None, str]:
-    """As `rounded`, for labels; and what is wrong with the one that is.
+def rounded_labels(exact: NDArray[Any], dtype: np.dtype[Any]) -> tuple[NDArray[Any], int | None, str]:
+    """As `rounded`, for labels, which may be whole numbers of any dtype; and what is wrong with the one that is.
 
     A measured label may be rounded; a class, an id or a time in seconds would become another one.
     """
-    values, at = rounded(exact, dtype)
+    wide = exact.astype(np.float64, copy=False)
+    values, at = rounded(wide, dtype)
     if at is not None:
         return values, at, f"is beyond {dtype}"
-    changed = (values != exact) & (np.rint(exact) == exact)
+    changed = (values != wide) & (np.rint(wide) == wide)
+    if exact.dtype in (np.int64, np.uint64):  # back as whole numbers: numpy would compare them as floats
+        most = np.nextafter(float(np.iinfo(exact.dtype).max), 0)  # what rounds to a power of two has no way back
+        changed |= np.minimum(wide, most).astype(exact.dtype) != exact
     return values, int(np.argmax(changed)) if changed.any() else None, f"is a whole number that {dtype} lacks"
 
 

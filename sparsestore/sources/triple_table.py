@@ -44,8 +44,8 @@ class TripleTableSource:
     value : str, optional
         Column of the value; without one each entry is 1.
     label, weight : str, optional
-        Columns that become "y" and "sample_weight" of the row, in float64. All triples of a row must have the same;
-        rows without a triple have nan.
+        Columns that become "y" and "sample_weight" of the row, in float64, which must hold whole numbers exactly. All
+        triples of a row must have the same; rows without a triple have nan.
     zero_based : bool
         Whether numbers of rows and features count from 0, or from 1.
     n_rows, n_features : int, optional
@@ -54,7 +54,8 @@ class TripleTableSource:
     encode, unknown
         Of features that are texts: see `categories.Categories`.
     dtype : optional
-        Of the values; by default that of their column, without one float32.
+        Of the values; by default that of their column, without one float32. Hashed ones have signs, so that it is a
+        signed one then.
     """
 
     sorted_rows = False
@@ -86,7 +87,9 @@ class TripleTableSource:
             columns.numbers(columns.take(value, "value"), "value")
             found = columns.dtype(value)
         self._value = value
-        self._dtype = options.value_dtype(self.name, found, None if dtype is None else number_dtype(dtype))
+        self._dtype = options.value_dtype(
+            self.name, found, None if dtype is None else number_dtype(dtype), signed=encode == "hash"
+        )
         self.dtype: np.dtype[Any] | None = self._dtype
         texts = [option for option, text in (("row", row_text), ("feature", feature_text)) if text]
         self._numbering = Numbering(
@@ -187,7 +190,7 @@ class TripleTableSource:
                 part = batch.slice(start, step)
                 triples = self._triples(part, n_entries, position)
                 n_entries += part.num_rows
-                highest = max(highest, int(triples.rows.max(initial=-1)) + 1)
+                highest = max(highest, triples.n_rows)
                 yield triples
         options.check_rows(self.name, max(highest, self.n_rows or 0), n_entries)
 
@@ -213,9 +216,15 @@ class TripleTableSource:
             where = f"{self.name}: rows from {first} on, column {self._value!r}"
             values = converted(where, arrow.numbers(batch.column(self._value)), self._dtype)
         if signs is not None:
-            values = values * signs.astype(values.dtype)
+            values = self._signed(values, signs, first)
         for kept in columns.kept:
-            numbers = arrow.numbers(batch.column(kept.field)).astype(np.float64)
+            exact = arrow.numbers(batch.column(kept.field))
+            numbers, at, wrong = options.rounded_labels(exact, np.dtype(np.float64))
+            if at is not None:
+                raise SourceError(
+                    f"{columns.where(first + at, kept.field)}: {exact[at]} {wrong}: give the values of the rows by "
+                    "themselves (columns=, --column)"
+                )
             if not np.isfinite(numbers).all():
                 row = int(np.argmin(np.isfinite(numbers)))
                 raise SourceError(f"{columns.where(first + row, kept.field)}: {numbers[row]}, expected a finite number")
@@ -224,10 +233,24 @@ class TripleTableSource:
                     f"{columns.where(first + at, kept.field)}: {numbers[at]:g} is another than in a triple before, of "
                     "the same row"
                 )
-        if features.min(initial=0) < 0:  # what is to be ignored
+        n_rows = int(rows.max(initial=-1)) + 1
+        if features.min(initial=0) < 0:  # what is to be ignored; its rows are not
             there = features >= 0
             rows, features, values = rows[there], features[there], values[there]
-        return Triples(rows, features, values, position)
+        return Triples(rows, features, values, position, n_rows)
+
+    def _signed(self, values: Array, signs: Array, first: int) -> Array:
+        """Values with the signs of their features."""
+        if values.dtype.kind == "i":
+            lost = (values == np.iinfo(values.dtype).min) & (signs < 0)
+            if lost.any():
+                at = int(np.argmax(lost))
+                where = self._columns.where(first + at, self._value or "")
+                raise SourceError(
+                    f"{where}: {values[at]} gets the sign - with its feature, which does not fit {values.dtype}: give "
+                    "a wider dtype="
+                )
+        return np.multiply(values, signs, dtype=values.dtype)
 
     def _coded(self, batch: Any, option: str, name: str, first: int) -> tuple[Ints, Array | None]:
         """Numbers of texts."""

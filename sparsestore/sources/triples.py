@@ -186,7 +186,7 @@ class CsvTriplesSource:
                     continue
                 triples = self._triples(piece, found)
                 n_entries += len(found.starts)
-                highest = max(highest, int(triples.rows.max(initial=-1)) + 1)
+                highest = max(highest, triples.n_rows)
                 yield triples
         options.check_rows(self.name, max(highest, self.n_rows or 0), n_entries)
 
@@ -220,10 +220,11 @@ class CsvTriplesSource:
                 raise self._error(piece, found, at, option, f"{wrong}: give dtype='float64'")
             if (at := self._numbering.put(column, rows, numbers)) is not None:
                 raise self._error(piece, found, at, option, "is another than in a line before, of the same row")
-        if features.min(initial=0) < 0:  # what is to be ignored
+        n_rows = int(rows.max(initial=-1)) + 1
+        if features.min(initial=0) < 0:  # what is to be ignored; its rows are not
             kept = features >= 0
             rows, features, values = rows[kept], features[kept], values[kept]
-        return Triples(rows, features, values, piece.position)
+        return Triples(rows, features, values, piece.position, n_rows)
 
     def _numbers(self, piece: Piece, found: Table, option: str) -> NDArray[np.float64]:
         """Numbers of a field, none of which is empty."""

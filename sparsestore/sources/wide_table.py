@@ -49,7 +49,7 @@ class WideTableSource:
         As for `csv.CsvSource`; whole numbers may be categories too.
     dtype : optional
         Of the values; by default numpy's common dtype of the columns that are features, of categories alone float32.
-        With hashed texts, which may be -1, it is one with signs.
+        Hashed ones have signs, so that it is a signed one then.
     """
 
     sorted_rows = True
@@ -152,11 +152,10 @@ class WideTableSource:
         found = np.result_type(*types) if types else np.dtype(np.float32)
         if found.kind == "b" and (self._ranges or self._categorical):
             found = np.dtype(np.float32)
-        if self._categories is not None and self._categories.encode == "hash":
-            found = np.result_type(found, np.int8)  # a text is 1 or -1
         if self._missing == "nan" and wanted is None and found.kind != "f":
             found = np.result_type(found, np.float32)
-        return options.value_dtype(self.name, found, wanted)
+        hashed = self._categories is not None and self._categories.encode == "hash"
+        return options.value_dtype(self.name, found, wanted, signed=hashed)
 
     @property
     def feature_names(self) -> list[str] | None:
