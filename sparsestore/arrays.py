@@ -478,7 +478,7 @@ class ArrayReader:
         return out
 
     def _read_pieces(self, units: NDArray[np.int64], out: Bytes, *, direct: bool) -> None:
-        """Read some pieces, and check them."""
+        """Read some pieces, none of which lies in two shards, and check them."""
         if not len(units):
             return
         itemsize = self.spec.itemsize

@@ -130,7 +130,7 @@ def spec_problem(spec: ArraySpec, expected: Expected) -> str:
         return f"the shape is {spec.shape}, expected {expected.shape}"
     if expected.compressed is not None and (spec.codec.name != "none") != expected.compressed:
         return f"the codec is {spec.codec.name}, expected {'compressed' if expected.compressed else 'none'}"
-    return ""
+    return spec.border_problem if expected.compressed is False else ""
 
 
 # ---- in which units

@@ -176,14 +176,14 @@ class Segment:
         }
         for path, (dtype, n, plain) in expected.items():
             spec = self.spec(path)
+            wrong = spec.border_problem if plain else None
             if (spec.dtype, spec.shape, spec.codec.name == "none") != (dtype, (n,), plain):
-                raise self._damaged(
-                    f"{self.prefix}/{path}/zarr.json",
-                    0,
-                    0,
+                wrong = (
                     f"{spec.dtype} {spec.shape}, codec {spec.codec.name}, expected {dtype} ({n},), "
-                    f"{'not compressed' if plain else 'compressed'}",
+                    f"{'not compressed' if plain else 'compressed'}"
                 )
+            if wrong:
+                raise self._damaged(f"{self.prefix}/{path}/zarr.json", 0, 0, wrong)
 
     def _read(self, key: str) -> bytes:
         try:

@@ -20,6 +20,8 @@ __all__ = ["MOST_CHUNK", "MOST_SHARD", "ArraySpec", "Codec", "group_document"]
 MOST_CHUNK = 1 << 16
 MOST_SHARD = 1 << 24
 """Lengths that inner chunks and shards have at most, in rows of the array."""
+_PAGE = 1 << 16
+"""Bytes: a multiple of a page of memory on every machine."""
 _COMPRESSORS = ("lz4", "lz4hc", "blosclz", "zlib", "zstd", "snappy")
 _SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
 _KEYS = frozenset(
@@ -117,6 +119,14 @@ class ArraySpec:
     def n_shards(self) -> int:
         """Shards that hold elements of the array."""
         return -(-self.shape[0] // self.shard)
+
+    @property
+    def border_problem(self) -> str:
+        """Why shards that are not compressed can not be mapped end to end; empty where they can."""
+        n_bytes = self.shard * self.itemsize
+        if self.n_shards < 2 or n_bytes % _PAGE == 0:
+            return ""
+        return f"{self.n_shards} shards hold {n_bytes} bytes of chunks each, expected one, or a multiple of {_PAGE}"
 
     def shard_key(self, number: int) -> str:
         """Key of a shard, relative to the array."""

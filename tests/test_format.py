@@ -316,6 +316,22 @@ def test_an_unknown_format_names_both_numbers_and_the_way_out(found: Any) -> Non
         Manifest.from_document(a_manifest(format=found), "m")
 
 
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        (ArraySpec((100_000,), "uint16", 1, 32_768), ""),
+        (ArraySpec((100_000,), "float64", 1024, 8192), ""),
+        (ArraySpec((16_384,), "uint16", 8, 16_384), ""),
+        (ArraySpec((16_385,), "uint16", 8, 16_384), "2 shards hold 32768 bytes of chunks each, expected one, or"),
+        (ArraySpec((100_000,), "uint8", 8, 81_920), "2 shards hold 81920 bytes of chunks each"),
+        (ArraySpec((0,), "uint16", 1, 1), ""),
+    ],
+)
+def test_shards_that_are_mapped_end_where_pages_do(spec: ArraySpec, reason: str) -> None:
+    assert spec.border_problem.startswith(reason)
+    assert bool(spec.border_problem) == bool(reason)
+
+
 def test_a_segment_of_one_value_has_no_others() -> None:
     """Chunks of values that nobody would read are a sign that one of the two is wrong."""
     objects = (ObjectEntry("X/data/c/0", 100, 7), ObjectEntry("X/data/zarr.json", 100, 7))

@@ -475,6 +475,27 @@ def test_an_array_that_is_compressed_where_it_must_not_be_or_the_reverse_is_a_pr
         _ = [store[:], *(store.column(column)[:] for column in values)]
 
 
+@pytest.mark.parametrize("name", ["X/indices", "X/data"])
+@pytest.mark.parametrize("shard", [1024, 4096])
+def test_shards_that_can_not_be_mapped_end_to_end_are_a_problem_and_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, shard: int
+) -> None:
+    def writer(storage: LocalStorage, prefix: str, *arguments: Any, **options: Any) -> ArrayWriter:
+        other = {"chunk": 256, "shard": shard} if prefix.endswith(name) and "checksums" not in prefix else {}
+        return ArrayWriter(storage, prefix, *arguments, **options | other)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segment_writer, "ArrayWriter", writer)
+        ss.convert(np.arange(1.5, 5001).reshape(50, 100), tmp_path / "s.zarr")
+    store = ss.open(tmp_path / "s.zarr")
+    (problem,) = store.verify()
+    assert f"{name}/zarr.json" in problem
+    assert "bytes of chunks each, expected one, or a multiple of 65536" in problem
+    for mmap in (True, False):
+        with pytest.raises(ss.CorruptStoreError, match=f"{name}/zarr.json.* expected one, or a multiple of 65536"):
+            ss.open(tmp_path / "s.zarr", mmap=mmap)[:]
+
+
 def test_a_mask_of_several_values_a_row_is_a_problem_and_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
