@@ -231,6 +231,9 @@ def append_source(
     ------
     FileNotFoundError
         Where there is no store.
+    FileExistsError
+        Where an unfinished conversion of something else is there, or this one, of whose whole parts the store has other
+        columns, fewer features or other names of features by now.
     ValueError, ResourceError, WorkerError
         As in `convert`.
     """
@@ -239,9 +242,10 @@ def append_source(
     )
     parts = plan.parts(workers)
     chosen = {"into": "append", "grow_features": grow_features, **_cut(parts)}
-    plan.go_on_with_names(open_storage(dst))
-    plan, journal = plan.unfinished(open_storage(dst), chosen, resume)
+    storage = open_storage(dst)
+    plan, journal = plan.knowing_names_of(storage).unfinished(storage, chosen, resume)
     with _released(journal):
+        plan.adopt_names()
         writer = append_to(
             dst,
             grow_features=grow_features,
@@ -321,6 +325,7 @@ class _Conversion:
     file: dict[str, Any] | None  # what the source's file was when it was opened
     feature_names: Array | None  # those given
     scratch: Path | None  # where bucket files go, if not into the store
+    known: Array | None = None  # names of a store's features that texts of the source are to have the numbers of
 
     @classmethod
     def prepare(
@@ -385,13 +390,19 @@ class _Conversion:
         # a source that adopted those given has them too, and what came to them
         return own if self.feature_names is None or hasattr(self.source, "adopt") else self.feature_names
 
-    def go_on_with_names(self, storage: LocalStorage) -> None:
-        """Features of texts that a store has already keep their numbers."""
+    def knowing_names_of(self, storage: LocalStorage) -> _Conversion:
+        """With the names of a store, where features of texts that it has already keep their numbers."""
         if not hasattr(self.source, "adopt") or self.feature_names is not None or not versions(storage):
-            return
+            return self
         manifest = read_manifest(storage, None)
-        if manifest.features is not None and manifest.n_features is not None:
-            self.source.adopt(read_names(storage, manifest.features, manifest.n_features).tolist())
+        if manifest.features is None:
+            return self
+        return replace(self, known=read_names(storage, manifest.features, manifest.n_features))
+
+    def adopt_names(self) -> None:
+        """Give the source the names that it is to begin with."""
+        if self.known is not None and len(self.known):
+            self.source.adopt(self.known.tolist())  # type: ignore[attr-defined]
 
     def shuffled(self) -> dict[str, Any] | None:
         if self.seed is None:
@@ -417,12 +428,23 @@ class _Conversion:
             "feature_names": None if self.feature_names is None else fingerprint.of_array(self.feature_names),
             "shuffle seed": self.seed,
             "duplicates": self.duplicates,
+            "features of the store": _counted(self.known),
         }
+
+    def as_begun(self, job: Mapping[str, Any]) -> _Conversion:
+        """The same with what was drawn or found when that job began: the seed, and how many names the store had."""
+        same = self
+        if self.seed is not None and not self.seed_given and isinstance(job.get("shuffle seed"), int):
+            same = replace(same, seed=job["shuffle seed"])
+        if self.known is not None:  # others may have added some: numbers in whole parts are of those before
+            begun_with = job.get("features of the store") or {}
+            same = replace(same, known=self.known[: begun_with.get("n", 0)])
+        return same
 
     def unfinished(
         self, storage: LocalStorage, chosen: Mapping[str, Any], resume: bool
     ) -> tuple[_Conversion, Journal | None]:
-        """The journal of this conversion, where it was begun before, and the conversion with the seed of then.
+        """The journal of this conversion, where it was begun before, and the conversion as it was then.
 
         Raises
         ------
@@ -442,9 +464,7 @@ class _Conversion:
                 if not resume or found is None or not journal.state.parts or journal.state.segments & published:
                     journal.discard(published)  # killed before its first part, or after its last
                     continue
-                same = self
-                if self.seed is not None and not self.seed_given and isinstance(found.get("shuffle seed"), int):
-                    same = replace(self, seed=found["shuffle seed"])
+                same = self.as_begun(found)
                 wanted = same.job(chosen) or {}
                 if found != wanted and rewriting:
                     log.info("%s: what was rewritten before was of other segments: beginning again", storage.name)
@@ -730,6 +750,11 @@ def _published(storage: LocalStorage) -> set[str]:
         keys |= {page.object.key for page in manifest.pages}
         keys |= {manifest.features.prefix} if manifest.features else set()
     return keys
+
+
+def _counted(names: Array | None) -> dict[str, Any] | None:
+    """What names are known by; None where there are none."""
+    return None if names is None or not len(names) else {"n": len(names), "names": fingerprint.of_array(names)}
 
 
 def _refusal(storage: LocalStorage, journal: Journal, wanted: Mapping[str, Any]) -> str:

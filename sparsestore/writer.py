@@ -464,6 +464,11 @@ class Writer:
         """Folder for what is needed while this writer lives; not made yet."""
         return self._storage.path(self._journal.scratch)
 
+    @property
+    def _width(self) -> int:
+        """Features that segments closed now have."""
+        return self._n_features if self._n_features is not None else self._widest
+
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
         return f"<Writer of {self._storage.name!r}: {self.n_rows} rows, {self.nnz} entries, {state}>"
@@ -603,13 +608,12 @@ class Writer:
             values = self._replaced[int(np.searchsorted(self._ends, start, side="right"))].values or values
         stored = values.stored_dtype()
         constant = np.dtype(stored).type(values.low).item() if values.constant else None
-        width = self._n_features if self._n_features is not None else self._widest
         id = uuid.uuid4().hex
         self._journal.note("segment", f"segments/{id}")
         self._segment = SegmentWriter(
             self._storage,
             self._profile,
-            indices_dtype(width),
+            indices_dtype(self._width),
             stored,
             constant,
             dict(self._schema or {}),
@@ -623,21 +627,25 @@ class Writer:
     def _close_segment(self) -> None:
         if self._segment is None:
             return
-        width = self._n_features if self._n_features is not None else self._widest
         start = 0 if self._segment.has_row_ids else sum(line.rows for line in self._lines)
-        self._lines.append(self._segment.finish(width, start))
+        self._lines.append(self._segment.finish(self._width, start))
         self._segment = None
 
     def _finish_part(self) -> None:
         """Close the segment; where somebody could go on from here, make it durable and say so."""
         self._close_segment()
-        job = None if self._job is None else self._job()
-        if job is None:
+        if not self._tells_job():
             return
         self._storage.sync()
-        if self._journal.state.job is None:
-            self._journal.note("job", dict(job))
         self._journal.note("part", self._state(len(self._parted)), durable=True)
+
+    def _tells_job(self) -> bool:
+        """Write down, once, what is being written; False where nobody could go on with it."""
+        if self._job is None:
+            return False
+        if self._journal.state.job is None and (job := self._job()) is not None:
+            self._journal.note("job", dict(job))
+        return self._journal.state.job is not None
 
     def _state(self, first: int) -> dict[str, Any]:
         """Of what is in whole segments, of which lines are told from the first on that nobody was told of."""
@@ -645,12 +653,16 @@ class Writer:
             "lines": [line.to_json() for line in self._lines[first:]],
             "rows": self.n_rows,
             "nnz": self.nnz,
-            "width": self._widest,
+            "width": self._width,
             "range": self._range.to_json(),
             "dtype": None if self._seen_dtype is None else self._seen_dtype.name,
             "row_ids": self._has_row_ids,
-            "columns": {name: schema.to_json() for name, schema in (self._schema or {}).items()},
+            "columns": self._columns(),
         }
+
+    def _columns(self) -> dict[str, Any]:
+        """The schema as JSON."""
+        return {name: schema.to_json() for name, schema in (self._schema or {}).items()}
 
     @property
     def _parted(self) -> list[str]:
@@ -663,17 +675,22 @@ class Writer:
         Raises
         ------
         SparsestoreError
-            Where it is not there as it was.
+            Where it is not there as it was, or the store is not as it was: its rows were replaced by others.
         """
         problems = Problems(f"{self._storage.name}: {self._journal.key}")
         lines = [SegmentLine.from_json(line, "lines", problems) for line in part["lines"]]
         problems.raise_if_any()
+        lost = "what was done of this conversion can not be used: give resume=False (--no-resume) to start again"
         for line in lines:
             for problem in missing_objects(self._storage, line):
-                raise CorruptStoreError(
-                    f"{problem}: what was done of this conversion can not be used: give resume=False (--no-resume) "
-                    "to start again"
-                )
+                raise CorruptStoreError(f"{problem}: {lost}")
+        changed = f"{self._storage.name}: the store changed since this was begun"
+        if self._schema is not None and part["columns"] != self._columns():
+            raise StoreExistsError(f"{changed}: columns are {self._columns()}, expected {part['columns']}: {lost}")
+        if self._n_features is not None and part["width"] > self._n_features:
+            raise StoreExistsError(
+                f"{changed}: it has {self._n_features} features, expected at least {part['width']}: {lost}"
+            )
         return lines
 
     def _take_over(self, part: Mapping[str, Any], lines: list[SegmentLine]) -> None:
@@ -714,8 +731,7 @@ class Writer:
         if kind != "part":
             self._journal.note(kind, value)
             return
-        if self._journal.state.job is None and self._job is not None:
-            self._journal.note("job", dict(self._job() or {}))
+        self._tells_job()
         self._journal.note("part", {"number": number, **value}, durable=True)
 
     def finish(self) -> dict[str, Any]:
@@ -817,8 +833,7 @@ class Writer:
         base = self._base if self._mode == "append" else None
         before = base.rows if base else 0
         lines = tuple(replace(line, row_id_start=line.row_id_start + before) for line in self._lines)
-        width = self._n_features if self._n_features is not None else self._widest
-        width = max(base.n_features if base else 0, width)
+        width = max(base.n_features if base else 0, self._width)
         features = self._features(base, width)
         dtype = self._dtype or self._seen_dtype or np.dtype("float32")
         pages, inline = self._paged((*(base.segments if base else ()), *lines))
@@ -907,7 +922,7 @@ class Writer:
                 at = int(different[0])
                 raise ValueError(
                     f"feature {at} is {names[at]!r}, in {self._storage.name} it is {there[at]!r}: "
-                    "put the features in the order of the store"
+                    "put the features in the order of the store, or, where texts become features, run it again"
                 )
             if len(there) == n_features:
                 return known

@@ -349,6 +349,83 @@ def test_an_interrupted_append_goes_on_behind_rows_that_others_appended(
     assert opened.verify() == []
 
 
+def colours(folder: Path, name: str, texts: list[str]) -> Path:
+    path = folder / name
+    path.write_text("y,color\n" + "".join(f"{row % 2},{text}\n" for row, text in enumerate(texts)))
+    return path
+
+
+@pytest.mark.parametrize("others", ["none", "as these", "others"])
+def test_texts_of_an_interrupted_append_keep_their_numbers_whatever_others_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: str
+) -> None:
+    path = tmp_path / "a"
+    texts = [f"B{row % 50}" for row in range(N_ROWS)]
+    source = colours(tmp_path, "b.csv", texts)
+    more = {"none": [], "as these": texts[:3], "others": ["C0", "B1", "C2"]}[others]
+    options: dict[str, Any] = {"label": "y", "categorical": "color", "max_bytes": SMALL}
+    append = partial(append_source, grow_features=True, **options)
+    convert(colours(tmp_path, "a.csv", ["red", "green"]), path, **options)
+    interrupted(monkeypatch, 3000, lambda: append(source, path))
+    if more:
+        with monkeypatch.context() as patch:  # what was begun is still at work when they come
+            patch.setattr(Journal, "adopt", lambda *_: None)
+            append(colours(tmp_path, "c.csv", more), path)
+    if others == "others":  # as to an append that was not interrupted
+        with pytest.raises(ValueError, match=r"feature 2 is 'color=B0', in .* it is 'color=C0': .* run it again"):
+            append(source, path)
+        assert store.open(path).version == 2
+    append(source, path)
+    opened = store.open(path)
+    names_there = np.array(opened.feature_names)
+    assert names_there[opened[:].indices].tolist() == [f"color={text}" for text in ["red", "green", *more, *texts]]
+    assert opened.verify() == []
+
+
+def test_an_interrupted_append_is_refused_where_other_names_took_the_place_of_those(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    source = colours(tmp_path, "b.csv", [f"B{row % 50}" for row in range(N_ROWS)])
+    options: dict[str, Any] = {"label": "y", "categorical": "color", "max_bytes": SMALL}
+    append = partial(append_source, source, path, grow_features=True, **options)
+    convert(colours(tmp_path, "a.csv", ["red", "green"]), path, **options)
+    interrupted(monkeypatch, 3000, append)
+    with create(path, overwrite=True, columns={"y": "float32"}, feature_names=["color=green", "color=red"]) as other:
+        other.append(np.eye(2), y=np.zeros(2))
+    with pytest.raises(StoreExistsError, match=r"its features of the store was \{'n': 2, .* now \{'n': 2, "):
+        append()
+    append(resume=False)
+    opened = store.open(path)
+    found = np.array(opened.feature_names)[opened[2:].indices]
+    assert found.tolist() == [f"color=B{row % 50}" for row in range(N_ROWS)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "width", "message"),
+    [
+        ({"y": "float64"}, 99, r"columns are \{'y': .*float64.*\}, expected \{'y': .*float32.*\}"),
+        ({"z": "float32"}, 99, r"columns are \{'z': .*\}, expected \{'y': .*\}"),
+        ({"y": "float32"}, 98, "it has 98 features, expected at least 99"),
+    ],
+    ids=["dtype", "name", "width"],
+)
+def test_an_interrupted_append_is_refused_where_another_store_took_the_place_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: dict[str, Any], width: int, message: str
+) -> None:
+    source, path = text(tmp_path), tmp_path / "a"
+    convert(text(tmp_path, 100, "first.svm"), path, max_bytes=SMALL)
+    interrupted(monkeypatch, 3000, lambda: append_source(source, path, max_bytes=SMALL))
+    with create(path, overwrite=True, columns=columns) as other:
+        other.append(np.eye(3, width), **{name: np.zeros(3, dtype) for name, dtype in columns.items()})
+    for _ in range(2):
+        with pytest.raises(StoreExistsError, match=rf"{message}: .* give resume=False \(--no-resume\)"):
+            append_source(source, path, max_bytes=SMALL)
+    opened = store.open(path)
+    assert (opened.version, opened.shape) == (2, (3, width))
+    assert opened.verify() == []
+
+
 def test_what_was_published_before_its_writer_was_killed_is_not_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
