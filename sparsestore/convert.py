@@ -115,7 +115,8 @@ def convert(
         Publish a new version with only these rows where `dst` is a store already.
     resume : bool
         Go on with a conversion that was interrupted. One of another source, or with other options, is an error: False
-        throws it away.
+        throws it away. Where the file system has no locks, one that was at work within a day may be so still, and is
+        left alone.
     duplicates : {"sum", "last", "error"}
         For sources of triples: what several entries at one place become.
     feature_names : sequence of str, optional
@@ -455,6 +456,15 @@ class _Conversion:
             journal = Journal.adopt(storage, key)
             if journal is None:
                 continue  # at work, or gone
+            if journal.may_live():
+                log.warning(
+                    "%s: %s is of a writer that may be at work, as there are no locks here that would tell: it is left "
+                    "alone, and neither gone on with nor thrown away until it is a day old",
+                    storage.name,
+                    key,
+                )
+                journal.release()
+                continue
             try:
                 found, published = journal.state.job, _published(storage)
                 rewriting = chosen["into"] == REWRITE

@@ -51,7 +51,7 @@ from sparsestore.manifest import (
 )
 from sparsestore.memory import give_back
 from sparsestore.segment_writer import Columns, SegmentWriter
-from sparsestore.storage import LocalStorage, open_storage
+from sparsestore.storage import REMOVED, LocalStorage, open_storage
 
 __all__ = [
     "PART_BYTES",
@@ -768,6 +768,8 @@ class Writer:
         ------
         FileExistsError
             Where another process made the same new store meanwhile.
+        SparsestoreError
+            Where another process removed what was appended.
         """
         self._close_all()
         with contextlib.suppress(FileExistsError):
@@ -802,6 +804,7 @@ class Writer:
         for _ in range(_PUBLISH_ATTEMPTS):
             with self._storage.turn("versions", _TURN_S):
                 manifest = self._next_manifest()
+                self._check_there()
                 payload = seal(manifest.to_document(), crc32c)
                 key = manifest_key(manifest.version)
                 self._announced = key, payload
@@ -812,6 +815,12 @@ class Writer:
         raise SparsestoreError(
             f"{self._storage.name}: other writers published first {_PUBLISH_ATTEMPTS} times: try again"
         )
+
+    def _check_there(self) -> None:
+        """See that nobody who took this writer for dead removed what it made."""
+        for line in self._lines:
+            for problem in missing_objects(self._storage, line):
+                raise SparsestoreError(f"{problem}: {REMOVED}")
 
     def _rebase(self) -> None:
         """Take up the version that another writer published meanwhile: appends commute."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import signal
@@ -19,10 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsestore import maintain, sort, store, writer
+from sparsestore import storage as storage_module
 from sparsestore.convert import append_source, convert
 from sparsestore.documents import dump
-from sparsestore.errors import CorruptStoreError, StoreExistsError
-from sparsestore.journal import Journal, JournalState, all_journals, owner_of
+from sparsestore.errors import CorruptStoreError, SparsestoreError, StoreExistsError
+from sparsestore.journal import ABANDONED_S, Journal, JournalState, all_journals, owner_of
 from sparsestore.storage import LocalStorage
 from sparsestore.writer import append_to, create
 
@@ -440,6 +442,95 @@ def test_what_was_published_before_its_writer_was_killed_is_not_gone_on_with(
     opened = store.open(path)
     assert opened.shape[0] == rows + 50
     assert opened.verify() == []
+    assert names(path / "writers") == []
+
+
+# ------------------------------------------------------------------------------------------------- without locks
+
+
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage_module, "_locked", lambda _: None)
+
+
+def aged(path: Path, hours: float) -> None:
+    """Make all journals that much older."""
+    for entry in (path / "writers").iterdir():
+        then = entry.stat().st_mtime - hours * 3600
+        os.utime(entry, (then, then))
+
+
+@pytest.mark.usefixtures("no_locks")
+@pytest.mark.parametrize("resume", [True, False])
+def test_without_locks_what_a_writer_makes_that_may_live_is_left_alone(
+    tmp_path: Path, resume: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a"
+    with create(path) as w:
+        w.append(np.eye(4))
+    with append_to(path, max_bytes="1KiB") as living:
+        living.append(np.ones((200, 4)))
+        for call in (append_source, partial(convert, overwrite=True)):
+            call(np.eye(4), path, progress=False, resume=resume)
+            assert "may be at work, as there are no locks here that would tell: it is left alone" in caplog.text
+            caplog.clear()
+        maintain.optimize(path, profile="compact", progress=False)
+    opened = store.open(path)
+    assert (opened.version, opened.shape) == (5, (204, 4))
+    assert opened.verify() == []
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_what_was_interrupted_is_gone_on_with_when_it_is_as_old_as_gc_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, path = text(tmp_path), tmp_path / "a"
+    convert(source, tmp_path / "whole", max_bytes=SMALL)
+    interrupted(monkeypatch, 3000, lambda: convert(source, path, max_bytes=SMALL))
+    assert maintain.parse_age(inspect.signature(maintain.gc).parameters["older_than"].default) == ABANDONED_S
+    aged(path, 25)
+    with caplog.at_level("INFO", "sparsestore"):
+        convert(source, path, max_bytes=SMALL)
+    assert "going on behind row" in caplog.text
+    same(path, tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_gc_frees_no_number_that_a_writer_may_take_that_may_live(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with create(path) as w:
+        w.append(np.eye(3))
+    stalled = append_to(path)
+    stalled.append(2 * np.eye(3))
+    for _ in range(3):
+        with append_to(path) as w:
+            w.append(np.eye(3))
+    assert maintain.gc(path) == ["versions/00000001.json"]
+    assert stalled.publish() == 5
+    assert store.open(path).shape == (15, 3)
+
+
+@pytest.mark.parametrize("when", ["it is open", "it is whole", "a later one is open"])
+def test_a_segment_that_was_removed_before_it_was_published_is_an_error(tmp_path: Path, when: str) -> None:
+    path = tmp_path / "a"
+    with create(path) as w:
+        w.append(np.eye(4))
+    kept = names(path / "segments")
+    living = append_to(path, max_bytes="1KiB", job=lambda: {"rows": 200_000})
+    x = np.ones((100_000, 4))
+    living.append(x)
+    living.append(x)
+    if when != "it is open":
+        living._finish_part()
+    if when == "a later one is open":
+        living.append(x)
+    made = [line.id for line in living._lines] or sorted(set(names(path / "segments")) - set(kept))
+    shutil.rmtree(path / "segments" / made[0])
+    with pytest.raises(SparsestoreError, match="is missing: another process removed what this one wrote"), living:
+        pass
+    opened = store.open(path)
+    assert (opened.version, opened.shape) == (1, (4, 4))
+    assert names(path / "segments") == kept
     assert names(path / "writers") == []
 
 
