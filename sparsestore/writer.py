@@ -512,11 +512,13 @@ class Writer:
         else:
             rows = csr.from_dense(np.asarray(x))
         if self._n_features is not None and rows.n_features != self._n_features:
-            wider = rows.n_features > self._n_features
-            hint = "; pass grow_features=True to widen the store" if self._mode == "append" and wider else ""
-            raise ValueError(f"x has {rows.n_features} features, expected the store's {self._n_features}{hint}")
+            raise self._wrong_width(rows.n_features, self._n_features)
         csr.check(rows, canonical=True)
         self.write(rows, {name: np.asanyarray(values) for name, values in columns.items()})
+
+    def _wrong_width(self, found: int, expected: int) -> ValueError:
+        hint = "; pass grow_features=True to widen the store" if self._mode == "append" and found > expected else ""
+        return ValueError(f"x has {found} features, expected the store's {expected}{hint}")
 
     def write(self, rows: Rows, columns: Mapping[str, Array]) -> None:
         """As `append`, for rows that are canonical already and, while the width is not fixed, may be narrower.
@@ -830,6 +832,8 @@ class Writer:
                 f"{self._storage.name}: its columns changed while rows were appended: "
                 f"found {sorted(self._base.columns)}, expected {sorted(self._schema or {})}"
             )
+        if self._mode == "append" and self._n_features is not None and self._n_features > self._base.n_features:
+            raise self._wrong_width(self._n_features, self._base.n_features)
 
     def _next_manifest(self) -> Manifest:
         newest = latest_version(self._storage) or 0
