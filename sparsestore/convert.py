@@ -20,7 +20,7 @@ from sparsestore.features import as_names, read_names
 from sparsestore.format import ROW_ID, Manifest, SegmentLine
 from sparsestore.journal import Journal, all_journals
 from sparsestore.layout import parse_bytes
-from sparsestore.manifest import read_manifest, segment_lines, versions
+from sparsestore.manifest import latest_version, read_manifest, segment_lines, versions
 from sparsestore.plan.shuffle import check_seed
 from sparsestore.progress import Progress, shown
 from sparsestore.sort import ORDER_BYTES, Duplicates, random_order, shuffled_blocks, sorted_rows
@@ -151,7 +151,7 @@ def convert(
     chosen = {"into": "overwrite" if overwrite else "create", "profile": profile, **_cut(parts)}
     journal = None
     if overwrite or not versions(storage):  # else it is refused, whatever was begun there
-        plan, journal = plan.unfinished(storage, chosen, resume)
+        plan, journal, _ = plan.unfinished(storage, chosen, resume)
     with _without_new_parents(storage.root), _released(journal):
         writer = create(
             dst,
@@ -215,7 +215,9 @@ def append_source(
 ) -> int:
     """Append a file or a matrix in memory to a store, and give the number of the version published.
 
-    As `convert`, whose limits on memory hold here too. The source needs the columns of the store.
+    As `convert`, whose limits on memory hold here too. The source needs the columns of the store. A call that was
+    killed when it had published, but not ended, is finished: the same again gives that version, says so in the log, and
+    appends nothing, as long as the newest version has these rows and `resume` is true.
 
     Parameters
     ----------
@@ -244,7 +246,9 @@ def append_source(
     parts = plan.parts(workers)
     chosen = {"into": "append", "grow_features": grow_features, **_cut(parts)}
     storage = open_storage(dst)
-    plan, journal = plan.knowing_names_of(storage).unfinished(storage, chosen, resume)
+    plan, journal, finished = plan.knowing_names_of(storage).unfinished(storage, chosen, resume)
+    if finished is not None:
+        return finished
     with _released(journal):
         plan.adopt_names()
         writer = append_to(
@@ -295,7 +299,7 @@ def rewrite_segments(
     given, seed = seed is not None, _seed_of(shuffle, seed)
     plan = _Conversion(source, {}, seed, given, "sum", _limit(max_bytes), dict(facts), None, None)
     chosen = {"into": REWRITE, "profile": profile}
-    plan, journal = plan.unfinished(storage, chosen, resume=True)
+    plan, journal, _ = plan.unfinished(storage, chosen, resume=True)
     with _released(journal):
         writer = rewrite(
             storage,
@@ -444,8 +448,8 @@ class _Conversion:
 
     def unfinished(
         self, storage: LocalStorage, chosen: Mapping[str, Any], resume: bool
-    ) -> tuple[_Conversion, Journal | None]:
-        """The journal of this conversion, where it was begun before, and the conversion as it was then.
+    ) -> tuple[_Conversion, Journal | None, int | None]:
+        """The conversion as it was when it was begun before, its journal, and the version that an append made already.
 
         Raises
         ------
@@ -471,10 +475,21 @@ class _Conversion:
                 if found is not None and (found.get("into") == REWRITE) != rewriting:
                     journal.release()  # neither is in the other's way
                     continue
-                if not resume or found is None or not journal.state.parts or journal.state.segments & published:
+                same = self if found is None else self.as_begun(found)
+                finished = _finished(storage, journal, published) if resume and chosen["into"] == "append" else None
+                if finished is not None and found is not None and found == same.job(chosen):
+                    storage.sync("versions")  # nobody was told of it, so that it need not be durable yet
+                    journal.discard(published)
+                    log.warning(
+                        "%s: version %d has these rows already: the call that appended them was killed before it could "
+                        "say so. Nothing was appended: give resume=False (--no-resume) to append them again",
+                        storage.name,
+                        finished,
+                    )
+                    return same, None, finished
+                if not resume or found is None or not journal.state.parts or journal.state.segments & published.keys():
                     journal.discard(published)  # killed before its first part, or after its last
                     continue
-                same = self.as_begun(found)
                 wanted = same.job(chosen) or {}
                 if found != wanted and rewriting:
                     log.info("%s: what was rewritten before was of other segments: beginning again", storage.name)
@@ -489,8 +504,8 @@ class _Conversion:
                 f"with {journal.state.rows:,} rows done" if "parts" in chosen else f"behind row {journal.state.rows:,}"
             )
             log.info("%s: going on %s, where a conversion was interrupted", storage.name, done)
-            return same, journal
-        return self, None
+            return same, journal, None
+        return self, None, None
 
     def check_length(self, n_rows: int) -> None:
         """Every given column must have a value for each row of the source."""
@@ -751,15 +766,23 @@ def _behind(blocks: Iterator[Block], n_rows: int) -> Iterator[Block]:
         yield block
 
 
-def _published(storage: LocalStorage) -> set[str]:
-    """Keys of all segments, pages and names of features that versions name."""
-    keys: set[str] = set()
+def _published(storage: LocalStorage) -> dict[str, tuple[int, int]]:
+    """Keys of all segments, pages and names of features that versions name, and the first and the last that does."""
+    found: dict[str, tuple[int, int]] = {}
     for number in versions(storage):
         manifest = read_manifest(storage, number)
-        keys |= {f"segments/{line.id}" for line in segment_lines(storage, manifest)}
+        keys = {f"segments/{line.id}" for line in segment_lines(storage, manifest)}
         keys |= {page.object.key for page in manifest.pages}
         keys |= {manifest.features.prefix} if manifest.features else set()
-    return keys
+        found |= {key: (found.get(key, (number, number))[0], number) for key in keys}
+    return found
+
+
+def _finished(storage: LocalStorage, journal: Journal, published: Mapping[str, tuple[int, int]]) -> int | None:
+    """The version that a journal's writer published, where the newest has its rows still."""
+    newest = latest_version(storage)
+    firsts = [published[key][0] for key in journal.state.segments if published.get(key, (0, 0))[1] == newest]
+    return min(firsts, default=None)
 
 
 def _counted(names: Array | None) -> dict[str, Any] | None:

@@ -774,6 +774,8 @@ class Writer:
             Where another process removed what was appended.
         """
         self._close_all()
+        if self._mode == "append":  # a second time would be once too often: whoever comes with the same is to know
+            self._tells_job()
         with contextlib.suppress(FileExistsError):
             if not self._storage.exists(ROOT):
                 self._storage.publish(ROOT, dump(root_document(uuid.uuid4().hex)), self._journal.temporary)

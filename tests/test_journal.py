@@ -445,6 +445,52 @@ def test_what_was_published_before_its_writer_was_killed_is_not_gone_on_with(
     assert names(path / "writers") == []
 
 
+@pytest.mark.parametrize("n_rows", [50, 3000], ids=["one segment", "parts"])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_an_append_that_was_killed_after_it_published_is_finished_by_the_same_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_rows: int, shuffle: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a"
+    source = colours(tmp_path, "b.csv", [f"B{row % 50}" for row in range(n_rows)])
+    options: dict[str, Any] = {"label": "y", "categorical": "color", "max_bytes": SMALL, "shuffle": shuffle}
+    append = partial(append_source, source, path, grow_features=True, **options)
+    convert(colours(tmp_path, "a.csv", ["red", "green"]), path, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "end", lambda self, **_: self.release())  # as if killed there
+        append()
+    with append_to(path) as other:
+        other.append(sp.csr_array((7, 52), dtype=np.float32), y=np.zeros(7, np.float32))
+    assert append() == 2
+    assert "version 2 has these rows already: the call that appended them was killed" in caplog.text
+    assert store.open(path).version == 3
+    assert names(path / "writers") == []
+    assert append() == 4  # another one
+    opened = store.open(path)
+    assert opened.shape == (2 + n_rows + 7 + n_rows, 52)
+    assert opened.verify() == []
+
+
+@pytest.mark.parametrize("why", ["resume is False", "its rows were replaced"])
+def test_an_append_that_was_killed_after_it_published_is_appended_again_where_it_is_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    path, first = tmp_path / "a", text(tmp_path, 100, "first.svm")
+    append = partial(append_source, text(tmp_path, 3000), path, max_bytes=SMALL)
+    convert(first, path, max_bytes=SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "end", lambda self, **_: self.release())
+        append()
+    if why == "its rows were replaced":
+        with create(path, columns={"y": "float32"}, overwrite=True) as other:
+            other.append(np.eye(100, 99), y=np.zeros(100))
+    rows = store.open(path).shape[0]
+    append(resume=why != "resume is False")
+    opened = store.open(path)
+    assert opened.shape[0] == rows + 3000
+    assert opened.verify() == []
+    assert names(path / "writers") == []
+
+
 # ------------------------------------------------------------------------------------------------- without locks
 
 
