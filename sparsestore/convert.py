@@ -21,7 +21,7 @@ from sparsestore.features import as_names, read_names
 from sparsestore.format import ROW_ID, Manifest, SegmentLine
 from sparsestore.journal import Journal, all_journals
 from sparsestore.layout import parse_bytes
-from sparsestore.manifest import needed_keys, read_manifest, versions
+from sparsestore.manifest import latest_version, needed_keys, read_manifest, versions
 from sparsestore.plan.shuffle import check_seed
 from sparsestore.progress import Progress, shown
 from sparsestore.sort import ORDER_BYTES, Duplicates, random_order, shuffled_blocks, sorted_rows
@@ -116,7 +116,8 @@ def convert(
         Publish a new version with only these rows where `dst` is a store already.
     resume : bool
         Go on with a conversion that was interrupted. One of another source, or with other options, is an error: False
-        throws it away.
+        throws it away. Where the file system has no locks, one that was at work within a day may be so still, and is
+        left alone.
     duplicates : {"sum", "last", "error"}
         For sources of triples: what several entries at one place become.
     feature_names : sequence of str, optional
@@ -150,7 +151,7 @@ def convert(
     storage = open_storage(dst)
     chosen = {"into": "overwrite" if overwrite else "create", "profile": profile, **_cut(parts)}
     check_place(storage, overwrite=overwrite)  # before anything there is taken for an unfinished conversion
-    plan, journal = plan.unfinished(storage, chosen, resume)
+    plan, journal, _ = plan.unfinished(storage, chosen, resume)
     with _without_new_parents(storage.root), _released(journal):
         writer = create(
             dst,
@@ -214,7 +215,9 @@ def append_source(
 ) -> int:
     """Append a file or a matrix in memory to a store, and give the number of the version published.
 
-    As `convert`, whose limits on memory hold here too. The source needs the columns of the store.
+    As `convert`, whose limits on memory hold here too. The source needs the columns of the store. A call that was
+    killed when it had published, but not ended, is finished: the same again gives that version, says so in the log, and
+    appends nothing, as long as the newest version has these rows and `resume` is true.
 
     Parameters
     ----------
@@ -231,6 +234,9 @@ def append_source(
     ------
     FileNotFoundError
         Where there is no store.
+    FileExistsError
+        Where an unfinished conversion of something else is there, or this one, of whose whole parts the store has other
+        columns, fewer features or other names of features by now.
     ValueError, ResourceError, WorkerError
         As in `convert`.
     """
@@ -241,9 +247,11 @@ def append_source(
     chosen = {"into": "append", "grow_features": grow_features, **_cut(parts)}
     storage = open_storage(dst)
     read_manifest(storage)  # or there is no store, and nothing there is taken for an unfinished conversion
-    plan.go_on_with_names(storage)
-    plan, journal = plan.unfinished(storage, chosen, resume)
+    plan, journal, finished = plan.knowing_names_of(storage).unfinished(storage, chosen, resume)
+    if finished is not None:
+        return finished
     with _released(journal):
+        plan.adopt_names()
         writer = append_to(
             dst,
             grow_features=grow_features,
@@ -292,7 +300,7 @@ def rewrite_segments(
     given, seed = seed is not None, _seed_of(shuffle, seed)
     plan = _Conversion(source, {}, seed, given, "sum", _limit(max_bytes), dict(facts), None, None)
     chosen = {"into": REWRITE, "profile": profile}
-    plan, journal = plan.unfinished(storage, chosen, resume=True)
+    plan, journal, _ = plan.unfinished(storage, chosen, resume=True)
     with _released(journal):
         writer = rewrite(
             storage,
@@ -323,6 +331,7 @@ class _Conversion:
     file: dict[str, Any] | None  # what the source's file was when it was opened
     feature_names: Array | None  # those given
     scratch: Path | None  # where bucket files go, if not into the store
+    known: Array | None = None  # names of a store's features that texts of the source are to have the numbers of
 
     @classmethod
     def prepare(
@@ -387,13 +396,19 @@ class _Conversion:
         # a source that adopted those given has them too, and what came to them
         return own if self.feature_names is None or hasattr(self.source, "adopt") else self.feature_names
 
-    def go_on_with_names(self, storage: LocalStorage) -> None:
-        """Features of texts that a store has already keep their numbers."""
+    def knowing_names_of(self, storage: LocalStorage) -> _Conversion:
+        """With the names of a store, where features of texts that it has already keep their numbers."""
         if not hasattr(self.source, "adopt") or self.feature_names is not None or not versions(storage):
-            return
+            return self
         manifest = read_manifest(storage, None)
-        if manifest.features is not None and manifest.n_features is not None:
-            self.source.adopt(read_names(storage, manifest.features, manifest.n_features).tolist())
+        if manifest.features is None:
+            return self
+        return replace(self, known=read_names(storage, manifest.features, manifest.n_features))
+
+    def adopt_names(self) -> None:
+        """Give the source the names that it is to begin with."""
+        if self.known is not None and len(self.known):
+            self.source.adopt(self.known.tolist())  # type: ignore[attr-defined]
 
     def shuffled(self) -> dict[str, Any] | None:
         if self.seed is None:
@@ -419,12 +434,23 @@ class _Conversion:
             "feature_names": None if self.feature_names is None else fingerprint.of_array(self.feature_names),
             "shuffle seed": self.seed,
             "duplicates": self.duplicates,
+            "features of the store": _counted(self.known),
         }
+
+    def as_begun(self, job: Mapping[str, Any]) -> _Conversion:
+        """The same with what was drawn or found when that job began: the seed, and how many names the store had."""
+        same = self
+        if self.seed is not None and not self.seed_given and isinstance(job.get("shuffle seed"), int):
+            same = replace(same, seed=job["shuffle seed"])
+        if self.known is not None:  # others may have added some: numbers in whole parts are of those before
+            begun_with = job.get("features of the store") or {}
+            same = replace(same, known=self.known[: begun_with.get("n", 0)])
+        return same
 
     def unfinished(
         self, storage: LocalStorage, chosen: Mapping[str, Any], resume: bool
-    ) -> tuple[_Conversion, Journal | None]:
-        """The journal of this conversion, where it was begun before, and the conversion with the seed of then.
+    ) -> tuple[_Conversion, Journal | None, int | None]:
+        """The conversion as it was when it was begun before, its journal, and the version that an append made already.
 
         Raises
         ------
@@ -435,18 +461,36 @@ class _Conversion:
             journal = Journal.adopt(storage, key)
             if journal is None:
                 continue  # at work, or gone
+            if journal.may_live():
+                log.warning(
+                    "%s: %s is of a writer that may be at work, as there are no locks here that would tell: it is left "
+                    "alone, and neither gone on with nor thrown away until it is a day old",
+                    storage.name,
+                    key,
+                )
+                journal.release()
+                continue
             try:
                 found, published = journal.state.job, needed_keys(storage)
                 rewriting = chosen["into"] == REWRITE
                 if found is not None and (found.get("into") == REWRITE) != rewriting:
                     journal.release()  # neither is in the other's way
                     continue
-                if not resume or found is None or not journal.state.parts or journal.state.segments & published:
+                same = self if found is None else self.as_begun(found)
+                finished = _finished(storage, journal, published) if resume and chosen["into"] == "append" else None
+                if finished is not None and found is not None and found == same.job(chosen):
+                    storage.sync("versions")  # nobody was told of it, so that it need not be durable yet
+                    journal.discard(published)
+                    log.warning(
+                        "%s: version %d has these rows already: the call that appended them was killed before it could "
+                        "say so. Nothing was appended: give resume=False (--no-resume) to append them again",
+                        storage.name,
+                        finished,
+                    )
+                    return same, None, finished
+                if not resume or found is None or not journal.state.parts or journal.state.segments & published.keys():
                     journal.discard(published)  # killed before its first part, or after its last
                     continue
-                same = self
-                if self.seed is not None and not self.seed_given and isinstance(found.get("shuffle seed"), int):
-                    same = replace(self, seed=found["shuffle seed"])
                 wanted = same.job(chosen) or {}
                 if found != wanted and rewriting:
                     log.info("%s: what was rewritten before was of other segments: beginning again", storage.name)
@@ -461,8 +505,8 @@ class _Conversion:
                 f"with {journal.state.rows:,} rows done" if "parts" in chosen else f"behind row {journal.state.rows:,}"
             )
             log.info("%s: going on %s, where a conversion was interrupted", storage.name, done)
-            return same, journal
-        return self, None
+            return same, journal, None
+        return self, None, None
 
     def check_length(self, n_rows: int) -> None:
         """Every given column must have a value for each row of the source."""
@@ -722,6 +766,18 @@ def _behind(blocks: Iterator[Block], n_rows: int) -> Iterator[Block]:
             columns = {name: values[n_rows:] for name, values in block.columns.items()}
             block, n_rows = replace(block, x=block.x.slice(n_rows, n), columns=columns), 0
         yield block
+
+
+def _finished(storage: LocalStorage, journal: Journal, published: Mapping[str, tuple[int, int]]) -> int | None:
+    """The version that a journal's writer published, where the newest has its rows still."""
+    newest = latest_version(storage)
+    firsts = [published[key][0] for key in journal.state.segments if published.get(key, (0, 0))[1] == newest]
+    return min(firsts, default=None)
+
+
+def _counted(names: Array | None) -> dict[str, Any] | None:
+    """What names are known by; None where there are none."""
+    return None if names is None or not len(names) else {"n": len(names), "names": fingerprint.of_array(names)}
 
 
 def _refusal(storage: LocalStorage, journal: Journal, wanted: Mapping[str, Any]) -> str:

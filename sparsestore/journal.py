@@ -8,6 +8,7 @@ What stands beside it, ``writers/<id>.*``, is its writer's too: temporary files 
 from __future__ import annotations
 
 import re
+import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +19,11 @@ from sparsestore.documents import dump, parse_json
 from sparsestore.errors import SparsestoreError
 from sparsestore.storage import Held, LocalStorage
 
-__all__ = ["FOLDER", "Journal", "JournalState", "Told", "all_journals", "owner_of"]
+__all__ = ["ABANDONED_S", "FOLDER", "Journal", "JournalState", "Told", "all_journals", "owner_of"]
 
 FOLDER = "writers"
+ABANDONED_S = 24 * 3600
+"""Age from which a journal without a lock is taken for a dead writer's: what `gc` waits by default."""
 _NAME = re.compile(r"[0-9a-f]{32}")
 _TRIES = 1000  # to make a journal while others remove its folder
 
@@ -129,7 +132,7 @@ class Journal:
 
     @classmethod
     def adopt(cls, storage: LocalStorage, key: str) -> Journal | None:
-        """One whose writer is dead; None where it lives, or there is none any more."""
+        """One whose writer is dead, or `may_live`; None where it lives, or there is none any more."""
         try:
             held = storage.hold(key)
         except FileNotFoundError:
@@ -140,6 +143,18 @@ class Journal:
     def key(self) -> str:
         """Where it lies."""
         return self._held.key
+
+    @property
+    def locked(self) -> bool:
+        """Whether nobody else has it: False where there are no locks."""
+        return self._held.locked
+
+    def may_live(self) -> bool:
+        """Whether its writer may be at work though nobody else held it: there are no locks, and it is not old."""
+        try:
+            return not self.locked and time.time() - self._storage.modified(self.key) < ABANDONED_S
+        except FileNotFoundError:  # it ended just now
+            return True
 
     @property
     def descriptor(self) -> int:

@@ -156,7 +156,7 @@ class _Writers:
     Attributes
     ----------
     base : int
-        The lowest version that a living writer started from.
+        The lowest version that a writer started from which lives, or may.
     known, dead : set of str
         Keys of the journals that are there; of those whose writer is dead, long enough.
     spared, lost : set of str
@@ -191,7 +191,7 @@ class _Writers:
                     writers.lost |= state.made
                 else:
                     writers.spared |= state.made
-                if not journal:
+                if journal is None or not (journal.locked or old):  # at work, or nobody knows
                     writers.base = min(writers.base, state.base)
         except BaseException:
             writers.release()

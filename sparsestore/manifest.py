@@ -196,8 +196,10 @@ def segment_lines(storage: LocalStorage, manifest: Manifest) -> list[SegmentLine
     return lines
 
 
-def needed_keys(storage: LocalStorage, dropped: Collection[int] = ()) -> set[str]:
+def needed_keys(storage: LocalStorage, dropped: Collection[int] = ()) -> dict[str, tuple[int, int]]:
     """Keys of the segments, pages and names of features that versions name, but for those of some numbers.
+
+    Each with the first and the last version that names it.
 
     Others may publish and collect garbage meanwhile. A version that is removed before it was read needs nothing; but
     the newest is removed only where there is a newer one by then, which may need the same: so they are listed again.
@@ -207,7 +209,7 @@ def needed_keys(storage: LocalStorage, dropped: Collection[int] = ()) -> set[str
     CorruptStoreError, FormatError
         Where a version that is there can not be read.
     """
-    needed, seen = set[str](), set(dropped)
+    needed, seen = dict[str, tuple[int, int]](), set(dropped)
     while numbers := [number for number in versions(storage) if number not in seen]:
         for number in numbers:
             try:
@@ -217,9 +219,11 @@ def needed_keys(storage: LocalStorage, dropped: Collection[int] = ()) -> set[str
                 if storage.exists(manifest_key(number)):
                     raise
                 continue
-            needed |= {f"segments/{line.id}" for line in lines}
-            needed |= {page.object.key for page in manifest.pages}
-            needed |= {manifest.features.prefix} if manifest.features else set()
+            keys = {f"segments/{line.id}" for line in lines} | {page.object.key for page in manifest.pages}
+            keys |= {manifest.features.prefix} if manifest.features else set()
+            for key in keys:
+                first, last = needed.get(key, (number, number))
+                needed[key] = min(first, number), max(last, number)
         seen.update(numbers)
     return needed
 

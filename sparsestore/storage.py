@@ -30,6 +30,7 @@ from sparsestore.errors import CorruptStoreError, ResourceError, SparsestoreErro
 
 __all__ = [
     "LARGE_PAGE",
+    "REMOVED",
     "Advice",
     "DiskWatch",
     "Held",
@@ -46,6 +47,11 @@ Bytes = NDArray[np.uint8]
 P = ParamSpec("P")
 R = TypeVar("R")
 
+REMOVED = (
+    "another process removed what this one wrote, as a gc with a short older_than may where the file system has no "
+    "locks: nothing was published, run it again"
+)
+"""What is said of objects that are missing."""
 LARGE_PAGE = 1 << 21
 """Bytes that x86 and ARM map at once where they lie together."""
 
@@ -272,10 +278,13 @@ class Held:
     Attributes
     ----------
     key : str
+    locked : bool
+        Whether that is so: False where there are no locks, so that others may hold it too.
     """
 
-    def __init__(self, key: str, path: Path, descriptor: int) -> None:
+    def __init__(self, key: str, path: Path, descriptor: int, locked: bool) -> None:
         self.key = key
+        self.locked = locked
         self._path = path
         self._descriptor = descriptor
 
@@ -688,16 +697,21 @@ class LocalStorage:
         """Make all that was written through this object durable, and its names, and those of the folders they are in.
 
         With `folder` only the names in that one, which was made durable before.
+
+        Raises
+        ------
+        SparsestoreError
+            Where what was written is there no more.
         """
         self._sync_objects()
         changed = self._changed if folder is None else {folder}
         for key in sorted(changed, key=lambda key: (-key.count("/"), not key)):  # from the deepest up
-            with (
-                naming(self.path(key)),
-                contextlib.suppress(FileNotFoundError),
-                self._at(f"{key}/x" if key else "") as (descriptor, _),
-            ):
-                _sync_folder(self.path(key) if descriptor is None else descriptor)
+            try:
+                with naming(self.path(key)), self._at(f"{key}/x" if key else "") as (descriptor, _):
+                    _sync_folder(self.path(key) if descriptor is None else descriptor)
+            except FileNotFoundError:
+                if folder is None:
+                    raise SparsestoreError(f"{self.name}: {key} is missing: {REMOVED}") from None
         if folder is None:
             for above in {self.root.parent, *(made.parent for made in self._made)} if changed else ():
                 with naming(above):
@@ -740,7 +754,7 @@ class LocalStorage:
         """Hold an object, made if absent and `make`, until it is released or the process ends; None if it is held.
 
         The kernel lets go of it when the process ends, however it ends: so a held object means a living process. Where
-        the file system has no such locks, or Windows, it is held by nobody and anybody.
+        the file system has no such locks, or Windows, it is held by nobody and anybody, as `Held.locked` tells.
 
         Raises
         ------
@@ -753,7 +767,8 @@ class LocalStorage:
         try:
             if make:
                 self._note(key)
-            if _locked(descriptor) is False:
+            locked = _locked(descriptor)
+            if locked is False:
                 _close(descriptor)
                 return None
             if not os.fstat(descriptor).st_nlink:  # whoever held it has removed it meanwhile
@@ -761,7 +776,7 @@ class LocalStorage:
         except BaseException:
             _close(descriptor)
             raise
-        return Held(key, self.path(key), descriptor)
+        return Held(key, self.path(key), descriptor, bool(locked))
 
     @contextlib.contextmanager
     def turn(self, prefix: str, seconds: float) -> Iterator[None]:

@@ -53,7 +53,7 @@ from sparsestore.manifest import (
 )
 from sparsestore.memory import give_back
 from sparsestore.segment_writer import Columns, SegmentWriter
-from sparsestore.storage import LocalStorage, open_storage
+from sparsestore.storage import REMOVED, LocalStorage, open_storage
 
 __all__ = [
     "PART_BYTES",
@@ -481,6 +481,11 @@ class Writer:
         """Folder for what is needed while this writer lives; not made yet."""
         return self._storage.path(self._journal.scratch)
 
+    @property
+    def _width(self) -> int:
+        """Features that segments closed now have."""
+        return self._n_features if self._n_features is not None else self._widest
+
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
         return f"<Writer of {self._storage.name!r}: {self.n_rows} rows, {self.nnz} entries, {state}>"
@@ -526,11 +531,13 @@ class Writer:
         else:
             rows = csr.from_dense(np.asarray(x))
         if self._n_features is not None and rows.n_features != self._n_features:
-            wider = rows.n_features > self._n_features
-            hint = "; pass grow_features=True to widen the store" if self._mode == "append" and wider else ""
-            raise ValueError(f"x has {rows.n_features} features, expected the store's {self._n_features}{hint}")
+            raise self._wrong_width(rows.n_features, self._n_features)
         csr.check(rows, canonical=True)
         self.write(rows, {name: array_of(values) for name, values in columns.items()})
+
+    def _wrong_width(self, found: int, expected: int) -> ValueError:
+        hint = "; pass grow_features=True to widen the store" if self._mode == "append" and found > expected else ""
+        return ValueError(f"x has {found} features, expected the store's {expected}{hint}")
 
     def write(self, rows: Rows, columns: Mapping[str, Array], *, name: str = "x") -> None:
         """As `append`, for rows that are canonical already and, while the width is not fixed, may be narrower.
@@ -659,13 +666,12 @@ class Writer:
             values = self._replaced[int(np.searchsorted(self._ends, start, side="right"))].values or values
         stored = values.stored_dtype()
         constant = np.dtype(stored).type(values.low).item() if values.constant else None
-        width = self._n_features if self._n_features is not None else self._widest
         id = uuid.uuid4().hex
         self._journal.note("segment", f"segments/{id}")
         self._segment = SegmentWriter(
             self._storage,
             self._profile,
-            indices_dtype(width),
+            indices_dtype(self._width),
             stored,
             constant,
             dict(self._schema or {}),
@@ -679,23 +685,27 @@ class Writer:
     def _close_segment(self) -> None:
         if self._segment is None:
             return
-        width = self._n_features if self._n_features is not None else self._widest
         start = 0 if self._segment.has_row_ids else sum(line.rows for line in self._lines)
         self._torn = True  # what was half written must not be finished a second time
-        self._lines.append(self._segment.finish(width, start))
+        self._lines.append(self._segment.finish(self._width, start))
         self._torn = False
         self._segment = None
 
     def _finish_part(self) -> None:
         """Close the segment; where somebody could go on from here, make it durable and say so."""
         self._close_segment()
-        job = None if self._job is None else self._job()
-        if job is None:
+        if not self._tells_job():
             return
         self._storage.sync()
-        if self._journal.state.job is None:
-            self._journal.note("job", dict(job))
         self._journal.note("part", self._state(len(self._parted)), durable=True)
+
+    def _tells_job(self) -> bool:
+        """Write down, once, what is being written; False where nobody could go on with it."""
+        if self._job is None:
+            return False
+        if self._journal.state.job is None and (job := self._job()) is not None:
+            self._journal.note("job", dict(job))
+        return self._journal.state.job is not None
 
     def _state(self, first: int) -> dict[str, Any]:
         """Of what is in whole segments, of which lines are told from the first on that nobody was told of."""
@@ -703,13 +713,17 @@ class Writer:
             "lines": [line.to_json() for line in self._lines[first:]],
             "rows": self.n_rows,
             "nnz": self.nnz,
-            "width": self._widest,
+            "width": self._width,
             "range": self._range.to_json(),
             "dtype": None if self._seen_dtype is None else self._seen_dtype.name,
             "row_ids": self._has_row_ids,
             "highest_row_id": self._highest_row_id,
-            "columns": {name: schema.to_json() for name, schema in (self._schema or {}).items()},
+            "columns": self._columns(),
         }
+
+    def _columns(self) -> dict[str, Any]:
+        """The schema as JSON."""
+        return {name: schema.to_json() for name, schema in (self._schema or {}).items()}
 
     @property
     def _parted(self) -> list[str]:
@@ -722,17 +736,22 @@ class Writer:
         Raises
         ------
         SparsestoreError
-            Where it is not there as it was.
+            Where it is not there as it was, or the store is not as it was: its rows were replaced by others.
         """
         problems = Problems(f"{self._storage.name}: {self._journal.key}")
         lines = [SegmentLine.from_json(line, "lines", problems) for line in part["lines"]]
         problems.raise_if_any()
+        lost = "what was done of this conversion can not be used: give resume=False (--no-resume) to start again"
         for line in lines:
             for problem in missing_objects(self._storage, line):
-                raise CorruptStoreError(
-                    f"{problem}: what was done of this conversion can not be used: give resume=False (--no-resume) "
-                    "to start again"
-                )
+                raise CorruptStoreError(f"{problem}: {lost}")
+        changed = f"{self._storage.name}: the store changed since this was begun"
+        if self._schema is not None and part["columns"] != self._columns():
+            raise StoreExistsError(f"{changed}: columns are {self._columns()}, expected {part['columns']}: {lost}")
+        if self._n_features is not None and part["width"] > self._n_features:
+            raise StoreExistsError(
+                f"{changed}: it has {self._n_features} features, expected at least {part['width']}: {lost}"
+            )
         return lines
 
     def _take_over(self, part: Mapping[str, Any], lines: list[SegmentLine]) -> None:
@@ -775,8 +794,7 @@ class Writer:
         if kind != "part":
             self._journal.note(kind, value)
             return
-        if self._journal.state.job is None and self._job is not None:
-            self._journal.note("job", dict(self._job() or {}))
+        self._tells_job()
         self._journal.note("part", {"number": number, **value}, durable=True)
 
     def finish(self) -> dict[str, Any]:
@@ -816,9 +834,13 @@ class Writer:
             Where another process made the same new store meanwhile.
         ValueError
             Where `attrs` are no JSON.
+        SparsestoreError
+            Where another process removed what was appended.
         """
         self.attrs = exactly_json(self.attrs, "attrs")  # they may have been changed
         self._close_all()
+        if self._mode == "append":  # a second time would be once too often: whoever comes with the same is to know
+            self._tells_job()
         with contextlib.suppress(FileExistsError):
             if not self._storage.exists(ROOT):
                 self._storage.publish(ROOT, dump(root_document(uuid.uuid4().hex)), self._journal.temporary)
@@ -851,6 +873,7 @@ class Writer:
         for _ in range(_PUBLISH_ATTEMPTS):
             with self._storage.turn("versions", _TURN_S):
                 manifest = self._next_manifest()
+                self._check_there()
                 payload = seal(manifest.to_document(), crc32c)
                 key = manifest_key(manifest.version)
                 self._announced = key, payload
@@ -862,6 +885,12 @@ class Writer:
             f"{self._storage.name}: other writers published first {_PUBLISH_ATTEMPTS} times: try again"
         )
 
+    def _check_there(self) -> None:
+        """See that nobody who took this writer for dead removed what it made."""
+        for line in self._lines:
+            for problem in missing_objects(self._storage, line):
+                raise SparsestoreError(f"{problem}: {REMOVED}")
+
     def _rebase(self) -> None:
         """Take up the version that another writer published meanwhile: appends commute."""
         self._base = read_manifest(self._storage)
@@ -870,6 +899,8 @@ class Writer:
                 f"{self._storage.name}: its columns changed while rows were appended: "
                 f"found {sorted(self._base.columns)}, expected {sorted(self._schema or {})}"
             )
+        if self._mode == "append" and self._n_features is not None and self._n_features > self._base.n_features:
+            raise self._wrong_width(self._n_features, self._base.n_features)
 
     def _next_manifest(self) -> Manifest:
         newest = latest_version(self._storage) or 0
@@ -883,8 +914,7 @@ class Writer:
         base = self._base if self._mode == "append" else None
         before = base.rows if base else 0
         lines = tuple(replace(line, row_id_start=line.row_id_start + before) for line in self._lines)
-        width = self._n_features if self._n_features is not None else self._widest
-        width = max(base.n_features if base else 0, width)
+        width = max(base.n_features if base else 0, self._width)
         features = self._features(base, width)
         dtype = self._dtype or self._seen_dtype or np.dtype("float32")
         pages, inline = self._paged((*(base.segments if base else ()), *lines))
@@ -973,7 +1003,7 @@ class Writer:
                 at = int(different[0])
                 raise ValueError(
                     f"feature {at} is {names[at]!r}, in {self._storage.name} it is {there[at]!r}: "
-                    "put the features in the order of the store"
+                    "put the features in the order of the store, or, where texts become features, run it again"
                 )
             if len(there) == n_features:
                 return known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import signal
@@ -19,10 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsestore import maintain, sort, store, writer
+from sparsestore import storage as storage_module
 from sparsestore.convert import append_source, convert
 from sparsestore.documents import dump
-from sparsestore.errors import CorruptStoreError, StoreExistsError
-from sparsestore.journal import Journal, JournalState, all_journals, owner_of
+from sparsestore.errors import CorruptStoreError, SparsestoreError, StoreExistsError
+from sparsestore.journal import ABANDONED_S, Journal, JournalState, all_journals, owner_of
 from sparsestore.storage import LocalStorage
 from sparsestore.writer import append_to, create
 
@@ -362,6 +364,83 @@ def test_an_interrupted_append_goes_on_behind_rows_that_others_appended(
     assert opened.verify() == []
 
 
+def colours(folder: Path, name: str, texts: list[str]) -> Path:
+    path = folder / name
+    path.write_text("y,color\n" + "".join(f"{row % 2},{text}\n" for row, text in enumerate(texts)))
+    return path
+
+
+@pytest.mark.parametrize("others", ["none", "as these", "others"])
+def test_texts_of_an_interrupted_append_keep_their_numbers_whatever_others_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: str
+) -> None:
+    path = tmp_path / "a"
+    texts = [f"B{row % 50}" for row in range(N_ROWS)]
+    source = colours(tmp_path, "b.csv", texts)
+    more = {"none": [], "as these": texts[:3], "others": ["C0", "B1", "C2"]}[others]
+    options: dict[str, Any] = {"label": "y", "categorical": "color", "max_bytes": SMALL}
+    append = partial(append_source, grow_features=True, **options)
+    convert(colours(tmp_path, "a.csv", ["red", "green"]), path, **options)
+    interrupted(monkeypatch, 3000, lambda: append(source, path))
+    if more:
+        with monkeypatch.context() as patch:  # what was begun is still at work when they come
+            patch.setattr(Journal, "adopt", lambda *_: None)
+            append(colours(tmp_path, "c.csv", more), path)
+    if others == "others":  # as to an append that was not interrupted
+        with pytest.raises(ValueError, match=r"feature 2 is 'color=B0', in .* it is 'color=C0': .* run it again"):
+            append(source, path)
+        assert store.open(path).version == 2
+    append(source, path)
+    opened = store.open(path)
+    names_there = np.array(opened.feature_names)
+    assert names_there[opened[:].indices].tolist() == [f"color={text}" for text in ["red", "green", *more, *texts]]
+    assert opened.verify() == []
+
+
+def test_an_interrupted_append_is_refused_where_other_names_took_the_place_of_those(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    source = colours(tmp_path, "b.csv", [f"B{row % 50}" for row in range(N_ROWS)])
+    options: dict[str, Any] = {"label": "y", "categorical": "color", "max_bytes": SMALL}
+    append = partial(append_source, source, path, grow_features=True, **options)
+    convert(colours(tmp_path, "a.csv", ["red", "green"]), path, **options)
+    interrupted(monkeypatch, 3000, append)
+    with create(path, overwrite=True, columns={"y": "float32"}, feature_names=["color=green", "color=red"]) as other:
+        other.append(np.eye(2), y=np.zeros(2))
+    with pytest.raises(StoreExistsError, match=r"its features of the store was \{'n': 2, .* now \{'n': 2, "):
+        append()
+    append(resume=False)
+    opened = store.open(path)
+    found = np.array(opened.feature_names)[opened[2:].indices]
+    assert found.tolist() == [f"color=B{row % 50}" for row in range(N_ROWS)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "width", "message"),
+    [
+        ({"y": "float64"}, 99, r"columns are \{'y': .*float64.*\}, expected \{'y': .*float32.*\}"),
+        ({"z": "float32"}, 99, r"columns are \{'z': .*\}, expected \{'y': .*\}"),
+        ({"y": "float32"}, 98, "it has 98 features, expected at least 99"),
+    ],
+    ids=["dtype", "name", "width"],
+)
+def test_an_interrupted_append_is_refused_where_another_store_took_the_place_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: dict[str, Any], width: int, message: str
+) -> None:
+    source, path = text(tmp_path), tmp_path / "a"
+    convert(text(tmp_path, 100, "first.svm"), path, max_bytes=SMALL)
+    interrupted(monkeypatch, 3000, lambda: append_source(source, path, max_bytes=SMALL))
+    with create(path, overwrite=True, columns=columns) as other:
+        other.append(np.eye(3, width), **{name: np.zeros(3, dtype) for name, dtype in columns.items()})
+    for _ in range(2):
+        with pytest.raises(StoreExistsError, match=rf"{message}: .* give resume=False \(--no-resume\)"):
+            append_source(source, path, max_bytes=SMALL)
+    opened = store.open(path)
+    assert (opened.version, opened.shape) == (2, (3, width))
+    assert opened.verify() == []
+
+
 def test_what_was_published_before_its_writer_was_killed_is_not_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,6 +455,141 @@ def test_what_was_published_before_its_writer_was_killed_is_not_gone_on_with(
     opened = store.open(path)
     assert opened.shape[0] == rows + 50
     assert opened.verify() == []
+    assert names(path / "writers") == []
+
+
+@pytest.mark.parametrize("n_rows", [50, 3000], ids=["one segment", "parts"])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_an_append_that_was_killed_after_it_published_is_finished_by_the_same_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_rows: int, shuffle: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a"
+    source = colours(tmp_path, "b.csv", [f"B{row % 50}" for row in range(n_rows)])
+    options: dict[str, Any] = {"label": "y", "categorical": "color", "max_bytes": SMALL, "shuffle": shuffle}
+    append = partial(append_source, source, path, grow_features=True, **options)
+    convert(colours(tmp_path, "a.csv", ["red", "green"]), path, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "end", lambda self, **_: self.release())  # as if killed there
+        append()
+    with append_to(path) as other:
+        other.append(sp.csr_array((7, 52), dtype=np.float32), y=np.zeros(7, np.float32))
+    assert append() == 2
+    assert "version 2 has these rows already: the call that appended them was killed" in caplog.text
+    assert store.open(path).version == 3
+    assert names(path / "writers") == []
+    assert append() == 4  # another one
+    opened = store.open(path)
+    assert opened.shape == (2 + n_rows + 7 + n_rows, 52)
+    assert opened.verify() == []
+
+
+@pytest.mark.parametrize("why", ["resume is False", "its rows were replaced"])
+def test_an_append_that_was_killed_after_it_published_is_appended_again_where_it_is_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    path, first = tmp_path / "a", text(tmp_path, 100, "first.svm")
+    append = partial(append_source, text(tmp_path, 3000), path, max_bytes=SMALL)
+    convert(first, path, max_bytes=SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "end", lambda self, **_: self.release())
+        append()
+    if why == "its rows were replaced":
+        with create(path, columns={"y": "float32"}, overwrite=True) as other:
+            other.append(np.eye(100, 99), y=np.zeros(100))
+    rows = store.open(path).shape[0]
+    append(resume=why != "resume is False")
+    opened = store.open(path)
+    assert opened.shape[0] == rows + 3000
+    assert opened.verify() == []
+    assert names(path / "writers") == []
+
+
+# ------------------------------------------------------------------------------------------------- without locks
+
+
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage_module, "_locked", lambda _: None)
+
+
+def aged(path: Path, hours: float) -> None:
+    """Make all journals that much older."""
+    for entry in (path / "writers").iterdir():
+        then = entry.stat().st_mtime - hours * 3600
+        os.utime(entry, (then, then))
+
+
+@pytest.mark.usefixtures("no_locks")
+@pytest.mark.parametrize("resume", [True, False])
+def test_without_locks_what_a_writer_makes_that_may_live_is_left_alone(
+    tmp_path: Path, resume: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a"
+    with create(path) as w:
+        w.append(np.eye(4))
+    with append_to(path, max_bytes="1KiB") as living:
+        living.append(np.ones((200, 4)))
+        for call in (append_source, partial(convert, overwrite=True)):
+            call(np.eye(4), path, progress=False, resume=resume)
+            assert "may be at work, as there are no locks here that would tell: it is left alone" in caplog.text
+            caplog.clear()
+        maintain.optimize(path, profile="compact", progress=False)
+    opened = store.open(path)
+    assert (opened.version, opened.shape) == (5, (204, 4))
+    assert opened.verify() == []
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_what_was_interrupted_is_gone_on_with_when_it_is_as_old_as_gc_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, path = text(tmp_path), tmp_path / "a"
+    convert(source, tmp_path / "whole", max_bytes=SMALL)
+    interrupted(monkeypatch, 3000, lambda: convert(source, path, max_bytes=SMALL))
+    assert maintain.parse_age(inspect.signature(maintain.gc).parameters["older_than"].default) == ABANDONED_S
+    aged(path, 25)
+    with caplog.at_level("INFO", "sparsestore"):
+        convert(source, path, max_bytes=SMALL)
+    assert "going on behind row" in caplog.text
+    same(path, tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_gc_frees_no_number_that_a_writer_may_take_that_may_live(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with create(path) as w:
+        w.append(np.eye(3))
+    stalled = append_to(path)
+    stalled.append(2 * np.eye(3))
+    for _ in range(3):
+        with append_to(path) as w:
+            w.append(np.eye(3))
+    assert maintain.gc(path) == ["versions/00000001.json"]
+    assert stalled.publish() == 5
+    assert store.open(path).shape == (15, 3)
+
+
+@pytest.mark.parametrize("when", ["it is open", "it is whole", "a later one is open"])
+def test_a_segment_that_was_removed_before_it_was_published_is_an_error(tmp_path: Path, when: str) -> None:
+    path = tmp_path / "a"
+    with create(path) as w:
+        w.append(np.eye(4))
+    kept = names(path / "segments")
+    living = append_to(path, max_bytes="1KiB", job=lambda: {"rows": 200_000})
+    x = np.ones((100_000, 4))
+    living.append(x)
+    living.append(x)
+    if when != "it is open":
+        living._finish_part()
+    if when == "a later one is open":
+        living.append(x)
+    made = [line.id for line in living._lines] or sorted(set(names(path / "segments")) - set(kept))
+    shutil.rmtree(path / "segments" / made[0])
+    with pytest.raises(SparsestoreError, match="is missing: another process removed what this one wrote"), living:
+        pass
+    opened = store.open(path)
+    assert (opened.version, opened.shape) == (1, (4, 4))
+    assert names(path / "segments") == kept
     assert names(path / "writers") == []
 
 

@@ -992,6 +992,20 @@ def test_an_appender_refuses_columns_that_changed_meanwhile(store: Path) -> None
     assert open_reader(store).version == 2
 
 
+@pytest.mark.parametrize("grow", [False, True])
+def test_an_appender_widens_a_narrower_store_that_came_meanwhile_only_where_it_may(store: Path, grow: bool) -> None:
+    w = append_to(store, grow_features=grow)
+    w.append(**row_of(100))
+    write(create(store, overwrite=True), (np.eye(3), {"y": np.arange(3)}))
+    if grow:
+        write(w)
+    else:
+        with pytest.raises(ValueError, match="x has 4 features, expected the store's 3; pass grow_features=True"):
+            write(w)
+    assert open_reader(store).shape == ((4, 4) if grow else (3, 3))
+    assert verify(open_reader(store)) == []
+
+
 def test_of_two_that_make_the_same_store_the_second_loses(path: Path) -> None:
     second = create(path)
     second.append(np.eye(2))

@@ -101,6 +101,8 @@ class Step:
         Whether the call is an error where there is a version.
     collects : bool
         Whether it takes versions away.
+    known_again : bool
+        Whether the call does nothing where the same one was killed after it published, and left its journal.
     """
 
     do: Callable[[Path], object]
@@ -108,6 +110,7 @@ class Step:
     rows: int = 0
     refused: bool = False
     collects: bool = False
+    known_again: bool = False
 
 
 def _appended(given: Given, shuffled: bool, versions: Versions) -> list[Versions]:
@@ -153,7 +156,8 @@ def append_file(given: Given, how: dict[str, Any]) -> Step:
         with mock.patch.object(conversion, "BLOCK_BYTES", given.block_bytes):
             conversion.append_source(given.source, path, progress=False, **how, **given.options)
 
-    return Step(do, partial(_appended, given, bool(how.get("shuffle"))), len(given))
+    states = partial(_appended, given, bool(how.get("shuffle")))
+    return Step(do, states, len(given), known_again=how.get("resume", True))
 
 
 def collect(keep: int) -> Step:
@@ -379,13 +383,16 @@ class Life:
 
     def kill(self, moment: Moment, first: Step | None = None) -> Told:
         """Let a child do what is to be done, or another first step, kill it, and look at what it leaves."""
-        told = killed([first or self.todo[0], *self.todo[1:]], self.path, moment)
+        step = first or self.todo[0]
+        states = self.states(step)
+        told = killed([step, *self.todo[1:]], self.path, moment)
         if told.problem:
             self.faults.append(told.problem)
-        for step in self.todo[: told.done]:
-            self.versions = [self.versions, *step.states(self.versions)][-1]
+        for number in range(told.done):
+            states = self.todo[number].states(self.versions) if number else states
+            self.versions = [self.versions, *states][-1]
         self.todo = self.todo[told.done :]
-        ahead = self.todo[0].states(self.versions) if self.todo else []
+        ahead = [] if not self.todo else self.todo[0].states(self.versions) if told.done else states
         there = self.numbers()
         for at, state in enumerate([self.versions, *ahead]):  # noqa: B007 - where it breaks
             if sorted(state) == there:
@@ -404,6 +411,17 @@ class Life:
             self.outcome = "gone on with from whole parts"
         self.look(all_versions=True)
         return told
+
+    def states(self, step: Step) -> list[Versions]:
+        """What a step goes through, which may be over already."""
+        storage, newest = LocalStorage(self.path), max(self.versions, default=None)
+        if step.known_again and newest is not None:
+            named = {f"segments/{id}" for id in segments(self.path, newest)}
+            for key in all_journals(storage):
+                state = JournalState.parse(storage.read(key))
+                if state.job is not None and state.segments & named:
+                    return []
+        return step.states(self.versions)
 
     def how_far(self, at: int, last: int) -> str:
         """What a kill was, at a state of so many."""
@@ -454,6 +472,7 @@ class Life:
         for step in self.todo:
             begun, self.begun = self.begun, None
             refused = step.refused and bool(self.versions)
+            states = self.states(step)
             try:
                 with rows_written() as written:
                     step.do(self.path)
@@ -464,7 +483,7 @@ class Life:
                 if not refused:
                     raise
                 continue
-            self.versions = [self.versions, *step.states(self.versions)][-1]
+            self.versions = [self.versions, *states][-1]
             if begun and step.rows:
                 rows = begun.parts[-1]["rows"]
                 if sum(written) != step.rows - rows:
