@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.preprocessing import MaxAbsScaler, StandardScaler
@@ -225,6 +225,38 @@ def test_scaling_is_that_of_scikit_learn_whatever_the_pieces(
     layer.adapt(store)
     expected = ORACLES[scaling].fit_transform(x)
     np.testing.assert_allclose(dense(layer(sparse(x))), expected.toarray(), rtol=1e-6)
+
+
+@given(
+    st.integers(1, 300),
+    st.lists(
+        st.tuples(
+            st.floats(-1e6, 1e6).filter(lambda value: not 0 < abs(value) < 1e-6),
+            st.sampled_from([0, 1e-3, 1.0, 1e6]),  # spread, as a share of the value
+            st.sampled_from([0.3, 1.0]),  # rows that have the feature
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    st.integers(0, 2**32 - 1),
+)
+@example(1000, [(0.1, 0, 1), (0, 0, 1), (0.5, 0.5, 1), (1e5 + 0.1, 0, 1)], 0)
+@settings(max_examples=40, deadline=None)
+def test_features_without_variance_are_those_of_scikit_learn(
+    tmp_path_factory: pytest.TempPathFactory, n: int, features: list[tuple[float, float, float]], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    value, spread, share = np.array(features).T
+    cells = value * (1 + spread * rng.normal(size=(n, len(features)))) * (rng.random((n, len(features))) < share)
+    x = sp.csr_array(cells)
+    store = ss.convert(x, tmp_path_factory.mktemp("store") / "a.zarr", progress=False)
+    expected = 1 / StandardScaler(with_mean=False).fit(x).scale_
+    for data in (x, store):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(layers_module, "ADAPT_ROWS", 64)
+            layer = SparseScaling("standard")
+            layer.adapt(data)
+        np.testing.assert_allclose(layer.scale, expected, rtol=1e-5)
 
 
 def test_a_part_of_a_store_is_adapted_to_alone(tmp_path: Path) -> None:

@@ -288,7 +288,8 @@ class SparseScaling(keras.layers.Layer):
     Notes
     -----
     What scikit-learn's `MaxAbsScaler`, ``StandardScaler(with_mean=False)`` and `TfidfTransformer` do; features without
-    values, or without variance, keep theirs. The scale is a weight that is not trained, and is saved with the model.
+    values, or without variance beyond rounding, keep theirs. The scale is a weight that is not trained, and is saved
+    with the model.
 
     Examples
     --------
@@ -405,18 +406,26 @@ def _max_abs(pieces: Iterable[Any], n_features: int) -> np.ndarray[Any, Any]:
 
 
 def _standard(pieces: Iterable[Any], n_features: int) -> np.ndarray[Any, Any]:
-    """Of means and squared deviations of pieces, put together (Chan, Golub and LeVeque, COMPSTAT 1982)."""
+    """Of means and squared deviations of pieces, put together (Chan, Golub and LeVeque, COMPSTAT 1982).
+
+    Where the variance is within the error bound of its calculation, as the same authors give it ("Algorithms for
+    computing the sample variance", The American Statistician 37, 1983) and scikit-learn takes it, the feature counts
+    as constant.
+    """
     n, mean, squares = 0, np.zeros(n_features), np.zeros(n_features)
     for piece in pieces:
         values, more = piece.data.astype(np.float64), piece.shape[0]
         present = np.bincount(piece.indices, minlength=n_features)
         own = np.bincount(piece.indices, values, n_features) / more
         spread = np.bincount(piece.indices, np.square(values - own[piece.indices]), n_features)
-        spread += (more - present) * np.square(own)
-        squares += spread + np.square(own - mean) * (n * more / (n + more))
+        # `spread`, which numpy makes of whole numbers where a piece has no entries, is not added to in place
+        squares += spread + (more - present) * np.square(own) + np.square(own - mean) * (n * more / (n + more))
         mean += (own - mean) * (more / (n + more))
         n += more
-    return _inverse(np.sqrt(squares / n))
+    variance = squares / n
+    eps = np.finfo(np.float64).eps
+    constant = variance <= n * eps * variance + np.square(n * eps * mean)
+    return _inverse(np.sqrt(np.where(constant, 0, variance)))
 
 
 def _inverse_document_frequency(pieces: Iterable[Any], n_features: int) -> np.ndarray[Any, Any]:
