@@ -259,6 +259,19 @@ def test_features_without_variance_are_those_of_scikit_learn(
         np.testing.assert_allclose(layer.scale, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("scaling", ORACLES)
+@pytest.mark.parametrize("kind", ["csr", "csc", "coo", "lil", "dok", "bsr", "dia", "dense"])
+def test_a_matrix_of_any_format_is_adapted_to(scaling: str, kind: str) -> None:
+    x = matrix(density=0.3)
+    twice = sp.csr_matrix((np.repeat(x.data / 2, 2), np.repeat(x.indices, 2), 2 * x.indptr), x.shape)
+    data = x.toarray() if kind == "dense" else (twice if kind == "csr" else x).asformat(kind)
+    layer, expected = SparseScaling(scaling), SparseScaling(scaling)
+    layer.adapt(data)
+    expected.adapt(x)
+    np.testing.assert_allclose(layer.scale, expected.scale, rtol=1e-6)
+    assert twice.nnz == 2 * x.nnz  # left as it was
+
+
 def test_a_part_of_a_store_is_adapted_to_alone(tmp_path: Path) -> None:
     store = ss.convert(np.diag([1.0, 2.0, 4.0]), tmp_path / "a.zarr", progress=False)
     layer = SparseScaling("max_abs")
@@ -299,6 +312,7 @@ def test_a_model_of_all_layers_is_saved_and_trains_on(tmp_path: Path) -> None:
         (lambda: SparseDropout(0.1)(keras.Input((3,))), r"use keras\.layers\.Dropout for dense ones"),
         (lambda: SparseEmbeddingBag(2)(keras.Input((3,))), r"expected sparse rows"),
         (lambda: SparseScaling().adapt(sp.csr_array((0, 3))), r"it has no rows"),
+        (lambda: SparseScaling().adapt([[1, 2]]), r"data is a list, expected a store, a view, a scipy\.sparse matrix"),
     ],
 )
 def test_a_mistake_is_told_when_the_model_is_built(make: Any, message: str) -> None:

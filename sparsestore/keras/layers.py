@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 
 try:
     import keras
@@ -13,7 +14,9 @@ try:
 except ImportError as error:
     raise ImportError('sparsestore.keras needs TensorFlow: pip install "sparsestore[tensorflow]"') from error
 
+from sparsestore.csr import from_scipy
 from sparsestore.keras.table import is_sparse, product, sums, wide
+from sparsestore.view import View
 
 __all__ = ["SparseDense", "SparseDropout", "SparseEmbeddingBag", "SparseScaling", "ToDense"]
 
@@ -324,21 +327,22 @@ class SparseScaling(keras.layers.Layer):
 
         Parameters
         ----------
-        data : Store, View, or scipy.sparse matrix
-            What has a shape and gives rows by slices. Besides a piece of 65,536 rows, 4 arrays of n_features float64
-            are held.
+        data : Store, View, scipy.sparse matrix, or 2-D numpy array
+            Besides a piece of 65,536 rows, 4 arrays of n_features float64 are held; and a copy of a matrix that is not
+            CSR, or has features of a row not in order or twice, whose values are added up.
 
         Raises
         ------
         ValueError
-            Without rows, or where the layer was built for another number of features.
+            For anything else, without rows, or where the layer was built for another number of features.
         """
-        n_rows, n_features = data.shape
+        rows = data if isinstance(data, View) else _matrix(data)
+        n_rows, n_features = rows.shape
         if not n_rows:
             raise ValueError(f"{self.name} can not adapt to {data!r}: it has no rows")
         if self.built and self.scale.shape[0] != n_features:
             raise ValueError(f"{self.name} is built for {self.scale.shape[0]} features, and {data!r} has {n_features}")
-        pieces = (data[start : start + ADAPT_ROWS] for start in range(0, n_rows, ADAPT_ROWS))
+        pieces = (rows[start : start + ADAPT_ROWS] for start in range(0, n_rows, ADAPT_ROWS))
         learn = {"max_abs": _max_abs, "standard": _standard, "tf-idf": _inverse_document_frequency}[self.scaling]
         found = learn(pieces, n_features)
         if not self.built:
@@ -396,6 +400,15 @@ def _check_sparse(layer: keras.layers.Layer, inputs: Any, instead: str) -> None:
 
 
 # ---- what is learned of a feature
+
+
+def _matrix(data: Any) -> Any:
+    """A matrix in memory as CSR, canonical."""
+    if not scipy.sparse.issparse(data) and not isinstance(data, np.ndarray):
+        raise ValueError(
+            f"data is a {type(data).__name__}, expected a store, a view, a scipy.sparse matrix or a 2-D numpy array"
+        )
+    return from_scipy(data).to_scipy()
 
 
 def _max_abs(pieces: Iterable[Any], n_features: int) -> np.ndarray[Any, Any]:
