@@ -163,6 +163,18 @@ def test_embedding_bags_are_those_of_tensorflow(seed: int, combiner: str) -> Non
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("combiner", ["sum", "mean", "sqrtn"])
+def test_embedding_bags_count_weights_of_any_sign(combiner: str) -> None:
+    weights = np.array([[2.0, -0.5, 0, 3], [0, -1, 4, 0]], np.float32)
+    layer, x = SparseEmbeddingBag(3, combiner), sparse(weights)
+    found = layer(x)
+    divisor = {"sum": 1, "mean": weights.sum(axis=1), "sqrtn": np.sqrt(np.square(weights).sum(axis=1))}[combiner]
+    np.testing.assert_allclose(found, (weights @ layer.embeddings.numpy()) / np.reshape(divisor, (-1, 1)), rtol=1e-5)
+    ids = x.with_values(x.indices[:, 1])
+    theirs = tf.nn.safe_embedding_lookup_sparse(layer.embeddings.value, ids, x, combiner=combiner)
+    assert np.allclose(found, theirs) is (combiner == "sum")  # TensorFlow leaves out -0.5 and -1 for the others
+
+
 def test_dropout_drops_its_share_keeps_the_mean_and_stores_no_zeros() -> None:
     x = sparse(np.ones((200, 100), np.float32))
     found = SparseDropout(0.25, seed=3)(x, training=True)
@@ -173,6 +185,17 @@ def test_dropout_drops_its_share_keeps_the_mean_and_stores_no_zeros() -> None:
     np.testing.assert_allclose(found.values, 1 / 0.75)
     assert SparseDropout(0.25)(x) is x
     assert SparseDropout(0.0)(x, training=True) is x
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int64", "uint8", "bool"])
+@pytest.mark.parametrize("training", [False, True])
+def test_dropout_makes_floats_of_whole_numbers(dtype: str, training: bool) -> None:
+    x = sparse(np.ones((20, 10)))
+    x = x.with_values(tf.cast(x.values, dtype))
+    layer = SparseDropout(0.2, seed=3)
+    found = layer(x, training=training)
+    assert found.dtype == layer(keras.Input((10,), sparse=True, dtype=dtype)).dtype == "float32"
+    np.testing.assert_allclose(found.values, 1.25 if training else 1)
 
 
 def test_dropout_is_another_each_time_and_the_same_with_a_seed() -> None:

@@ -95,8 +95,9 @@ class SparseEmbeddingBag(keras.layers.Layer):
 
     Notes
     -----
-    What `tf.nn.safe_embedding_lookup_sparse` gives for ids and weights. `keras.layers.Embedding` on a sparse input
-    takes the *values* for tokens.
+    What `tf.nn.safe_embedding_lookup_sparse` gives for ids and weights above 0; of others it leaves out those up to 0
+    for "mean" and "sqrtn", and here they count. `keras.layers.Embedding` on a sparse input takes the *values* for
+    tokens.
 
     Examples
     --------
@@ -187,7 +188,7 @@ class SparseDropout(keras.layers.Layer):
     Notes
     -----
     As `keras.layers.Dropout` on the dense matrix, where a zero that is dropped stays zero (Srivastava et al., JMLR 15,
-    2014); that layer builds on a sparse input and fails in ``fit``.
+    2014); that layer builds on a sparse input and fails in ``fit``. Whole numbers become floats of the layer's dtype.
 
     Examples
     --------
@@ -209,6 +210,8 @@ class SparseDropout(keras.layers.Layer):
     def call(self, inputs: Any, training: bool = False) -> Any:
         """(n, n_features) sparse -> the same, with fewer entries in training."""
         _check_sparse(self, inputs, "keras.layers.Dropout")
+        if not inputs.values.dtype.is_floating:
+            inputs = inputs.with_values(tf.cast(inputs.values, self.compute_dtype))
         if not training or not self.rate:
             return inputs
         kept = keras.random.uniform(tf.shape(inputs.values), seed=self.seed_generator, dtype="float32") >= self.rate
@@ -220,7 +223,8 @@ class SparseDropout(keras.layers.Layer):
     def compute_output_spec(self, inputs: Any, **_: Any) -> Any:
         """Shape and dtype of what `call` gives."""
         _check_sparse(self, inputs, "keras.layers.Dropout")
-        return keras.KerasTensor(inputs.shape, dtype=inputs.dtype, sparse=True)
+        dtype = inputs.dtype if keras.backend.is_float_dtype(inputs.dtype) else self.compute_dtype
+        return keras.KerasTensor(inputs.shape, dtype=dtype, sparse=True)
 
     def get_config(self) -> dict[str, Any]:
         """What the layer can be made again from."""
