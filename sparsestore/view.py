@@ -358,9 +358,12 @@ class View:
 
     # ------------------------------------------------------------------------------------------------ plans
 
-    def _columns(self, columns: Sequence[str] | str | None) -> tuple[str, ...]:
+    def _columns(self, columns: Sequence[str] | str | None, weights: Any = None) -> tuple[str, ...]:
+        """The columns that are chosen, where rows are drawn by `weights`."""
         if columns is None:
-            return tuple(name for name in ("y", "sample_weight") if name in self._reader.columns)
+            drawn = isinstance(weights, str) and weights == SAMPLE_WEIGHT  # which is used up by drawing
+            names = ("y",) if drawn else ("y", SAMPLE_WEIGHT)
+            return tuple(name for name in names if name in self._reader.columns)
         return (columns,) if isinstance(columns, str) else tuple(columns)
 
     def _bytes_a_row(self) -> float:
@@ -587,16 +590,14 @@ class View:
         >>> sum(int(batch.y.sum()) for batch in loader)
         500
         """
-        chosen, dtype = self._columns(columns), number_dtype(dtype)
+        chosen, dtype = self._columns(columns, weights), number_dtype(dtype)
         if weights is not None and not shuffle:
             raise ValueError("weights draws rows at random, and shuffle is False: pass shuffle=True, or no weights")
         if isinstance(weights, str) and weights == SAMPLE_WEIGHT and SAMPLE_WEIGHT in chosen:
-            if columns is not None:
-                raise ValueError(
-                    f"{SAMPLE_WEIGHT!r} is in columns and is weights: a row would be drawn by it and weighed by it "
-                    f"again; leave it out of one of them"
-                )
-            chosen = tuple(name for name in chosen if name != SAMPLE_WEIGHT)  # it is used up by drawing
+            raise ValueError(
+                f"{SAMPLE_WEIGHT!r} is in columns and is weights: a row would be drawn by it and weighed by it "
+                f"again; leave it out of one of them"
+            )
         cell_bytes = dtype.itemsize if layout == "dense" else 0
         plan, found = self._plan(
             batch_size, shuffle, seed, drop_remainder, window_rows, block_rows, window_bytes, chosen, cell_bytes
@@ -670,7 +671,7 @@ class View:
         columns = {name: column for name, column in named.items() if isinstance(column, str)}
         views = {name: view for name, view in named.items() if not isinstance(view, str)}
         if columns:
-            chosen = self._columns(options.get("columns"))
+            chosen = self._columns(options.get("columns"), options.get("weights"))
             if both := [column for column in columns.values() if column in chosen]:
                 raise ValueError(f"inputs has {both[0]!r}, which is in columns, too: leave it out of one of them")
             if SAMPLE_WEIGHT in columns.values() and options.get("weights") is not None:

@@ -145,7 +145,7 @@ class Window:
         start, stop = self._range(first, last)
         if self._features is None:
             return self.load().coordinates(start, stop, self._batch_size, self._dtype, buffers)
-        rows = Located.of(self._rows(start, stop, None))
+        rows = Located.of(self._chosen(start, stop, self._features))
         return rows.coordinates(0, stop - start, self._batch_size, self._dtype, buffers)
 
     def dense(self, first: int, last: int, buffers: Buffers | None = None) -> Array:
@@ -164,9 +164,12 @@ class Window:
     def _rows(self, start: int, stop: int, buffers: Buffers | None) -> Rows:
         if self._features is None:
             return self.load().copy(start, stop, self._dtype, buffers)
-        # scipy, which picks features, has no float16
+        return self._chosen(start, stop, self._features).astype(self._dtype)
+
+    def _chosen(self, start: int, stop: int, features: NDArray[np.int64]) -> Rows:
+        """Some features of some rows; values are as wide as scipy, which picks them, and compiled loops need them."""
         wide = np.dtype(np.float32) if self._dtype == np.float16 else self._dtype
-        return self.load().copy(start, stop, wide).take_features(self._features).astype(self._dtype)
+        return self.load().copy(start, stop, wide).take_features(features)
 
     def _dense(self, start: int, stop: int, buffers: Buffers | None) -> Array:
         shape = (stop - start, self._n_features)

@@ -151,4 +151,5 @@ INPUTS: dict[str, dict[str, Any]] = {
     "dense": {"layout": "dense"},
     "drawn": {"weights": "w"},
     "drawn, balanced, dense": {"weights": "balanced:half", "layout": "dense"},
+    "drawn by a column that is among the default ones": {"weights": "sample_weight", "columns": None},
 }

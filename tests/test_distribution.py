@@ -66,7 +66,9 @@ def matrix(n: int = N) -> Any:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Any:
     x = matrix()
     y = x.sum(axis=1) > 3
-    return ss.convert(x, tmp_path_factory.mktemp("distribution") / "a.zarr", columns={"y": y, "row": np.arange(N)})
+    return ss.convert(
+        x, tmp_path_factory.mktemp("distribution") / "a.zarr", columns={"y": y, "row": np.arange(N), "was": ~y}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +261,36 @@ def test_dense_rows_are_dealt_too(store: Any, strategy: Any) -> None:
 
 
 @two_devices
+@pytest.mark.parametrize("layout", ["sparse", "dense"])
+def test_training_with_several_inputs_is_that_on_one_device(store: Any, strategy: Any, layout: str) -> None:
+    def made(*, flat: bool) -> Any:
+        keras.utils.set_random_seed(0)
+        if flat:
+            (inputs, x), (others, words) = flat_input(WIDTH), flat_input(2, name="words")
+        else:
+            inputs, others = (
+                keras.Input((width,), sparse=layout == "sparse", name=name)
+                for name, width in (("x", WIDTH), ("words", 2))
+            )
+            x, words = inputs, others
+        row, was = keras.Input((1,), name="row"), keras.Input((1,), name="was")
+        hidden = [SparseDense(4, "relu")(x), SparseDense(2)(words), keras.layers.Rescaling(1 / N)(row), was]
+        outputs = keras.layers.Dense(1, "sigmoid")(keras.layers.Concatenate()(hidden))
+        model = keras.Model({"x": inputs, "words": others, "row": row, "was": was}, outputs)
+        model.compile(LazyAdam(0.05), "binary_crossentropy")
+        return model
+
+    inputs = {"row": "row", "was": "was", "words": store.select(features=[3, 1])}
+    options: dict[str, Any] = {"columns": "y", "layout": layout, "inputs": inputs, **SHUFFLED}
+    alone = made(flat=False)
+    expected = alone.fit(store.to_tf(BATCH, **options), epochs=2, verbose=0).history
+    with strategy.scope():
+        model = distributable(made(flat=layout == "sparse"))
+    found = model.fit(distributed(store, BATCH, strategy, **options), epochs=2, verbose=0).history
+    check_alike(model, found, alone, expected)
+
+
+@two_devices
 def test_a_batch_that_replicas_can_not_share_is_refused(store: Any, strategy: Any) -> None:
     with pytest.raises(ValueError, match=r"batch_size is 41, .* all 2 replicas: expected a multiple of 2"):
         distributed(store, 41, strategy)
@@ -277,6 +309,24 @@ def test_without_a_strategy_elements_are_those_of_one_device(store: Any) -> None
     assert int(ds.cardinality()) == N // BATCH
     found = sp.vstack([sp.csr_array(tf.sparse.to_dense(FlatToSparse(WIDTH)(x)).numpy()) for x, _ in ds])
     np.testing.assert_array_equal(found.toarray(), matrix().toarray())
+
+
+@pytest.mark.parametrize("layout", ["sparse", "dense"])
+@pytest.mark.parametrize("columns", ["y", ()], ids=["with y", "alone"])
+def test_inputs_beside_the_matrix_come_as_from_to_tf(store: Any, layout: str, columns: Any) -> None:
+    inputs = {"row": "row", "was": "was", "words": store.select(features=[3, 1])}
+    options: dict[str, Any] = {"inputs": inputs, "layout": layout, "columns": columns}
+    elements = zip(distributed(store, BATCH, **options), store.to_tf(BATCH, **options), strict=True)
+    for element, expected in elements:
+        found, twin = (each[0] if columns else each for each in (element, expected))
+        assert set(found) == {"x", *inputs}
+        for name, width in (("x", WIDTH), ("words", 2)):
+            one, other = found[name], twin[name]
+            if layout == "sparse":
+                one, other = tf.sparse.to_dense(FlatToSparse(width)(one)), tf.sparse.to_dense(other)
+            np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(found["row"], twin["row"])
+        np.testing.assert_array_equal(found["was"], tf.cast(twin["was"], tf.uint8))
 
 
 def test_partitions_are_for_the_strategy_to_say(store: Any) -> None:

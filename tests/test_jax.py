@@ -92,6 +92,29 @@ def test_numbers_that_would_not_survive_are_refused() -> None:
         iter(dataset(make_loader(reader(), dtype="float64")))
 
 
+WIDE = scipy.sparse.csr_array(
+    (np.ones(3, np.float32), np.array([5, 2**31 + 7, 2**31 + 50]), np.arange(4)), shape=(3, 2**31 + 100)
+)
+
+
+@pytest.mark.parametrize("nse", [None, 3], ids=["with padding", "without"])
+def test_feature_numbers_that_would_not_survive_are_refused(nse: int | None, tmp_path: Path) -> None:
+    store = ss.convert(WIDE, tmp_path / "a.zarr", progress=False)
+    with pytest.raises(ValueError, match=r"x has 2147483748 features, more than 2147483647, .*'jax_enable_x64', True"):
+        next(iter(store.to_jax(3, nse=nse)))
+    few = store.select(features=[2**31 + 7, 5])
+    x = next(iter(few.to_jax(3)))
+    assert np.asarray(x.todense()).tolist() == [[0, 1], [1, 0], [0, 0]]
+    with pytest.raises(ValueError, match="x has 2147483748 features"):
+        next(iter(few.to_jax(3, inputs={"wide": store})))
+
+
+@pytest.mark.usefixtures("wide")
+def test_feature_numbers_of_64_bits_survive_where_jax_has_them(tmp_path: Path) -> None:
+    x = next(iter(ss.convert(WIDE, tmp_path / "a.zarr", progress=False).to_jax(3)))
+    assert np.asarray(x.indices)[:3].tolist() == [[0, 5], [1, 2**31 + 7], [2, 2**31 + 50]]
+
+
 @pytest.mark.parametrize("dtype", ["float16", "int8", "uint16"])
 @pytest.mark.parametrize("layout", ["sparse", "dense"])
 def test_x_has_the_dtype_asked_for(dtype: str, layout: str) -> None:

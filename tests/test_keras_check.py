@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*structure of `inputs` doesn't match:UserWarning"),
 ]
 
-layers = keras.layers
+layers, ops = keras.layers, keras.ops
 N, WIDTH = 8, 12
 DENSE = (np.random.default_rng(0).random((N, WIDTH)) < 0.4).astype("float32")
 SPARSE = tf.sparse.from_dense(DENSE)
@@ -80,6 +80,13 @@ def test_an_activation_that_is_refused_fails_in_keras(function: str) -> None:
         trained_once(found)
 
 
+def only_many(x: Any) -> Any:
+    """A function of your own that fails where it is tried."""
+    if x.shape[0] == 1:
+        raise TypeError(x)
+    return tf.sparse.to_dense(x)
+
+
 PASS = {
     "Dense": lambda x: layers.Dense(3, "relu")(x),
     "SparseDense": lambda x: SparseDense(3, "relu")(x),
@@ -90,6 +97,14 @@ PASS = {
     "Activation tanh": lambda x: layers.Activation("tanh")(x),
     "Activation linear": lambda x: layers.Activation("linear")(x),
     "Activation exponential": lambda x: layers.Activation("exponential")(x),
+    **{
+        f"Activation {function.__name__}": lambda x, function=function: layers.Activation(function)(x)
+        for function in (ops.log1p, ops.abs, ops.sqrt, ops.sign, ops.square, ops.expm1, ops.negative)
+    },
+    "Activation that makes dense rows": lambda x: layers.ReLU()(layers.Activation("exponential")(x)),
+    "Activation of your own": lambda x: layers.ReLU()(layers.Activation(tf.sparse.to_dense)(x)),
+    "Lambda that makes dense rows": lambda x: layers.ReLU()(layers.Lambda(tf.sparse.to_dense, (WIDTH,))(x)),
+    "Activation that wants more": lambda x: layers.Activation(only_many)(x),
     "GaussianDropout": lambda x: layers.GaussianDropout(0.1)(x),
     "Dropout that is off": lambda x: layers.Dropout(0.0)(x),
     "Concatenate": lambda x: layers.Concatenate()([x, x]),
@@ -104,6 +119,12 @@ def test_what_passes_works(kind: str) -> None:
     found = model(inputs, PASS[kind](inputs))
     check(found)
     trained_once(found)
+
+
+def test_a_layer_may_be_an_activation() -> None:
+    inputs = rows()
+    with pytest.raises(ValueError, match=r"\(Activation\) gets .*, and LeakyReLU fails in fit"):
+        check(model(inputs, layers.Activation(layers.LeakyReLU())(inputs)))
 
 
 def test_dense_inputs_are_not_looked_at() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.preprocessing import MaxAbsScaler, StandardScaler
@@ -163,6 +163,18 @@ def test_embedding_bags_are_those_of_tensorflow(seed: int, combiner: str) -> Non
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("combiner", ["sum", "mean", "sqrtn"])
+def test_embedding_bags_count_weights_of_any_sign(combiner: str) -> None:
+    weights = np.array([[2.0, -0.5, 0, 3], [0, -1, 4, 0]], np.float32)
+    layer, x = SparseEmbeddingBag(3, combiner), sparse(weights)
+    found = layer(x)
+    divisor = {"sum": 1, "mean": weights.sum(axis=1), "sqrtn": np.sqrt(np.square(weights).sum(axis=1))}[combiner]
+    np.testing.assert_allclose(found, (weights @ layer.embeddings.numpy()) / np.reshape(divisor, (-1, 1)), rtol=1e-5)
+    ids = x.with_values(x.indices[:, 1])
+    theirs = tf.nn.safe_embedding_lookup_sparse(layer.embeddings.value, ids, x, combiner=combiner)
+    assert np.allclose(found, theirs) is (combiner == "sum")  # TensorFlow leaves out -0.5 and -1 for the others
+
+
 def test_dropout_drops_its_share_keeps_the_mean_and_stores_no_zeros() -> None:
     x = sparse(np.ones((200, 100), np.float32))
     found = SparseDropout(0.25, seed=3)(x, training=True)
@@ -173,6 +185,17 @@ def test_dropout_drops_its_share_keeps_the_mean_and_stores_no_zeros() -> None:
     np.testing.assert_allclose(found.values, 1 / 0.75)
     assert SparseDropout(0.25)(x) is x
     assert SparseDropout(0.0)(x, training=True) is x
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int64", "uint8", "bool"])
+@pytest.mark.parametrize("training", [False, True])
+def test_dropout_makes_floats_of_whole_numbers(dtype: str, training: bool) -> None:
+    x = sparse(np.ones((20, 10)))
+    x = x.with_values(tf.cast(x.values, dtype))
+    layer = SparseDropout(0.2, seed=3)
+    found = layer(x, training=training)
+    assert found.dtype == layer(keras.Input((10,), sparse=True, dtype=dtype)).dtype == "float32"
+    np.testing.assert_allclose(found.values, 1.25 if training else 1)
 
 
 def test_dropout_is_another_each_time_and_the_same_with_a_seed() -> None:
@@ -227,6 +250,51 @@ def test_scaling_is_that_of_scikit_learn_whatever_the_pieces(
     np.testing.assert_allclose(dense(layer(sparse(x))), expected.toarray(), rtol=1e-6)
 
 
+@given(
+    st.integers(1, 300),
+    st.lists(
+        st.tuples(
+            st.floats(-1e6, 1e6).filter(lambda value: not 0 < abs(value) < 1e-6),
+            st.sampled_from([0, 1e-3, 1.0, 1e6]),  # spread, as a share of the value
+            st.sampled_from([0.3, 1.0]),  # rows that have the feature
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    st.integers(0, 2**32 - 1),
+)
+@example(1000, [(0.1, 0, 1), (0, 0, 1), (0.5, 0.5, 1), (1e5 + 0.1, 0, 1)], 0)
+@settings(max_examples=40, deadline=None)
+def test_features_without_variance_are_those_of_scikit_learn(
+    tmp_path_factory: pytest.TempPathFactory, n: int, features: list[tuple[float, float, float]], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    value, spread, share = np.array(features).T
+    cells = value * (1 + spread * rng.normal(size=(n, len(features)))) * (rng.random((n, len(features))) < share)
+    x = sp.csr_array(cells)
+    store = ss.convert(x, tmp_path_factory.mktemp("store") / "a.zarr", progress=False)
+    expected = 1 / StandardScaler(with_mean=False).fit(x).scale_
+    for data in (x, store):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(layers_module, "ADAPT_ROWS", 64)
+            layer = SparseScaling("standard")
+            layer.adapt(data)
+        np.testing.assert_allclose(layer.scale, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scaling", ORACLES)
+@pytest.mark.parametrize("kind", ["csr", "csc", "coo", "lil", "dok", "bsr", "dia", "dense"])
+def test_a_matrix_of_any_format_is_adapted_to(scaling: str, kind: str) -> None:
+    x = matrix(density=0.3)
+    twice = sp.csr_matrix((np.repeat(x.data / 2, 2), np.repeat(x.indices, 2), 2 * x.indptr), x.shape)
+    data = x.toarray() if kind == "dense" else (twice if kind == "csr" else x).asformat(kind)
+    layer, expected = SparseScaling(scaling), SparseScaling(scaling)
+    layer.adapt(data)
+    expected.adapt(x)
+    np.testing.assert_allclose(layer.scale, expected.scale, rtol=1e-6)
+    assert twice.nnz == 2 * x.nnz  # left as it was
+
+
 def test_a_part_of_a_store_is_adapted_to_alone(tmp_path: Path) -> None:
     store = ss.convert(np.diag([1.0, 2.0, 4.0]), tmp_path / "a.zarr", progress=False)
     layer = SparseScaling("max_abs")
@@ -267,6 +335,7 @@ def test_a_model_of_all_layers_is_saved_and_trains_on(tmp_path: Path) -> None:
         (lambda: SparseDropout(0.1)(keras.Input((3,))), r"use keras\.layers\.Dropout for dense ones"),
         (lambda: SparseEmbeddingBag(2)(keras.Input((3,))), r"expected sparse rows"),
         (lambda: SparseScaling().adapt(sp.csr_array((0, 3))), r"it has no rows"),
+        (lambda: SparseScaling().adapt([[1, 2]]), r"data is a list, expected a store, a view, a scipy\.sparse matrix"),
     ],
 )
 def test_a_mistake_is_told_when_the_model_is_built(make: Any, message: str) -> None:

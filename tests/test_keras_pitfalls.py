@@ -28,7 +28,7 @@ Y = (np.arange(N) % 2).astype("float32")
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Any:
     path = tmp_path_factory.mktemp("pitfalls") / "a.zarr"
-    return ss.convert(X, path, columns={"y": Y}, progress=False)
+    return ss.convert(X, path, columns={"y": Y, "is": Y > 0}, progress=False)
 
 
 def model(layer: Any = keras.layers.Dense, *, sparse: bool = True, optimizer: Any = "sgd", **options: Any) -> Any:
@@ -63,6 +63,19 @@ def test_a_batch_of_scipy_is_refused_and_that_of_a_store_is_trained_on(store: An
     x, y = next(iter(store.to_tf(BATCH)))
     assert np.isfinite(found.train_on_batch(x, y))
     np.testing.assert_allclose(found.predict_on_batch(x), found.predict(X[:BATCH], verbose=0), rtol=1e-5)
+
+
+def test_class_weights_fail_with_truth_values_of_a_dataset_and_work_with_numbers(store: Any) -> None:
+    weights = {0: 1.0, 1: 3.0}
+    ds = store.to_tf(BATCH, columns="is")
+    with pytest.raises(TypeError, match="DataType bool not in list of allowed values"):
+        model().fit(ds, class_weight=weights, verbose=0)
+    mapped, other, expected = model(), model(), model()
+    mapped.fit(ds.map(lambda x, y: (x, tf.cast(y, "uint8"))), class_weight=weights, verbose=0)
+    other.fit(store.to_keras(BATCH, columns="is"), class_weight=weights, shuffle=False, verbose=0)
+    expected.fit(store.to_tf(BATCH).map(lambda x, y: (x, y, 1 + 2 * y)), verbose=0)
+    for found in (mapped, other):
+        np.testing.assert_allclose(found.get_weights()[0], expected.get_weights()[0], rtol=1e-5)
 
 
 def test_validation_split_is_refused_and_a_view_validates(store: Any) -> None:

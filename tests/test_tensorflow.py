@@ -77,14 +77,18 @@ def test_sparse_x_is_canonical() -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "float64", "int8", "uint16", "int64", "bool"])
 @LAYOUTS
-def test_x_has_the_dtype_asked_for(dtype: str, layout: str) -> None:
+@pytest.mark.parametrize("features", [None, np.array([40, 2, 9])], ids=["all features", "some"])
+def test_x_has_the_dtype_asked_for(dtype: str, layout: str, features: Any) -> None:
     source = FakeReader((X * 10).astype(np.int8))
+    expected = source.matrix.toarray().astype(dtype)
+    if features is not None:
+        expected = expected[:, features]
     for element, start in zip(
-        dataset(make_loader(source, dtype=dtype, layout=layout)), range(0, N_ROWS, 32), strict=True
+        dataset(make_loader(source, dtype=dtype, layout=layout, features=features)), range(0, N_ROWS, 32), strict=True
     ):
         x = decode(element)[0]
         assert x.dtype == dtype
-        assert np.array_equal(x, source.matrix[start : start + 32].toarray().astype(dtype))
+        assert np.array_equal(x, expected[start : start + 32])
 
 
 @pytest.mark.parametrize("drop_remainder", [False, True])

@@ -142,10 +142,10 @@ class Batches:
     All sparse batches have the same number of places, ``nse``, the last of them empty: their values are 0 and their
     indices those of no entry, (rows, features), as JAX has it. A function that is compiled for one takes them all; a
     last batch that is short has fewer rows and is compiled for once more, which ``drop_remainder=True`` avoids. Where
-    a batch needs more places than any before it, it and all later ones get the next power of two.
+    a batch needs more places than any before it, it and all later ones get four times as many, or more if need be.
 
     Where JAX has no numbers of 64 bits (its default), columns are narrowed to 32, and whole numbers that would not fit
-    are an error, as is a `dtype` of 64 bits.
+    are an error, as are a `dtype` of 64 bits and sparse batches of 2**31 features and more.
     """
 
     def __init__(self, loader: Loader, *, inputs: Inputs | None = None, nse: int | None = None) -> None:
@@ -195,6 +195,11 @@ def check_dtype(dtype: np.dtype[Any]) -> None:
 
 
 def _sparse(places: Array, values: Array, shape: tuple[int, int]) -> BCOO:
+    if places.dtype == np.int64 and not jax.config.jax_enable_x64:
+        raise ValueError(
+            f"x has {shape[1]} features, more than {2**31 - 1}, and JAX no feature numbers of 64 bits unless told: "
+            f"call jax.config.update('jax_enable_x64', True) at the start, or select fewer features"
+        )
     return BCOO((_array("x", values), jnp.asarray(places)), shape=shape, indices_sorted=True, unique_indices=True)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 try:
     import keras
+    import tensorflow as tf
 except ImportError as error:
     raise ImportError('sparsestore.keras needs TensorFlow: pip install "sparsestore[tensorflow]"') from error
+
+from sparsestore.keras.table import is_sparse
 
 __all__ = ["check"]
 
@@ -44,9 +47,8 @@ FAILS = {
     "Softmax": DENSE_FIRST,
     "UnitNormalization": SCALING,
 }
-# What these announce is dense, and what they give is sparse: the next layer gets it.
-SPARSE_IN_FACT = {"Activation", "Discretization", "GaussianDropout", "Hashing", "Lambda"}
-ACTIVATIONS = {"exponential", "linear", "tanh"}  # the ones that take sparse tensors
+# What these announce is dense, and what they give may be sparse: they are tried, and the next layer gets it.
+TRIED = {"Activation", "Discretization", "GaussianDropout", "Hashing", "Lambda"}
 # Of a sparse and a dense tensor these make a dense one.
 MERGES = {"Add", "Average", "Concatenate", "Maximum", "Minimum", "Subtract"}
 
@@ -69,7 +71,8 @@ def check(model: Any) -> None:
     -----
     Keras builds Dropout, BatchNormalization and others on a sparse input without a word, and fails at the first step,
     far from the place; Embedding trains, but takes the values for ids. Layers of your own are passed over, also where
-    they are subclasses of those: only whose `call` is the one of Keras is known.
+    they are subclasses of those: only whose `call` is the one of Keras is known. Activations and Lambda are tried on a
+    sparse row without values, and functions of your own passed over where they fail on it.
 
     Examples
     --------
@@ -104,14 +107,15 @@ def _problems(model: Any, given: list[bool] | None) -> Iterator[str]:
             if not any(known):
                 continue
             kind = _kind(operation)
+            made = _tried(operation, tensors[0]) if kind in TRIED and len(tensors) == 1 else None
             if isinstance(operation, keras.Model):
                 yield from _problems(operation, known)
             elif kind is not None:
-                widths = [each.shape[-1] for each, is_sparse in zip(tensors, known, strict=True) if is_sparse]
-                said = _said(operation, kind, max((width or 0 for width in widths), default=0), all(known), tensors)
+                width = max(each.shape[-1] or 0 for each, it_is in zip(tensors, known, strict=True) if it_is)
+                said = _said(operation, kind, width, all(known), tensors, made)
                 if said:
                     yield f"{operation.name} ({kind}) {said}"
-            sparse |= {id(each) for each in node.output_tensors if each.sparse or kind in SPARSE_IN_FACT}
+            sparse |= {id(each) for each in node.output_tensors if each.sparse or is_sparse(made)}
 
 
 def _kind(operation: Any) -> str | None:
@@ -125,13 +129,23 @@ def _of_keras(thing: Any) -> bool:
     return str(getattr(thing, "__module__", "")).partition(".")[0] == "keras"
 
 
-def _said(layer: Any, kind: str, width: int, all_sparse: bool, tensors: Any) -> str | None:
+def _tried(layer: Any, given: Any) -> Any:
+    """What a layer makes of a sparse row of the shape that it is given; None where it fails."""
+    shape = [1, *(size or 1 for size in given.shape[1:])]
+    try:
+        return layer.call(tf.SparseTensor([[0] * len(shape)], tf.zeros(1, given.dtype), shape))
+    except Exception:  # whatever it is, the model has it, too
+        return None
+
+
+def _said(layer: Any, kind: str, width: int, all_sparse: bool, tensors: Any, made: Any) -> str | None:
     """What is wrong with a layer of Keras on sparse rows; None where nothing is."""
     rows = f"sparse rows of {width} features"
     if kind in FAILS and not _idle(layer):
         return f"gets {rows} and fails in fit: {FAILS[kind]}"
-    if kind == "Activation" and not _takes_sparse(layer.activation):
-        return f"gets {rows}, and {layer.activation.__name__} fails in fit: {DENSE_FIRST}"
+    if kind == "Activation" and made is None and _of_keras(layer.activation):
+        name = getattr(layer.activation, "__name__", type(layer.activation).__name__)  # it may be a layer
+        return f"gets {rows}, and {name} fails in fit: {DENSE_FIRST}"
     if kind == "Embedding" and "int" not in tensors[0].dtype:
         return f"gets {rows} and takes their values for ids, not their columns: {EMBEDDING}"
     if kind in MERGES and not all_sparse and width > MANY_FEATURES:
@@ -145,8 +159,3 @@ def _said(layer: Any, kind: str, width: int, all_sparse: bool, tensors: Any) -> 
 def _idle(layer: Any) -> bool:
     """Whether a layer gives what it gets: noise and dropout that are switched off."""
     return not getattr(layer, "rate", 1) or not getattr(layer, "stddev", 1)
-
-
-def _takes_sparse(activation: Callable[..., Any]) -> bool:
-    """Whether an activation works on sparse tensors, or is not Keras's, so that nobody knows."""
-    return not _of_keras(activation) or getattr(activation, "__name__", "") in ACTIVATIONS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 try:
@@ -10,6 +10,8 @@ try:
     import tensorflow as tf
 except ImportError as error:
     raise ImportError('sparsestore.keras needs TensorFlow: pip install "sparsestore[tensorflow]"') from error
+
+from sparsestore.inputs import MATRIX
 
 __all__ = ["FlatToSparse", "distributable", "distributed", "flat_input", "n_workers"]
 
@@ -38,7 +40,8 @@ def distributed(
         Parts of batches made ahead of the model.
     **options
         Those of `to_tf`, with the same meaning, without ``partition``, which the strategy decides. With
-        ``layout="sparse"`` x is a dict of flat tensors, which `flat_input` takes; with "dense" a dense tensor.
+        ``layout="sparse"`` a matrix is a dict of flat tensors, which `flat_input` takes; with "dense" a dense tensor.
+        With ``inputs`` x is a dict by name, and each matrix in it such a dict or tensor.
 
     Returns
     -------
@@ -128,7 +131,7 @@ def distributed(
     return found
 
 
-def flat_input(n_features: int, dtype: str = "float32") -> tuple[dict[str, Any], Any]:
+def flat_input(n_features: int, dtype: str = "float32", *, name: str | None = None) -> tuple[dict[str, Any], Any]:
     """Inputs of a model that take what `distributed` gives, and the sparse rows made of them.
 
     Parameters
@@ -136,11 +139,13 @@ def flat_input(n_features: int, dtype: str = "float32") -> tuple[dict[str, Any],
     n_features : int
     dtype : str
         Of the values.
+    name : str, optional
+        What the names of the inputs begin with, for a second matrix of a model: each has a name of its own there.
 
     Returns
     -------
     inputs : dict of str to keras.KerasTensor
-        For ``keras.Model(inputs, ...)``.
+        For ``keras.Model(inputs, ...)``, or ``keras.Model({"x": inputs, "age": age}, ...)``.
     x : (n, n_features) keras.KerasTensor
         Sparse: what ``keras.Input((n_features,), sparse=True)`` would be.
 
@@ -153,7 +158,8 @@ def flat_input(n_features: int, dtype: str = "float32") -> tuple[dict[str, Any],
     >>> on_many = keras.Model(inputs, model(x))  # of the same weights
     """
     dtypes = {"counts": "int64", "indices": "int64", "values": dtype}
-    inputs = {name: keras.Input((), name=name, dtype=dtypes[name]) for name in FLAT}
+    begin = "" if name is None else f"{name}_"
+    inputs = {each: keras.Input((), name=begin + each, dtype=dtypes[each]) for each in FLAT}
     return inputs, FlatToSparse(n_features)(inputs)
 
 
@@ -295,27 +301,28 @@ def _parts(ds: tf.data.Dataset, n_parts: int) -> tf.data.Dataset:
     """Each element cut into so many, in order; the numbers of their rows differ by at most one."""
 
     def parts(*element: Any) -> tf.data.Dataset:
-        x, *beside = element
-        sparse = isinstance(x, tf.SparseTensor)
-        n = x.dense_shape[0] if sparse else tf.shape(x, out_type=tf.int64)[0]
+        x = element[0][MATRIX] if isinstance(element[0], Mapping) else element[0]
+        n = tf.shape(x, out_type=tf.int64)[0]
         cuts = tf.range(n_parts + 1, dtype=tf.int64) * n // n_parts
-        flat = _flat(x, n, cuts) if sparse else (x,)
+        cutters = tf.nest.map_structure(lambda each: _cutter(each, n, cuts), element)
 
         def part(i: Any) -> Any:
-            start, stop = cuts[i], cuts[i + 1]
-            found = _part(start, stop, *flat) if sparse else x[start:stop]
-            if not beside:
-                return found
-            return (found, *tf.nest.map_structure(lambda values: _plain(values[start:stop]), beside))
+            found = tf.nest.map_structure(lambda cut: cut(cuts[i], cuts[i + 1]), cutters)
+            return found if len(found) > 1 else found[0]
 
         return tf.data.Dataset.range(n_parts).map(plain(part))
 
     return ds.flat_map(plain(parts))
 
 
-def _plain(values: Any) -> Any:
-    """Truth values as 0 and 1: Keras takes means of a first batch, and TensorFlow has none of truth values."""
-    return tf.cast(values, tf.uint8) if values.dtype == tf.bool else values
+def _cutter(x: Any, n: Any, cuts: Any) -> Callable[[Any, Any], Any]:
+    """What gives some rows of a tensor of n, from one of the cuts to the next."""
+    if isinstance(x, tf.SparseTensor):
+        flat = _flat(x, n, cuts)
+        return lambda start, stop: _part(start, stop, *flat)
+    # truth values as 0 and 1: Keras takes means of a first batch, and TensorFlow has none of truth values
+    whole = tf.cast(x, tf.uint8) if x.dtype == tf.bool else x
+    return lambda start, stop: whole[start:stop]
 
 
 def _flat(x: tf.SparseTensor, n: Any, cuts: Any) -> tuple[Any, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 
 try:
     import keras
@@ -13,7 +14,9 @@ try:
 except ImportError as error:
     raise ImportError('sparsestore.keras needs TensorFlow: pip install "sparsestore[tensorflow]"') from error
 
+from sparsestore.csr import from_scipy
 from sparsestore.keras.table import is_sparse, product, sums, wide
+from sparsestore.view import View
 
 __all__ = ["SparseDense", "SparseDropout", "SparseEmbeddingBag", "SparseScaling", "ToDense"]
 
@@ -92,8 +95,9 @@ class SparseEmbeddingBag(keras.layers.Layer):
 
     Notes
     -----
-    What `tf.nn.safe_embedding_lookup_sparse` gives for ids and weights. `keras.layers.Embedding` on a sparse input
-    takes the *values* for tokens.
+    What `tf.nn.safe_embedding_lookup_sparse` gives for ids and weights above 0; of others it leaves out those up to 0
+    for "mean" and "sqrtn", and here they count. `keras.layers.Embedding` on a sparse input takes the *values* for
+    tokens.
 
     Examples
     --------
@@ -184,7 +188,7 @@ class SparseDropout(keras.layers.Layer):
     Notes
     -----
     As `keras.layers.Dropout` on the dense matrix, where a zero that is dropped stays zero (Srivastava et al., JMLR 15,
-    2014); that layer builds on a sparse input and fails in ``fit``.
+    2014); that layer builds on a sparse input and fails in ``fit``. Whole numbers become floats of the layer's dtype.
 
     Examples
     --------
@@ -206,6 +210,8 @@ class SparseDropout(keras.layers.Layer):
     def call(self, inputs: Any, training: bool = False) -> Any:
         """(n, n_features) sparse -> the same, with fewer entries in training."""
         _check_sparse(self, inputs, "keras.layers.Dropout")
+        if not inputs.values.dtype.is_floating:
+            inputs = inputs.with_values(tf.cast(inputs.values, self.compute_dtype))
         if not training or not self.rate:
             return inputs
         kept = keras.random.uniform(tf.shape(inputs.values), seed=self.seed_generator, dtype="float32") >= self.rate
@@ -217,7 +223,8 @@ class SparseDropout(keras.layers.Layer):
     def compute_output_spec(self, inputs: Any, **_: Any) -> Any:
         """Shape and dtype of what `call` gives."""
         _check_sparse(self, inputs, "keras.layers.Dropout")
-        return keras.KerasTensor(inputs.shape, dtype=inputs.dtype, sparse=True)
+        dtype = inputs.dtype if keras.backend.is_float_dtype(inputs.dtype) else self.compute_dtype
+        return keras.KerasTensor(inputs.shape, dtype=dtype, sparse=True)
 
     def get_config(self) -> dict[str, Any]:
         """What the layer can be made again from."""
@@ -288,7 +295,8 @@ class SparseScaling(keras.layers.Layer):
     Notes
     -----
     What scikit-learn's `MaxAbsScaler`, ``StandardScaler(with_mean=False)`` and `TfidfTransformer` do; features without
-    values, or without variance, keep theirs. The scale is a weight that is not trained, and is saved with the model.
+    values, or without variance beyond rounding, keep theirs. The scale is a weight that is not trained, and is saved
+    with the model.
 
     Examples
     --------
@@ -323,21 +331,22 @@ class SparseScaling(keras.layers.Layer):
 
         Parameters
         ----------
-        data : Store, View, or scipy.sparse matrix
-            What has a shape and gives rows by slices. Besides a piece of 65,536 rows, 4 arrays of n_features float64
-            are held.
+        data : Store, View, scipy.sparse matrix, or 2-D numpy array
+            Besides a piece of 65,536 rows, 4 arrays of n_features float64 are held; and a copy of a matrix that is not
+            CSR, or has features of a row not in order or twice, whose values are added up.
 
         Raises
         ------
         ValueError
-            Without rows, or where the layer was built for another number of features.
+            For anything else, without rows, or where the layer was built for another number of features.
         """
-        n_rows, n_features = data.shape
+        rows = data if isinstance(data, View) else _matrix(data)
+        n_rows, n_features = rows.shape
         if not n_rows:
             raise ValueError(f"{self.name} can not adapt to {data!r}: it has no rows")
         if self.built and self.scale.shape[0] != n_features:
             raise ValueError(f"{self.name} is built for {self.scale.shape[0]} features, and {data!r} has {n_features}")
-        pieces = (data[start : start + ADAPT_ROWS] for start in range(0, n_rows, ADAPT_ROWS))
+        pieces = (rows[start : start + ADAPT_ROWS] for start in range(0, n_rows, ADAPT_ROWS))
         learn = {"max_abs": _max_abs, "standard": _standard, "tf-idf": _inverse_document_frequency}[self.scaling]
         found = learn(pieces, n_features)
         if not self.built:
@@ -397,6 +406,15 @@ def _check_sparse(layer: keras.layers.Layer, inputs: Any, instead: str) -> None:
 # ---- what is learned of a feature
 
 
+def _matrix(data: Any) -> Any:
+    """A matrix in memory as CSR, canonical."""
+    if not scipy.sparse.issparse(data) and not isinstance(data, np.ndarray):
+        raise ValueError(
+            f"data is a {type(data).__name__}, expected a store, a view, a scipy.sparse matrix or a 2-D numpy array"
+        )
+    return from_scipy(data).to_scipy()
+
+
 def _max_abs(pieces: Iterable[Any], n_features: int) -> np.ndarray[Any, Any]:
     most = np.zeros(n_features)
     for piece in pieces:
@@ -405,18 +423,26 @@ def _max_abs(pieces: Iterable[Any], n_features: int) -> np.ndarray[Any, Any]:
 
 
 def _standard(pieces: Iterable[Any], n_features: int) -> np.ndarray[Any, Any]:
-    """Of means and squared deviations of pieces, put together (Chan, Golub and LeVeque, COMPSTAT 1982)."""
+    """Of means and squared deviations of pieces, put together (Chan, Golub and LeVeque, COMPSTAT 1982).
+
+    Where the variance is within the error bound of its calculation, as the same authors give it ("Algorithms for
+    computing the sample variance", The American Statistician 37, 1983) and scikit-learn takes it, the feature counts
+    as constant.
+    """
     n, mean, squares = 0, np.zeros(n_features), np.zeros(n_features)
     for piece in pieces:
         values, more = piece.data.astype(np.float64), piece.shape[0]
         present = np.bincount(piece.indices, minlength=n_features)
         own = np.bincount(piece.indices, values, n_features) / more
         spread = np.bincount(piece.indices, np.square(values - own[piece.indices]), n_features)
-        spread += (more - present) * np.square(own)
-        squares += spread + np.square(own - mean) * (n * more / (n + more))
+        # `spread`, which numpy makes of whole numbers where a piece has no entries, is not added to in place
+        squares += spread + (more - present) * np.square(own) + np.square(own - mean) * (n * more / (n + more))
         mean += (own - mean) * (more / (n + more))
         n += more
-    return _inverse(np.sqrt(squares / n))
+    variance = squares / n
+    eps = np.finfo(np.float64).eps
+    constant = variance <= n * eps * variance + np.square(n * eps * mean)
+    return _inverse(np.sqrt(np.where(constant, 0, variance)))
 
 
 def _inverse_document_frequency(pieces: Iterable[Any], n_features: int) -> np.ndarray[Any, Any]:
