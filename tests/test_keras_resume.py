@@ -294,6 +294,35 @@ def test_a_fit_after_one_that_was_ended_while_it_skipped_skips_nothing(store: An
     assert int(made.optimizer.iterations) == 8 + STEPS
 
 
+def test_losses_and_metrics_of_several_outputs_go_on_too(store: Any, tmp_path: Path) -> None:
+    def run(folder: Path | None, *killers: Any) -> Any:
+        keras.utils.set_random_seed(3)
+        inputs = keras.Input((WIDTH,), sparse=True)
+        made = keras.Model(inputs, {"y": SparseDense(1, "sigmoid")(inputs), "z": SparseDense(3)(inputs)})
+        losses = {"y": "binary_crossentropy", "z": keras.losses.SparseCategoricalCrossentropy(from_logits=True)}
+        made.compile("sgd", losses, metrics={"y": ["accuracy"]})
+        ds = store.to_tf(BATCH, shuffle=True, seed=5)
+        both = ds.map(lambda x, y: (x, {"y": y, "z": y + 1}))
+        mine = [] if folder is None else [Resume(ds, folder, save_freq=1)]
+        return made.fit(both, verbose=0, shuffle=False, callbacks=[*mine, *killers]).history
+
+    expected = run(None)
+    with pytest.raises(Killed):
+        run(tmp_path, Kill(0, 6))
+    found = run(tmp_path)
+    assert set(found) == {"loss", "y_loss", "z_loss", "y_accuracy"} == set(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-5, err_msg=name)
+
+
+def test_metrics_that_can_not_go_on_are_named(store: Any, tmp_path: Path) -> None:
+    going_over(store, tmp_path, Kill(0, 3))
+    made, ds = model(), store.to_tf(BATCH, shuffle=True, seed=5)
+    made.compile(LazyAdam(0.05), "binary_crossentropy", metrics=["accuracy", "mae"])
+    with pytest.warns(UserWarning, match=r"has 4 variables of metrics, and the model 6: logs of epoch 0 count only"):
+        made.fit(ds, verbose=0, shuffle=False, callbacks=[Resume(ds, tmp_path)])
+
+
 def test_mixed_precision_keeps_its_values(store: Any, tmp_path: Path) -> None:
     def run(*killers: Any, folder: Path | None = None) -> Any:
         keras.utils.set_random_seed(3)

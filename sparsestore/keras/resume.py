@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import sys
+import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -55,10 +56,11 @@ class Resume(keras.callbacks.Callback):
     The weights after an epoch are those of a training that never stopped: to the last bit where TensorFlow computes in
     one thread of a processor, as its sums depend on the order otherwise. Batches after the last save are trained again,
     from the state they were trained from first. Keras goes through the whole epoch: steps that were done before the
-    state was saved return at once with the logs it had, so that bars, logs and metrics go on too. Other callbacks see
-    these steps. `keras.callbacks.BackupAndRestore` and `ModelCheckpoint` may be used beside it; by itself the former
-    starts the epoch again with weights that have seen its first batches (keras-team/keras#16252). If it was last to
-    restore weights, the batch is found by the number of steps of the optimizer.
+    state was saved return at once with the logs it had, so that bars, logs and metrics go on too; where the metrics are
+    others than those saved, a warning says that they do not. Other callbacks see these steps.
+    `keras.callbacks.BackupAndRestore` and `ModelCheckpoint` may be used beside it; by itself the former starts the
+    epoch again with weights that have seen its first batches (keras-team/keras#16252). If it was last to restore
+    weights, the batch is found by the number of steps of the optimizer.
 
     Examples
     --------
@@ -186,10 +188,7 @@ class Resume(keras.callbacks.Callback):
             restored, self._restored = self._restored, None
             done = 0 if restored is None else self._take_up(restored)
             if restored is not None and done:
-                if self.model.distribute_strategy.num_replicas_in_sync == 1:  # else Keras has done so
-                    self._build_metrics(iterator.element_spec)
-                if len(self.model.metrics_variables) == restored.count("metrics"):
-                    restored.put("metrics", self.model.metrics_variables)
+                self._restore_metrics(restored, iterator.element_spec)
                 self._saved = done
                 self.model.train_function = self._skipping(train, iterator, done, restored.logs)
             return self.model.train_function(iterator)
@@ -261,11 +260,29 @@ class Resume(keras.callbacks.Callback):
 
         return step
 
+    def _restore_metrics(self, restored: _Restored, spec: Any) -> None:
+        """Give the metrics the values they had, so that the logs of the epoch are those of all its batches."""
+        n = restored.count("metrics")
+        if len(self.model.metrics_variables) != n and self.model.distribute_strategy.num_replicas_in_sync == 1:
+            self._build_metrics(spec)  # by several replicas Keras has done so
+        found = len(self.model.metrics_variables)
+        if found != n:
+            warnings.warn(
+                f"{self._path} has {n} variables of metrics, and the model {found}: logs of epoch {self._epoch} count "
+                "only its batches from here on. The weights are not concerned",
+                stacklevel=2,
+            )
+            return
+        restored.put("metrics", self.model.metrics_variables)
+
     def _build_metrics(self, spec: Any) -> None:
-        """Have the metrics make their variables, which they do for the first batch, by one row of zeros."""
+        """Have metrics and losses make their variables, which they do for the first batch, by one row of zeros."""
         batch = tf.nest.map_structure(_zeros, spec)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-        self.model.compute_metrics(x, y, self.model(x, training=False), sample_weight=sample_weight)
+        found = self.model(x, training=False)
+        if self.model.loss is not None:  # of several outputs each has a mean of its own
+            self.model._compute_loss(x, y, found, sample_weight, training=False)
+        self.model.compute_metrics(x, y, found, sample_weight=sample_weight)
         self.model.reset_metrics()
 
     # ---- the file
