@@ -365,18 +365,23 @@ def test_a_file_of_another_model_or_other_data_is_refused(store: Any, tmp_path: 
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda ds: Resume(ds.map(lambda x, y: (x, y)), "x"), TypeError, r"before any map of yours, or a loader"),
         (
-            lambda ds: Resume(ds, "x", save_freq=0),
+            lambda store: Resume(store.to_tf(BATCH).map(lambda x, y: (x, y)), "x"),
+            TypeError,
+            r"before any map of yours, or a loader",
+        ),
+        (lambda store: Resume(store.to_keras(BATCH), "x"), TypeError, r"data is Batches, expected what to_tf returned"),
+        (
+            lambda store: Resume(store.to_tf(BATCH), "x", save_freq=0),
             ValueError,
             r'save_freq is 0, expected "epoch" or a number of batches',
         ),
-        (lambda ds: Resume(ds, "x", save_freq="batch"), ValueError, r"save_freq is 'batch'"),
+        (lambda store: Resume(store.to_tf(BATCH), "x", save_freq="batch"), ValueError, r"save_freq is 'batch'"),
     ],
 )
 def test_bad_arguments(store: Any, make: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
-        make(store.to_tf(BATCH))
+        make(store)
 
 
 SCRIPT = """

@@ -77,7 +77,7 @@ class Resume(keras.callbacks.Callback):
     def __init__(self, data: Any, folder: str | os.PathLike[str], *, save_freq: int | str = "epoch") -> None:
         super().__init__()
         loader = getattr(data, "loader", data)
-        if not hasattr(loader, "load_state_dict"):
+        if not hasattr(loader, "following"):
             raise TypeError(
                 f"data is {type(data).__name__}, expected what to_tf returned, before any map of yours, or a loader"
             )
