@@ -194,6 +194,135 @@ def test_validation_class_weights_and_several_steps_an_execution(store: Any, tmp
     np.testing.assert_allclose(again["val_loss"], losses["val_loss"], rtol=1e-5)
 
 
+def going_over(
+    store: Any,
+    folder: Path | None,
+    *killers: Any,
+    through: Any = lambda ds: ds,
+    at_once: int = 1,
+    save_freq: Any = 1,
+    validated: bool = False,
+    **options: Any,
+) -> Any:
+    """A model after a fit over what `through` makes of the dataset; with a folder it has a Resume."""
+    made = model()
+    made.compile(LazyAdam(0.05), "binary_crossentropy", metrics=["accuracy"], steps_per_execution=at_once)
+    ds = store.to_tf(BATCH, shuffle=True, seed=5)
+    mine = [] if folder is None else [Resume(ds, folder, save_freq=save_freq)]
+    if validated:
+        options["validation_data"] = ds
+    with contextlib.suppress(Killed):
+        made.fit(through(ds), verbose=0, shuffle=False, callbacks=[*mine, *killers], **options)
+    return made
+
+
+OVER: dict[str, dict[str, Any]] = {
+    "epochs by repeat": {"through": lambda ds: ds.repeat(), "steps_per_epoch": STEPS},
+    "repeat that reads ahead": {"through": lambda ds: ds.repeat().prefetch(4), "steps_per_epoch": STEPS},
+    "other epochs by repeat": {"through": lambda ds: ds.repeat().prefetch(4), "steps_per_epoch": STEPS + 4},
+    "several steps an execution": {"at_once": 3},
+    "several steps an execution, saved by epochs": {"at_once": 3, "save_freq": "epoch"},
+    "several steps an execution, by repeat": {
+        "through": lambda ds: ds.repeat(),
+        "steps_per_epoch": STEPS,
+        "at_once": 3,
+    },
+    "a validation over the same dataset": {"validated": True},
+    "mapped": {"through": lambda ds: ds.map(lambda x, y: (x, 1 - y)).prefetch(3), "class_weight": {0: 1.0, 1: 2.0}},
+}
+MOST = [pytest.param(name, marks=pytest.mark.slow) if i else name for i, name in enumerate(OVER)]
+
+
+@pytest.mark.parametrize("name", MOST)
+def test_whatever_fit_goes_over_the_weights_are_those_of_a_training_that_never_stopped(
+    store: Any, tmp_path: Path, name: str
+) -> None:
+    options = {"epochs": 3, **OVER[name]}
+    expected = going_over(store, None, **options)
+    assert_same(going_over(store, tmp_path / "never stopped", **options), expected)
+    for at in ((0, 5), (1, 8)):
+        going_over(store, tmp_path, Kill(*at), **options)
+    assert_same(going_over(store, tmp_path, **options), expected)
+
+
+@pytest.mark.slow
+def test_it_goes_on_with_another_number_of_steps_an_execution(store: Any, tmp_path: Path) -> None:
+    going_over(store, tmp_path, Kill(0, 3), epochs=2)
+    going_over(store, tmp_path, Kill(0, 8), epochs=2, at_once=3)
+    found = going_over(store, tmp_path, epochs=2, at_once=5)
+    assert_same(found, going_over(store, None, epochs=2))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps_per_epoch": 5}, r"13 elements by 5 steps an epoch, expected the 13 .* give fit ds\.repeat\(\)"),
+        ({"through": lambda ds: ds.take(5)}, r"5 elements by 5 steps"),
+        ({"through": lambda ds: ds.take(5), "steps_per_epoch": STEPS}, r"5 elements by 13 steps"),
+        ({"through": lambda ds: ds.repeat(3), "steps_per_epoch": STEPS}, r"39 elements by 13 steps"),
+        ({"through": lambda ds: ds.filter(lambda x, y: True)}, r"an unknown number of elements by None steps"),
+    ],
+    ids=["a part of an epoch", "a part", "less than its steps", "repeated some times", "filtered"],
+)
+def test_places_that_would_not_be_found_again_are_refused_before_the_first_step(
+    store: Any, tmp_path: Path, options: Any, message: str
+) -> None:
+    iterations = []
+
+    class Begun(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            iterations.append(self.model.optimizer.iterations)
+
+    with pytest.raises(ValueError, match=message):
+        going_over(store, tmp_path, Begun(), **options)
+    assert [int(each) for each in iterations] == [0]
+
+
+@pytest.mark.slow
+def test_a_place_behind_the_end_of_an_epoch_is_refused(store: Any, tmp_path: Path) -> None:
+    going_over(store, tmp_path, Kill(0, 7), through=lambda ds: ds.repeat(), steps_per_epoch=9)
+    with pytest.raises(ValueError, match=r"saved after 8 batches of an epoch, and one has 5 here: give fit"):
+        going_over(store, tmp_path, through=lambda ds: ds.repeat(), steps_per_epoch=5)
+
+
+@pytest.mark.slow
+def test_a_fit_after_one_that_was_ended_while_it_skipped_skips_nothing(store: Any, tmp_path: Path) -> None:
+    going_over(store, tmp_path, Kill(0, 7))
+    made = going_over(store, tmp_path, Kill(0, 2))
+    assert int(made.optimizer.iterations) == 8
+    made.fit(store.to_tf(BATCH), verbose=0, shuffle=False)
+    assert int(made.optimizer.iterations) == 8 + STEPS
+
+
+def test_losses_and_metrics_of_several_outputs_go_on_too(store: Any, tmp_path: Path) -> None:
+    def run(folder: Path | None, *killers: Any) -> Any:
+        keras.utils.set_random_seed(3)
+        inputs = keras.Input((WIDTH,), sparse=True)
+        made = keras.Model(inputs, {"y": SparseDense(1, "sigmoid")(inputs), "z": SparseDense(3)(inputs)})
+        losses = {"y": "binary_crossentropy", "z": keras.losses.SparseCategoricalCrossentropy(from_logits=True)}
+        made.compile("sgd", losses, metrics={"y": ["accuracy"]})
+        ds = store.to_tf(BATCH, shuffle=True, seed=5)
+        both = ds.map(lambda x, y: (x, {"y": y, "z": y + 1}))
+        mine = [] if folder is None else [Resume(ds, folder, save_freq=1)]
+        return made.fit(both, verbose=0, shuffle=False, callbacks=[*mine, *killers]).history
+
+    expected = run(None)
+    with pytest.raises(Killed):
+        run(tmp_path, Kill(0, 6))
+    found = run(tmp_path)
+    assert set(found) == {"loss", "y_loss", "z_loss", "y_accuracy"} == set(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-5, err_msg=name)
+
+
+def test_metrics_that_can_not_go_on_are_named(store: Any, tmp_path: Path) -> None:
+    going_over(store, tmp_path, Kill(0, 3))
+    made, ds = model(), store.to_tf(BATCH, shuffle=True, seed=5)
+    made.compile(LazyAdam(0.05), "binary_crossentropy", metrics=["accuracy", "mae"])
+    with pytest.warns(UserWarning, match=r"has 4 variables of metrics, and the model 6: logs of epoch 0 count only"):
+        made.fit(ds, verbose=0, shuffle=False, callbacks=[Resume(ds, tmp_path)])
+
+
 def test_mixed_precision_keeps_its_values(store: Any, tmp_path: Path) -> None:
     def run(*killers: Any, folder: Path | None = None) -> Any:
         keras.utils.set_random_seed(3)
@@ -236,18 +365,23 @@ def test_a_file_of_another_model_or_other_data_is_refused(store: Any, tmp_path: 
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda ds: Resume(ds.map(lambda x, y: (x, y)), "x"), TypeError, r"before any map of yours, or a loader"),
         (
-            lambda ds: Resume(ds, "x", save_freq=0),
+            lambda store: Resume(store.to_tf(BATCH).map(lambda x, y: (x, y)), "x"),
+            TypeError,
+            r"before any map of yours, or a loader",
+        ),
+        (lambda store: Resume(store.to_keras(BATCH), "x"), TypeError, r"data is Batches, expected what to_tf returned"),
+        (
+            lambda store: Resume(store.to_tf(BATCH), "x", save_freq=0),
             ValueError,
             r'save_freq is 0, expected "epoch" or a number of batches',
         ),
-        (lambda ds: Resume(ds, "x", save_freq="batch"), ValueError, r"save_freq is 'batch'"),
+        (lambda store: Resume(store.to_tf(BATCH), "x", save_freq="batch"), ValueError, r"save_freq is 'batch'"),
     ],
 )
 def test_bad_arguments(store: Any, make: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
-        make(store.to_tf(BATCH))
+        make(store)
 
 
 SCRIPT = """

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import sys
+import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,7 +34,8 @@ class Resume(keras.callbacks.Callback):
     Parameters
     ----------
     data : tf.data.Dataset or Loader
-        What ``to_tf`` returned for ``fit`` (before any ``map`` of yours), or its loader.
+        What ``to_tf`` returned for ``fit`` (before any ``map`` of yours), or its loader. `fit` goes over all of it each
+        epoch, or over ``ds.repeat()``, by any ``steps_per_epoch``; it may be mapped and prefetched before or after.
     folder : str or path
         Where the state is kept, in one file that is replaced as a whole. Of several workers the first one writes it and
         all read it: give them the same folder, on a file system that they share.
@@ -43,17 +47,20 @@ class Resume(keras.callbacks.Callback):
     ValueError
         When training begins, where the file is of another model or optimizer, or of another version, view, batch size
         or order of the data: what differs is named. Also where `check` finds a layer that fails on sparse rows, and on
-        every worker where one finds another file in its folder than the first one does.
+        every worker where one finds another file in its folder than the first one does. Before the first step, where
+        `fit` goes over a part of the data or its epochs are of another length without ``repeat``, as places in it would
+        not be those of the loader.
 
     Notes
     -----
     The weights after an epoch are those of a training that never stopped: to the last bit where TensorFlow computes in
     one thread of a processor, as its sums depend on the order otherwise. Batches after the last save are trained again,
     from the state they were trained from first. Keras goes through the whole epoch: steps that were done before the
-    state was saved return at once with the logs it had, so that bars, logs and metrics go on too. Other callbacks see
-    these steps. `keras.callbacks.BackupAndRestore` and `ModelCheckpoint` may be used beside it; by itself the former
-    starts the epoch again with weights that have seen its first batches (keras-team/keras#16252). If it was last to
-    restore weights, the batch is found by the number of steps of the optimizer.
+    state was saved return at once with the logs it had, so that bars, logs and metrics go on too; where the metrics are
+    others than those saved, a warning says that they do not. Other callbacks see these steps.
+    `keras.callbacks.BackupAndRestore` and `ModelCheckpoint` may be used beside it; by itself the former starts the
+    epoch again with weights that have seen its first batches (keras-team/keras#16252). If it was last to restore
+    weights, the batch is found by the number of steps of the optimizer.
 
     Examples
     --------
@@ -70,7 +77,7 @@ class Resume(keras.callbacks.Callback):
     def __init__(self, data: Any, folder: str | os.PathLike[str], *, save_freq: int | str = "epoch") -> None:
         super().__init__()
         loader = getattr(data, "loader", data)
-        if not hasattr(loader, "load_state_dict"):
+        if not hasattr(loader, "following"):
             raise TypeError(
                 f"data is {type(data).__name__}, expected what to_tf returned, before any map of yours, or a loader"
             )
@@ -81,8 +88,10 @@ class Resume(keras.callbacks.Callback):
         self._path = Path(folder) / FILE
         self._epoch = 0  # of Keras
         self._begun = (0, 0)  # epoch and batch of the loader at which this epoch of Keras begins
-        self._done = 0  # batches of it
-        self._saved = 0  # of them, when the state was saved last
+        self._length = 0  # batches of an epoch of Keras
+        self._repeats = False  # whether an iterator goes on over epochs
+        self._done = 0  # batches of this one
+        self._saved = 0  # of these, when the state was saved last
         self._first = True
         self._logs: Mapping[str, Any] = {}
         self._restored: _Restored | None = None
@@ -103,36 +112,23 @@ class Resume(keras.callbacks.Callback):
         self._restored = _Restored(self._path)
         self._restored.put("model", self.model.variables)
         self._restored.put("optimizer", self.model.optimizer.variables)
-        self._loader.load_state_dict(self._state(*self._restored.begun))
+        epoch, batch = self._restored.begun
+        self._loader.load_state_dict({**self._restored.loader, "epoch": epoch, "batch": batch})
         # as BackupAndRestore of Keras tells fit where to begin
         self.model._initial_epoch = self._restored.epoch
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002 - as Keras names it
         """Begin an epoch; the first one after a restart begins where the state was saved."""
-        whole = self._first or self.params.get("steps") in (None, len(self._loader))
-        self._begun = self._loader.following if whole else self._after(self._done)  # an iterator goes on over epochs
-        self._epoch, self._done, self._saved, self._first = epoch, 0, 0, False
-        restored, self._restored = self._restored, None
-        if restored is None:
-            return
-        self._begun = restored.begun
-        done, steps = restored.done, int(self.model.optimizer.iterations.numpy()) - restored.iterations
-        if steps or epoch != restored.epoch:  # another callback has put in other weights
-            done += steps + (restored.epoch - epoch) * len(self._loader)
-            self._begun = (restored.begun[0] + epoch - restored.epoch, restored.begun[1])
-            if not 0 <= done <= len(self._loader):
-                raise ValueError(
-                    f"{self._path} is {steps} steps away from the weights that another callback restored, which is not "
-                    f"in epoch {epoch}: give Resume a smaller save_freq, or leave the other callback out"
-                )
-        self._loader.load_state_dict(self._state(*self._after(done)))
-        if done:
-            self._saved = done
-            self.model.train_function = self._skipping(self.model.train_function, done, restored)
+        self._epoch, self._done, self._saved = epoch, 0, 0
+        if self._first:
+            self._first = False
+            self.model.train_function = self._beginning(self.model.train_function)
+        elif not self._repeats:
+            self._begun = self._loader.following
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Count the batches, and save the state now and then."""
-        self._done = batch + 1
+        self._done = min(batch + 1, self._length)  # the last execution of an epoch may have found fewer
         self._logs = logs or {}
         if self.save_freq != "epoch" and self._done - self._saved >= int(self.save_freq):
             self._save(self._epoch, self._begun, self._done)
@@ -140,11 +136,10 @@ class Resume(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002 - as Keras names it
         """Save the state at the end of an epoch."""
-        begun = self._after(self._done)
-        if self._done == len(self._loader) and self._loader.following != begun:
-            # the dataset that began inside this epoch would begin the next one inside, too
-            self._loader.load_state_dict(self._state(*begun))
-        self._save(epoch + 1, begun, 0)
+        ended = self._done == self._length and not self._repeats
+        # others may have taken an epoch meanwhile, as a validation over the same dataset does
+        self._begun = self._loader.following if ended else self._after(self._done)
+        self._save(epoch + 1, self._begun, 0)
 
     def on_train_end(self, logs: Any = None) -> None:  # noqa: ARG002 - as Keras names it
         """Leave nothing behind for the next fit."""
@@ -176,35 +171,118 @@ class Resume(keras.callbacks.Callback):
         more, batch = divmod(batch + n_batches, len(self._loader))
         return epoch + more, batch
 
-    def _state(self, epoch: int, batch: int) -> dict[str, Any]:
-        """A state of the loader at another place; of one that was saved, where there is one."""
-        known = self._loader.state_dict() if self._restored is None else self._restored.loader
-        return {**known, "epoch": epoch, "batch": batch}
+    def _go(self, place: tuple[int, int]) -> None:
+        """Have the next iteration over the loader begin there."""
+        epoch, batch = place
+        self._loader.load_state_dict({**self._loader.state_dict(), "epoch": epoch, "batch": batch})
 
-    def _skipping(self, train: Callable[[Any], Any], n_steps: int, restored: _Restored) -> Callable[[Any], Any]:
-        """What Keras calls for each step, at first without doing anything for the steps that were done."""
-        left = n_steps
+    # ---- the first steps, which alone see what fit goes over
+
+    def _beginning(self, train: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """What Keras calls for the first step: before it anything is read, the loader is where it has to be."""
 
         def step(iterator: Any) -> Any:
-            nonlocal left
-            if left == n_steps:
-                if self.model.distribute_strategy.num_replicas_in_sync == 1:  # else Keras has done so
-                    self._build_metrics(iterator.element_spec)
-                if len(self.model.metrics_variables) == restored.count("metrics"):
-                    restored.put("metrics", self.model.metrics_variables)
-            if left > 0:
-                left -= self.model.steps_per_execution
-                return dict(restored.logs)
             self.model.train_function = train
-            return train(iterator)
+            self._measure(iterator)
+            self._begun = self._loader.following
+            restored, self._restored = self._restored, None
+            done = 0 if restored is None else self._take_up(restored)
+            if restored is not None and done:
+                self._restore_metrics(restored, iterator.element_spec)
+                self._saved = done
+                self.model.train_function = self._skipping(train, iterator, done, restored.logs)
+            return self.model.train_function(iterator)
 
         return step
 
+    def _measure(self, iterator: Any) -> None:
+        """Find how many batches an epoch of Keras has, and whether an iterator goes on over epochs."""
+        steps, n_batches, at_once = self.params.get("steps"), len(self._loader), self.model.steps_per_execution
+        found = _cardinality(iterator)
+        self._repeats = found == tf.data.INFINITE_CARDINALITY
+        if self._repeats:
+            self._length = -(-(steps or sys.maxsize) // at_once) * at_once  # Keras makes the last execution whole
+            return
+        self._length = n_batches
+        strategy = self.model.distribute_strategy
+        n_parts = strategy.num_replicas_in_sync // n_workers(strategy)  # in which `distributed` gives a batch
+        if steps != n_batches or found not in (n_batches, n_batches * n_parts):
+            raise ValueError(
+                f"fit goes over {'an unknown number of' if found < 0 else found} elements by {steps} steps an epoch, "
+                f"expected the {n_batches} batches of the loader, all of them each epoch: Resume would not find its "
+                "place again. For epochs of another length give fit ds.repeat() and steps_per_epoch"
+            )
+
+    def _take_up(self, restored: _Restored) -> int:
+        """Put the loader where the state was saved; gives the batches of this epoch that were done then."""
+        self._begun = restored.begun
+        done, steps = restored.done, int(self.model.optimizer.iterations.numpy()) - restored.iterations
+        if steps or self._epoch != restored.epoch:  # another callback has put in other weights
+            n_between = (self._epoch - restored.epoch) * self._length
+            done += steps - n_between
+            self._begun = self._after(n_between)
+            if not 0 <= done <= self._length:
+                raise ValueError(
+                    f"{self._path} is {steps} steps away from the weights that another callback restored, which is not "
+                    f"in epoch {self._epoch}: give Resume a smaller save_freq, or leave the other callback out"
+                )
+        if done > self._length:
+            raise ValueError(
+                f"{self._path} was saved after {done} batches of an epoch, and one has {self._length} here: give fit "
+                "the steps_per_epoch that it had"
+            )
+        self._go(self._after(done))
+        return done
+
+    def _skipping(
+        self, train: Callable[[Any], Any], begun: Any, n_done: int, logs: Mapping[str, float]
+    ) -> Callable[[Any], Any]:
+        """What Keras calls for the steps of this epoch: of an execution, only batches that were not done are trained.
+
+        `begun` is the iterator of the epoch; with another one, this is left over from a fit that was interrupted.
+        """
+        at_once = self.model.steps_per_execution
+
+        def step(iterator: Any) -> Any:
+            if iterator is not begun or self._done + at_once >= self._length:
+                self.model.train_function = train  # from the next step on
+            if iterator is not begun:
+                return train(iterator)
+            left = min(self._done + at_once, self._length) - max(self._done, n_done)
+            if left <= 0:
+                return dict(logs)
+            # the iterator began later than the epoch, and so goes on behind its end
+            found = train(iterator if left == at_once else itertools.islice(iterator, left))
+            if self._done <= n_done and not self._repeats:
+                # now that it has begun; the next one would begin inside an epoch, too
+                self._go(self._after(self._length))
+            return found
+
+        return step
+
+    def _restore_metrics(self, restored: _Restored, spec: Any) -> None:
+        """Give the metrics the values they had, so that the logs of the epoch are those of all its batches."""
+        n = restored.count("metrics")
+        if len(self.model.metrics_variables) != n and self.model.distribute_strategy.num_replicas_in_sync == 1:
+            self._build_metrics(spec)  # by several replicas Keras has done so
+        found = len(self.model.metrics_variables)
+        if found != n:
+            warnings.warn(
+                f"{self._path} has {n} variables of metrics, and the model {found}: logs of epoch {self._epoch} count "
+                "only its batches from here on. The weights are not concerned",
+                stacklevel=2,
+            )
+            return
+        restored.put("metrics", self.model.metrics_variables)
+
     def _build_metrics(self, spec: Any) -> None:
-        """Have the metrics make their variables, which they do for the first batch, by one row of zeros."""
+        """Have metrics and losses make their variables, which they do for the first batch, by one row of zeros."""
         batch = tf.nest.map_structure(_zeros, spec)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-        self.model.compute_metrics(x, y, self.model(x, training=False), sample_weight=sample_weight)
+        found = self.model(x, training=False)
+        if self.model.loss is not None:  # of several outputs each has a mean of its own
+            self.model._compute_loss(x, y, found, sample_weight, training=False)
+        self.model.compute_metrics(x, y, found, sample_weight=sample_weight)
         self.model.reset_metrics()
 
     # ---- the file
@@ -290,6 +368,13 @@ def _crc32(path: Path) -> int:
 
 def _of(crc: int) -> str:
     return f"has crc32 {crc:08x}" if crc else "is not there"
+
+
+def _cardinality(iterator: Any) -> int:
+    """Elements of the dataset of an iterator, which Keras has alone: callbacks learn the number of steps."""
+    if isinstance(iterator, tf.distribute.DistributedIterator):
+        return int(iterator._cardinality)
+    return int(iterator._dataset.cardinality())
 
 
 def _zeros(spec: Any) -> Any:
