@@ -335,7 +335,8 @@ def test_a_model_of_all_layers_is_saved_and_trains_on(tmp_path: Path) -> None:
         (lambda: SparseDropout(0.1)(keras.Input((3,))), r"use keras\.layers\.Dropout for dense ones"),
         (lambda: SparseEmbeddingBag(2)(keras.Input((3,))), r"expected sparse rows"),
         (lambda: SparseScaling().adapt(sp.csr_array((0, 3))), r"it has no rows"),
-        (lambda: SparseScaling().adapt([[1, 2]]), r"data is a list, expected a store, a view, a scipy\.sparse matrix"),
+        (lambda: SparseScaling().adapt([[1, 2]]), r"data is a list of shape None, expected a store, a view, a scipy"),
+        (lambda: SparseScaling().adapt(np.zeros(3)), r"data is a ndarray of shape \(3,\), expected .* 2-D numpy array"),
     ],
 )
 def test_a_mistake_is_told_when_the_model_is_built(make: Any, message: str) -> None:

@@ -11,8 +11,6 @@ try:
 except ImportError as error:
     raise ImportError('sparsestore.keras needs TensorFlow: pip install "sparsestore[tensorflow]"') from error
 
-from sparsestore.inputs import MATRIX
-
 __all__ = ["FlatToSparse", "distributable", "distributed", "flat_input", "n_workers"]
 
 _registered = keras.saving.register_keras_serializable(package="sparsestore")
@@ -301,8 +299,7 @@ def _parts(ds: tf.data.Dataset, n_parts: int) -> tf.data.Dataset:
     """Each element cut into so many, in order; the numbers of their rows differ by at most one."""
 
     def parts(*element: Any) -> tf.data.Dataset:
-        x = element[0][MATRIX] if isinstance(element[0], Mapping) else element[0]
-        n = tf.shape(x, out_type=tf.int64)[0]
+        n = tf.shape(tf.nest.flatten(element)[0], out_type=tf.int64)[0]  # as all the others have
         cuts = tf.range(n_parts + 1, dtype=tf.int64) * n // n_parts
         cutters = tf.nest.map_structure(lambda each: _cutter(each, n, cuts), element)
 

@@ -14,9 +14,7 @@ try:
 except ImportError as error:
     raise ImportError('sparsestore.keras needs TensorFlow: pip install "sparsestore[tensorflow]"') from error
 
-from sparsestore.csr import from_scipy
 from sparsestore.keras.table import is_sparse, product, sums, wide
-from sparsestore.view import View
 
 __all__ = ["SparseDense", "SparseDropout", "SparseEmbeddingBag", "SparseScaling", "ToDense"]
 
@@ -340,7 +338,7 @@ class SparseScaling(keras.layers.Layer):
         ValueError
             For anything else, without rows, or where the layer was built for another number of features.
         """
-        rows = data if isinstance(data, View) else _matrix(data)
+        rows = _rows(data)
         n_rows, n_features = rows.shape
         if not n_rows:
             raise ValueError(f"{self.name} can not adapt to {data!r}: it has no rows")
@@ -406,13 +404,18 @@ def _check_sparse(layer: keras.layers.Layer, inputs: Any, instead: str) -> None:
 # ---- what is learned of a feature
 
 
-def _matrix(data: Any) -> Any:
-    """A matrix in memory as CSR, canonical."""
-    if not scipy.sparse.issparse(data) and not isinstance(data, np.ndarray):
-        raise ValueError(
-            f"data is a {type(data).__name__}, expected a store, a view, a scipy.sparse matrix or a 2-D numpy array"
-        )
-    return from_scipy(data).to_scipy()
+def _rows(data: Any) -> Any:
+    """What gives rows by slices as CSR, canonical: a store or a view, or what a matrix in memory is made."""
+    if hasattr(data, "to_tf"):
+        return data
+    if not (scipy.sparse.issparse(data) or isinstance(data, np.ndarray)) or data.ndim != 2:
+        found = f"{type(data).__name__} of shape {getattr(data, 'shape', None)}"
+        raise ValueError(f"data is a {found}, expected a store, a view, a scipy.sparse matrix or a 2-D numpy array")
+    rows = scipy.sparse.csr_array(data)
+    if not rows.has_canonical_format:
+        rows = rows.copy()  # it may share the memory of `data`
+        rows.sum_duplicates()
+    return rows
 
 
 def _max_abs(pieces: Iterable[Any], n_features: int) -> np.ndarray[Any, Any]:
