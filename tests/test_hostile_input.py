@@ -370,7 +370,7 @@ def described(shape: str, descr: str = "'<f8'", fortran: str = "False") -> str:
 
 HEADERS = {
     "eight terabytes": (npy(described("(1000000, 1000000)")), "has 81 bytes, expected 8000000000081 for float64"),
-    "no end": (npy(described("(99999999999999999999,)")), "not a .npy header: shape '99999999999999999999,'"),
+    "no end": (npy(described("(99999999999999999999,)")), "not a .npy header: shape '(99999999999999999999,)'"),
     "beyond int64": (npy(described("(4294967296, 4294967296)")), "not a .npy header: shape (4294967296, 4294967296)"),
     "rows without columns": (npy(described("(1000000000000, 0)")), "declares 1000000000000 rows for 0 entries"),
     "negative": (npy(described("(-2, -2)"), bytes(32)), "not a .npy header: expected a dict of descr, fortran_order"),

@@ -62,10 +62,10 @@ def interrupted(
     failure = error or KeyboardInterrupt()
     real = writer.Writer.write
 
-    def write(self: writer.Writer, x: Any, columns: Any) -> None:
+    def write(self: writer.Writer, x: Any, columns: Any, **named: Any) -> None:
         if self.n_rows >= rows:
             raise failure
-        real(self, x, columns)
+        real(self, x, columns, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(writer.Writer, "write", write)
@@ -199,7 +199,9 @@ def test_an_interrupted_conversion_goes_on_from_its_last_whole_part(
     appended: list[int] = []
     real = writer.Writer.write
     with monkeypatch.context() as patch:
-        patch.setattr(writer.Writer, "write", lambda self, x, c: (appended.append(len(x)), real(self, x, c)))
+        patch.setattr(
+            writer.Writer, "write", lambda self, x, c, **named: (appended.append(len(x)), real(self, x, c, **named))
+        )
         convert(source, path, **options)
     assert sum(appended) == N_ROWS - done  # the others were not written again
     same(path, tmp_path / "whole")
@@ -224,7 +226,7 @@ def test_a_killed_conversion_goes_on(tmp_path: Path) -> None:
         "convert = importlib.import_module('sparsestore.convert')\n"
         "writer.PART_BYTES, writer.HOLD_BYTES = 5_000, 1_000\n"
         "convert.BLOCK_BYTES, convert.WRITER_BYTES = 1 << 18, 2_000\nreal = writer.Writer.write\n"
-        "def write(self, x, c):\n    self.n_rows < 3000 or os.kill(os.getpid(), 9)\n    real(self, x, c)\n"
+        "def write(self, x, c, **named):\n    self.n_rows < 3000 or os.kill(os.getpid(), 9)\n    real(self, x, c)\n"
         f"writer.Writer.write = write\nconvert.convert(sys.argv[1], sys.argv[2], max_bytes={SMALL})"
     )
     done = subprocess.run([sys.executable, "-c", program, str(source), str(path)], check=False)

@@ -113,10 +113,10 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, rows: int, error: BaseException
     """Optimize, and raise in the writer when it has so many rows."""
     real = writer.Writer.write
 
-    def write(self: writer.Writer, x: Any, columns: Any) -> None:
+    def write(self: writer.Writer, x: Any, columns: Any, **named: Any) -> None:
         if self._mode == "rewrite" and self.n_rows >= rows:
             raise error
-        real(self, x, columns)
+        real(self, x, columns, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(writer.Writer, "write", write)
@@ -439,10 +439,10 @@ def test_one_that_can_not_be_gone_on_with_is_begun_again(
 def test_an_unfinished_append_is_left_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, real = ss.open(path), writer.Writer.write
 
-    def write(self: writer.Writer, x: Any, columns: Any) -> None:
+    def write(self: writer.Writer, x: Any, columns: Any, **named: Any) -> None:
         if self._mode == "append" and self.n_rows >= 250:
             raise KeyboardInterrupt
-        real(self, x, columns)
+        real(self, x, columns, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(writer.Writer, "write", write)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,11 +191,11 @@ def test_an_interrupted_copy_goes_on_and_another_is_refused(
     monkeypatch.setattr(conversion, "BLOCK_BYTES", 1 << 14)
     plain, calls = writer.Writer.write, []
 
-    def write(self: writer.Writer, *arguments: object) -> None:
+    def write(self: writer.Writer, *arguments: Any, **named: Any) -> None:
         calls.append(1)
         if len(calls) == 5:
             raise KeyboardInterrupt
-        plain(self, *arguments)  # type: ignore[arg-type]
+        plain(self, *arguments, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(writer.Writer, "write", write)

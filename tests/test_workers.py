@@ -366,9 +366,9 @@ def test_each_part_goes_on_behind_its_last_whole_segment(
         if left[0] == 0:
             raise KeyboardInterrupt
 
-    def counts(self: writer.Writer, rows: Any, columns: Any) -> None:
+    def counts(self: writer.Writer, rows: Any, columns: Any, **named: Any) -> None:
         written.append(len(rows))
-        write(self, rows, columns)
+        write(self, rows, columns, **named)
 
     monkeypatch.setattr(writer.Writer, "write", counts)
     monkeypatch.setattr(Journal, "note", stops)

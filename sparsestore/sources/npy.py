@@ -107,7 +107,7 @@ def _parsed(name: str, raw: bytes, offset: int) -> Header:
     if lengths[-1] == "":
         del lengths[-1]
     if one_in_brackets or not all(_LENGTH.fullmatch(number) for number in lengths) or len(lengths) > 32:
-        raise wrong(f"shape ({shown(numbers)}), expected a tuple of at most 32 whole numbers, as Python writes them")
+        raise wrong(f"shape {shown(f'({numbers})')}, expected a tuple of at most 32 whole numbers, as Python has them")
     shape = tuple(int(number) for number in lengths)
     try:
         dtype = np.dtype(descr["text"])

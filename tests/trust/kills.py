@@ -590,9 +590,9 @@ def rows_written() -> Iterator[list[int]]:
     written: list[int] = []
     real = writer.Writer.write
 
-    def write(self: writer.Writer, rows: Any, columns: Any) -> None:
+    def write(self: writer.Writer, rows: Any, columns: Any, **named: Any) -> None:
         written.append(len(rows))
-        real(self, rows, columns)
+        real(self, rows, columns, **named)
 
     with mock.patch.object(writer.Writer, "write", write):
         yield written
