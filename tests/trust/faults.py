@@ -69,8 +69,8 @@ KINDS: tuple[Kind, ...] = (
     Kind("short write", ("write", "pwrite64")),
 )
 MOST: dict[str, tuple[int, ...]] = {
-    "convert": (580, 2400, 850, 1250, 75),
-    "shuffle and overwrite": (450, 1900, 640, 1000, 90),
+    "convert": (580, 2400, 850, 1350, 75),
+    "shuffle and overwrite": (450, 2000, 640, 1100, 90),
     "append": (370, 1550, 560, 820, 50),
     "gc": (10, 1600, 300, 880, 4),
     "read mapped": (4, 1700, 270, 920, 4),
