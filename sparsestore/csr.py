@@ -309,7 +309,7 @@ def converted(rows: Rows, dtype: np.dtype[Any], first: int = 0) -> Rows:
     data, at = cast(rows.data, dtype)
     if at is not None:
         row, feature = rows.place(at)
-        raise misfit(f"row {first + row}, feature {feature}", rows.data[at], dtype)
+        raise ValueError(f"row {first + row}, feature {feature}: {misfit(rows.data[at], dtype)}")
     return Rows(rows.indptr, rows.indices, data, rows.n_features)
 
 

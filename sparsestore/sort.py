@@ -368,7 +368,7 @@ def _cast(name: str, values: Array, dtype: np.dtype[Any], rows: Array, features:
     """Values in `dtype`; rounding of floats is fine, any other change is an error."""
     out, at = cast(values, dtype)
     if at is not None:
-        raise misfit(f"{name}: row {int(rows[at])}, feature {int(features[at])}", values[at], dtype)
+        raise ValueError(f"{name}: row {int(rows[at])}, feature {int(features[at])}: {misfit(values[at], dtype)}")
     return out
 
 

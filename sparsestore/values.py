@@ -48,9 +48,9 @@ def _holds_all(dtype: np.dtype[Any], found: np.dtype[Any]) -> bool:
     return np.can_cast(found, dtype, "safe")
 
 
-def misfit(place: str, value: Any, dtype: np.dtype[Any]) -> ValueError:
-    """The error that says of the value at a place that it does not fit."""
-    return ValueError(f"{place}: value {value} does not fit {dtype}: give a wider dtype=")
+def misfit(value: Any, dtype: np.dtype[Any]) -> str:
+    """What is to be said of a place whose value does not fit."""
+    return f"value {value} does not fit {dtype}: give a wider dtype="
 
 
 def sums(values: Array, starts: NDArray[np.int64]) -> tuple[Array, int | None]:

@@ -556,9 +556,8 @@ def test_without_locks_what_was_interrupted_is_gone_on_with_when_it_is_as_old_as
     same(path, tmp_path / "whole")
 
 
-@pytest.mark.usefixtures("no_locks")
-def test_without_locks_gc_frees_no_number_that_a_writer_may_take_that_may_live(tmp_path: Path) -> None:
-    path = tmp_path / "a"
+def stalled_writer(path: Path) -> writer.Writer:
+    """One that read version 1 of a new store, and lives while others publish 2 to 4."""
     with create(path) as w:
         w.append(np.eye(3))
     stalled = append_to(path)
@@ -566,6 +565,13 @@ def test_without_locks_gc_frees_no_number_that_a_writer_may_take_that_may_live(t
     for _ in range(3):
         with append_to(path) as w:
             w.append(np.eye(3))
+    return stalled
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_gc_frees_no_number_that_a_writer_may_take_that_may_live(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    stalled = stalled_writer(path)
     assert maintain.gc(path) == ["versions/00000001.json"]
     assert stalled.publish() == 5
     assert store.open(path).shape == (15, 3)
@@ -626,13 +632,7 @@ def test_gc_removes_garbage_beside_a_living_writer(tmp_path: Path) -> None:
 def test_gc_frees_no_number_that_a_living_writer_may_take(tmp_path: Path) -> None:
     """Else its version would be older than the newest and not part of it: rows acknowledged, and lost."""
     path = tmp_path / "a"
-    with create(path) as w:
-        w.append(np.eye(3))
-    stalled = append_to(path)
-    stalled.append(2 * np.eye(3))
-    for _ in range(3):
-        with append_to(path) as w:
-            w.append(np.eye(3))
+    stalled = stalled_writer(path)
     removed = maintain.gc(path, older_than="0s")
     assert removed == ["versions/00000001.json"]  # it read that one, and may be about to make the next
     assert stalled.publish() == 5

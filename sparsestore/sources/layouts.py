@@ -19,7 +19,7 @@ from sparsestore.csr import Rows
 from sparsestore.errors import SourceError
 from sparsestore.parallel import ahead
 from sparsestore.sources.base import Block, Triples
-from sparsestore.values import cast
+from sparsestore.values import cast, misfit
 
 __all__ = [
     "Read",
@@ -88,7 +88,7 @@ def converted(name: str, values: Array, dtype: np.dtype[Any]) -> Array:
     """Values in the dtype; floats may be rounded, any other change is an error."""
     out, at = cast(values, dtype)
     if at is not None:
-        raise SourceError(f"{name}: value {values[at]} does not fit {dtype}: give a wider dtype=")
+        raise SourceError(f"{name}: {misfit(values[at], dtype)}")
     return out
 
 
