@@ -62,16 +62,17 @@ class Found:
     names: list[str] | None
 
 
-def run(cases: Sequence[int], folder: Path) -> Tally:
-    """Run inputs by their numbers."""
+def run(cases: Sequence[int], folder: Path, *, of: Sequence[str] = TURNS, behind: int = 0) -> Tally:
+    """Run inputs of these sources by their numbers, which are drawn as those behind so many cases."""
     tally = Tally()
     with warnings.catch_warnings(), _limits():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message="Object at .* is not recognized")  # zarr's, of files that are none
         for case in cases:
-            source = TURNS[case % len(TURNS)]
+            turn, place = divmod(case, len(of))
+            source = of[place]
             try:
-                outcome = _timed(source, case, folder)
+                outcome = _timed(source, random.Random(behind + case), turn, folder)
             except Fault as fault:
                 outcome = "fault"
                 tally.fault(case, f"{source}: {fault}")
@@ -79,13 +80,15 @@ def run(cases: Sequence[int], folder: Path) -> Tally:
     return tally
 
 
-def _timed(source: str, case: int, folder: Path) -> str:
+def _timed(source: str, rng: random.Random, turn: int, folder: Path) -> str:
     """A case; where a library does not end, which no signal of Python's can end, the process is ended."""
+    drawn = rng.getstate()
     for again in (False, True):  # loops that are compiled the first time take long
+        rng.setstate(drawn)
         faulthandler.dump_traceback_later(HANGS_S, exit=True)
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
         try:
-            return _case(source, case, folder)
+            return _case(source, rng, turn, folder)
         except Fault as fault:
             if again or "of the processor" not in str(fault):
                 raise
@@ -95,8 +98,7 @@ def _timed(source: str, case: int, folder: Path) -> str:
     raise AssertionError
 
 
-def _case(source: str, case: int, folder: Path) -> str:
-    rng = random.Random(case)
+def _case(source: str, rng: random.Random, turn: int, folder: Path) -> str:
     made = format_inputs.made(source, rng)
     if isinstance(made.data, bytes) and format_inputs.endless(made.data):
         return "left out: HDF5's library does not end"
@@ -107,7 +109,6 @@ def _case(source: str, case: int, folder: Path) -> str:
         if found is None:
             raise Fault(f"a sound file was refused: {error}")
         _as_made(found, made)
-    turn = case // len(TURNS)
     if turn % AGAIN == 0 and source in OWN:
         again, other = _read(path, made, small)
         if (again is None) != (found is None) and not _OF_MEMORY.search(str(error or other)):
