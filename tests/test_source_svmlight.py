@@ -284,6 +284,14 @@ def test_a_compressed_file_that_was_cut_is_refused(tmp_path, suffix):
         read(open_source(packed))
 
 
+@pytest.mark.parametrize("behind", [b"@", lzma.compress(b"", lzma.FORMAT_ALONE)])
+def test_what_stands_behind_xz_data_is_xz_or_zeros_not_the_older_format_without_a_checksum(tmp_path, behind):
+    packed = tmp_path / "x.svm.xz"
+    packed.write_bytes(lzma.compress(b"1 1:1\n") + behind + bytes(26))
+    with pytest.raises(SourceError, match=r"x\.svm\.xz: damaged \.xz data"):
+        read(open_source(packed))
+
+
 def test_a_line_longer_than_a_piece_is_one_row(tmp_path):
     n = 60_000
     row = " ".join(f"{i}:1" for i in range(1, n + 1))

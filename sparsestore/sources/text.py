@@ -301,7 +301,8 @@ def _decoder(suffix: str) -> tuple[Callable[[], Any], type[Exception], int]:
     if suffix == ".xz":
         import lzma
 
-        return lambda: lzma.LZMADecompressor(memlimit=_WINDOW), lzma.LZMAError, _STEP
+        # not `FORMAT_AUTO`: the older format that it knows too has neither magic nor checksum, and takes zeros for data
+        return lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_WINDOW), lzma.LZMAError, _STEP
     import zstandard
 
     return _Zstd, zstandard.ZstdError, _ZSTD_STEP
