@@ -7,6 +7,7 @@ to be listed, where a map would end the process. To read what is in memory alrea
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -689,8 +690,7 @@ class ShardCheck:
     def _judge_bools(self, first: int, values: Array) -> list[Fault]:
         if int(values.max()) <= 1:
             return []
-        k = len(values) // max((self.last - self.first), 1) if len(self.array.spec.shape) > 1 else 1
-        bad = np.flatnonzero(values > 1) // max(k, 1)
+        bad = np.flatnonzero(values > 1) // math.prod(self.array.spec.shape[1:])
         reason = f"a byte that is neither 0 nor 1 in a column of bool{_more(len(bad))}"
         return [self.fault(first + int(bad[0]), first + int(bad[-1]) + 1, reason)]
 

@@ -443,6 +443,15 @@ def test_what_a_wrong_writer_wrote_is_a_problem(
     assert found(tmp_path / "s.zarr", n_threads=4) == problems
 
 
+@pytest.mark.parametrize("row", [3, 9_999, 39_998])
+def test_a_wrong_bool_among_several_a_row_is_a_problem_of_its_row(tmp_path: Path, small_shards: None, row: int) -> None:
+    flags = np.zeros((N_ROWS, 3), bool)
+    flags.view(np.uint8)[row, 1] = 2
+    ss.convert(rows_of(), tmp_path / "s.zarr", columns={"flags": flags})
+    (problem,) = found(tmp_path / "s.zarr")
+    assert f"(rows {row} to {row + 1}): a byte that is neither 0 nor 1 in a column of bool" in problem
+
+
 OTHER_CODECS = {
     "columns/y": ("raw", Codec(), "the codec is none, expected compressed"),
     "columns/t": ("compact", Codec(), "the codec is none, expected compressed"),
