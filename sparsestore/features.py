@@ -156,5 +156,12 @@ def _reader(storage: LocalStorage, entry: FeaturesEntry, n_features: int) -> Arr
             f"{storage.name}: {key}: {spec.shape} of {spec.dtype}, expected ({n_features},) of string"
         )
     return ArrayReader(
-        storage, f"{prefix}/names", spec, entries, None, "first", lambda first, last: f"features {first} to {last}"
+        storage,
+        f"{prefix}/names",
+        spec,
+        entries,
+        None,
+        "first",
+        lambda first, last: f"features {first} to {last}",
+        mmap=False,  # `verify` reads what others may cut short
     )

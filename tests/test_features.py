@@ -203,6 +203,11 @@ def test_damage_is_an_error_and_a_problem_and_rows_are_read_on(path: Path, how: 
     assert fast == (problems if how in ("missing", "short", "folder", "document") else [])
 
 
+def test_verify_maps_no_names_which_others_may_cut_short(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalStorage, "map", lambda *_: pytest.fail("a file was mapped"))
+    assert ss.open(path).verify() == []
+
+
 def test_too_few_names_are_damage(path: Path) -> None:
     manifest = path / "versions/00000001.json"
     document = json.loads(manifest.read_bytes())
