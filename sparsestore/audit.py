@@ -105,6 +105,7 @@ def expectations(document: SegmentDocument, columns: Mapping[str, ColumnSchema])
         found[f"columns/{name}"] = Expected(schema.dtype, (rows, *schema.shape), True, required=name != ROW_ID)
         barred = f"there is no mask of a column with {schema.shape[0]} values a row" if schema.shape else ""
         found[f"columns/{name}.mask"] = Expected("bool", (rows,), True, required=False, barred=barred)
+        found[f"stats/labels/{name}"] = Expected("float64", None, required=False)
     return found
 
 

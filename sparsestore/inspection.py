@@ -323,8 +323,11 @@ class SegmentCheck:
 
     def _statistics_problem(self, path: str, values: Array, spec: ArraySpec) -> str:
         if path != "stats/nnz":
-            rows = LabelStatistics.from_arrays(values, spec.attributes).n_rows
-            return "" if rows == self.document.rows else f"it is of {rows} rows, expected {self.document.rows}"
+            statistics = LabelStatistics.from_arrays(values, spec.attributes)
+            column = self.place.columns.get(path.removeprefix("stats/labels/"))
+            if column is not None:
+                statistics.check(column.dtype, column.shape, self.document.rows)
+            return ""
         if self.offsets is None or not self.offsets.all_sound:
             return ""
         bad = np.flatnonzero(np.diff(self.offsets.marks) != values.astype(np.int64))

@@ -24,6 +24,7 @@ from sparsestore.errors import FormatError, MissingStoreError
 from sparsestore.integrity import Verdict, examine
 from sparsestore.kernels import survey
 from sparsestore.manifest import read_manifest
+from sparsestore.statistics import LabelAccumulator
 from sparsestore.storage import LocalStorage, open_storage
 from sparsestore.zarr_format import Codec
 
@@ -450,6 +451,49 @@ def test_a_wrong_bool_among_several_a_row_is_a_problem_of_its_row(tmp_path: Path
     ss.convert(rows_of(), tmp_path / "s.zarr", columns={"flags": flags})
     (problem,) = found(tmp_path / "s.zarr")
     assert f"(rows {row} to {row + 1}): a byte that is neither 0 nor 1 in a column of bool" in problem
+
+
+OTHER_LABELS = {
+    "texts": (np.array(list("abca"), object), "label statistics have 0 numbers a row, expected 1"),
+    "several": (np.eye(4)[:, :3], "label statistics have 3 numbers a row, expected 1"),
+    "rows": (np.arange(5), "label statistics are of 5 rows, expected 4"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_LABELS)
+def test_statistics_of_other_labels_are_a_problem_and_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    labels, reason = OTHER_LABELS[name]
+    statistics = LabelAccumulator("string" if name == "texts" else labels.dtype, labels.shape[1:])
+    statistics.update(labels)
+    ss.convert(np.eye(4), tmp_path / "s.zarr", columns={"y": np.arange(4)})
+    with monkeypatch.context() as patch:
+        patch.setattr(LabelAccumulator, "finish", lambda _, finish=statistics.finish: finish())
+        ss.open(tmp_path / "s.zarr").append(np.eye(4), y=np.arange(4))
+    store = ss.open(tmp_path / "s.zarr")
+    (problem,) = store.verify()
+    assert "stats/labels/y/c/0/0" in problem
+    assert f"(rows 4 to 8): it can not be read: {reason}" in problem
+    with pytest.raises(FormatError, match=reason):
+        store.loader(2, shuffle=True)
+
+
+def test_statistics_of_another_dtype_are_a_problem_and_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def writer(storage: LocalStorage, prefix: str, dtype: str, *arguments: Any, **options: Any) -> ArrayWriter:
+        return ArrayWriter(storage, prefix, "float32" if "labels" in prefix else dtype, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segment_writer, "ArrayWriter", writer)
+        ss.convert(np.eye(4), tmp_path / "s.zarr", columns={"y": np.arange(4)})
+    store = ss.open(tmp_path / "s.zarr")
+    (problem,) = store.verify()
+    assert "stats/labels/y/zarr.json" in problem
+    assert "the dtype is float32, expected float64" in problem
+    with pytest.raises(FormatError, match=r"is float32 \(13, \d+\), expected float64"):
+        store.loader(2, shuffle=True)
 
 
 OTHER_CODECS = {
