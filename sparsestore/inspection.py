@@ -150,13 +150,21 @@ class SegmentCheck:
         self.offsets: RowStarts | None = None
         self._covered: set[str] = set()
 
-    def note(self, key: str, start: int, stop: int, rows: tuple[int, int] | None, reason: str) -> None:
-        """List a problem; rows are the segment's, all of them where not given."""
-        first, last = rows or (0, self.place.line.rows)
-        at = self.place.start
-        within = None if at is None else (at + first, at + last)
+    def note(
+        self,
+        key: str,
+        start: int,
+        stop: int,
+        rows: tuple[int, int] | None,
+        reason: str,
+        place: Place | None = None,
+    ) -> None:
+        """List a problem; rows are the segment's, all of them where not given. `place` is that in another version."""
+        place = place or self.place
+        first, last = rows or (0, place.line.rows)
+        within = None if place.start is None else (place.start + first, place.start + last)
         key = f"{self.prefix}/{key}"
-        self.problems.append(Problem(self.storage.name, self.place.version, key, start, stop, within, reason))
+        self.problems.append(Problem(self.storage.name, place.version, key, start, stop, within, reason))
 
     def read_document(self, lost: Collection[str] = ()) -> int:
         """Read segment.json, and check it; its length, and 0 where it is damaged, which is listed.
@@ -173,13 +181,18 @@ class SegmentCheck:
             if found != (line.rows, line.nnz):
                 raise CorruptStoreError(f"its rows and nnz are {found}, expected {(line.rows, line.nnz)}")
             if document.n_features > self.place.n_features:
-                raise CorruptStoreError(f"n_features is {document.n_features}, the store has {self.place.n_features}")
+                raise CorruptStoreError(_too_wide(document, self.place))
         except (SparsestoreError, OSError) as error:
             self.note("segment.json", 0, 0, None, reason_of(error))
             return 0
         self.document = document
         self.entries = {entry.key: entry for entry in document.objects if entry.key not in lost}
         return len(payload)
+
+    def compare_width(self, other: Place) -> None:
+        """Compare the width in segment.json with that of another version, all else of which is that of this one."""
+        if self.document.n_features > other.n_features:
+            self.note("segment.json", 0, 0, None, _too_wide(self.document, other), other)
 
     def look_at_lengths(self) -> int:
         """Check that all objects are there with their length; `lost` are those that are not. Bytes of the others."""
@@ -336,6 +349,10 @@ class SegmentCheck:
         at = int(bad[0])
         found, expected = int(values[at]), int(self.offsets.marks[at + 1] - self.offsets.marks[at])
         return f"rows from {at * COUNT_ROWS} of the segment have {expected} entries, it says {found}"
+
+
+def _too_wide(document: SegmentDocument, place: Place) -> str:
+    return f"n_features is {document.n_features}, the store has {place.n_features}"
 
 
 def _is_shard(key: str) -> bool:

@@ -20,6 +20,8 @@ import scipy.sparse as sp
 import sparsestore as ss
 from sparsestore import inspection, segment_writer, writer
 from sparsestore.arrays import ArrayWriter
+from sparsestore.checksum import crc32c
+from sparsestore.documents import seal
 from sparsestore.errors import FormatError, MissingStoreError
 from sparsestore.integrity import Verdict, examine
 from sparsestore.kernels import survey
@@ -668,6 +670,45 @@ def test_versions_that_share_segments_are_looked_at_once(path: Path) -> None:
     (segment(path, 500) / "X/data/c/0").unlink()
     (problem,) = examine(storage, deep=False, all_versions=True).problems
     assert "version 2" in problem
+
+
+OTHER_VERSIONS = {
+    "columns": (lambda first: first["columns"]["y"].update(dtype="float64"), "the dtype is int64, expected float64"),
+    "features": (lambda first: first["shape"].__setitem__(1, 3), "n_features is 4, the store has 3"),
+    "names": (lambda first: first["shape"].__setitem__(1, 5), "it has 4 names, expected 5, one a feature"),
+    "entries": (
+        lambda first: (first.update(nnz=3), first["segments"][0].__setitem__(2, 3)),
+        r"its rows and nnz are \(4, 4\), expected \(4, 3\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_VERSIONS)
+def test_what_one_version_says_of_what_it_shares_is_a_problem(tmp_path: Path, name: str) -> None:
+    change, reason = OTHER_VERSIONS[name]
+    names = list("abcd") if name == "names" else None
+    ss.convert(np.eye(4), tmp_path / "s.zarr", columns={"y": np.arange(4)}, feature_names=names)
+    ss.open(tmp_path / "s.zarr").append(np.eye(4), y=np.arange(4))
+    key = tmp_path / "s.zarr/versions/00000001.json"
+    first = json.loads(key.read_bytes())
+    first.pop("crc32c")
+    change(first)
+    key.write_bytes(seal(first, crc32c))
+    storage = open_storage(tmp_path / "s.zarr")
+    (problem,) = examine(storage, deep=True, all_versions=True).problems
+    assert "version 1, " in problem
+    assert re.search(reason, problem)
+    assert examine(storage, 1, deep=True).problems == [problem]
+    assert examine(storage, deep=True).problems == []
+
+
+def test_damaged_names_that_versions_share_are_one_problem(tmp_path: Path) -> None:
+    ss.convert(np.eye(4), tmp_path / "s.zarr", feature_names=list("abcd"))
+    ss.open(tmp_path / "s.zarr").append(np.eye(4))
+    (file,) = tmp_path.glob("s.zarr/features/*/features.json")
+    flip(file, 9)
+    (problem,) = examine(open_storage(tmp_path / "s.zarr"), deep=True, all_versions=True).problems
+    assert "version 2, " in problem
 
 
 def test_a_store_that_is_not_there_is_an_error(tmp_path: Path, path: Path) -> None:
