@@ -296,7 +296,8 @@ def damage(shard: ShardFacts, unit: str) -> list[Fault]:
             unread[fault.first : fault.last] = True
         damaged = [part for run in runs(bad & ~unread) for part in _listed(run)]
         for first, last in damaged:
-            start, stop = int(shard.starts[first]), int(shard.starts[last - 1] + shard.lengths[last - 1])
+            starts = shard.starts[first:last]
+            start, stop = int(starts.min()), int((starts + shard.lengths[first:last]).max())
             many = f" in any of {last - first} {unit}s" if last - first > 1 else ""
             reason = f"the bytes do not match their crc32c{many}"
             found.append(Fault(first, last, start, stop, None, reason))

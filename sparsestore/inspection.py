@@ -412,6 +412,7 @@ class ShardCheck:
         self.found: list[Found] = []
         self.facts: ShardFacts
         self._direct = False
+        self._together = True  # the chunks, end to end; other writers may leave gaps between compressed ones
         spec = array.spec
         self._per_shard = spec.shard // spec.chunk
         self._n_chunks = min(self._per_shard, spec.n_chunks - number * self._per_shard)
@@ -469,10 +470,10 @@ class ShardCheck:
             return None
         starts, sizes = np.ascontiguousarray(index.astype(np.int64).T)
         ends = starts + sizes
-        sound = bool((starts[1:] == ends[:-1]).all()) and (not len(starts) or (starts[0], ends[-1]) == (0, at))
-        if self.array.raw:
-            sound = sound and bool((sizes == self.array.spec.chunk * self.array.spec.itemsize).all())
-        if not sound:
+        together = bool((starts[1:] == ends[:-1]).all()) and (not len(starts) or (starts[0], ends[-1]) == (0, at))
+        if not self.array.raw:
+            self._together = together
+        elif not together or not bool((sizes == self.array.spec.chunk * self.array.spec.itemsize).all()):
             facts.index = Fault(0, 0, at, stop, None, "the shard's chunks do not lie end to end from its first byte")
             return None
         return starts, sizes
@@ -511,7 +512,8 @@ class ShardCheck:
         """In which parts it is looked at."""
         spec, offsets = self.array.spec, self.array.segment.offsets
         if not self.array.raw:
-            return cut_chunks(len(self.facts.starts), _CHUNKS_BYTES, spec.chunk * (spec.itemsize or _STRING_BYTES))
+            unit = _CHUNKS_BYTES if self._together else 1
+            return cut_chunks(len(self.facts.starts), unit, spec.chunk * (spec.itemsize or _STRING_BYTES))
         weights = None
         if self.array.path == "X/indices" and offsets is not None:
             ends = self.first + np.append(self.facts.starts, self._index_at) // spec.itemsize
@@ -765,7 +767,12 @@ class ShardCheck:
             if found.unread is not None:
                 facts.unread.append(found.unread)
         self._compare_edges()
-        if not facts.unread and self._index_crc is not None and (self.array.raw or len(facts.starts)):
+        if not self._together:
+            try:
+                facts.crc = segment.storage.crc32c(self.key)
+            except (SparsestoreError, OSError) as error:
+                facts.unread.append(Fault(0, 0, 0, self.entry.length, None, reason_of(error)))
+        elif not facts.unread and self._index_crc is not None and (self.array.raw or len(facts.starts)):
             index = self.entry.length - self._index_at
             facts.crc = survey.combined(
                 np.append(facts.crcs, np.uint32(self._index_crc)), np.append(facts.lengths, index)

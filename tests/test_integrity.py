@@ -530,6 +530,45 @@ def test_an_array_that_is_compressed_where_it_must_not_be_or_the_reverse_is_a_pr
         _ = [store[:], *(store.column(column)[:] for column in values)]
 
 
+class Gapped(ArrayWriter):
+    """A writer as the format allows, which leaves gaps between compressed chunks, and before the index."""
+
+    def _write_chunks(self, values: Any) -> None:
+        for at in range(0, len(values), self._spec.chunk):
+            super()._write_chunks(values[at : at + self._spec.chunk])
+            self._leave()
+
+    def _close_shard(self) -> None:
+        self._leave()
+        super()._close_shard()
+
+    def _leave(self) -> None:
+        if self._file is not None and self._spec.codec.name != "none":
+            self._file.write(b"GAP")
+
+
+def test_gaps_between_compressed_chunks_are_no_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "s.zarr"
+    with monkeypatch.context() as patch:
+        patch.setattr(segment_writer, "ArrayWriter", functools.partial(Gapped, chunk=1 << 14, shard=1 << 15))
+        ss.convert(rows_of(), path, columns=columns(N_ROWS), profile="compact")
+    for mmap in (True, False):
+        store = ss.open(path, mmap=mmap)
+        assert (store[:] != rows_of()).nnz == 0
+        np.testing.assert_array_equal(store.column("y")[:], columns(N_ROWS)["y"])
+    assert found(path) == []
+    file = segment(path, N_ROWS) / "columns/y/c/0"
+    payload = file.read_bytes()
+    flip(file, 100)
+    (problem,) = found(path)
+    assert re.search(r"columns/y/c/0, bytes 0 to \d+ \(rows 0 to 4096\): the bytes do not match their crc32c", problem)
+    file.write_bytes(payload.replace(b"GAP", b"gap"))
+    (problem,) = found(path)
+    assert "(rows 0 to 32768): the bytes do not match the crc32c of the object" in problem
+    assert "though each chunk matches its own" in problem
+    assert len(store.column("y")[:]) == N_ROWS
+
+
 @pytest.mark.parametrize("name", ["X/indices", "X/data"])
 @pytest.mark.parametrize("shard", [1024, 4096])
 def test_shards_that_can_not_be_mapped_end_to_end_are_a_problem_and_an_error(
