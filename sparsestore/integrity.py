@@ -19,7 +19,7 @@ from sparsestore.audit import Problem, Unit, batches
 from sparsestore.checksum import crc32c
 from sparsestore.documents import parse_json, unseal
 from sparsestore.errors import CorruptStoreError, SparsestoreError
-from sparsestore.features import parts_of_names, read_document
+from sparsestore.features import check_names, read_document
 from sparsestore.format import FeaturesEntry, Manifest, ObjectEntry, SegmentLine, manifest_key
 from sparsestore.inspection import Found, Place, Rooms, SegmentCheck, ShardCheck, reason_of, whole_object
 from sparsestore.manifest import read_manifest, versions
@@ -110,7 +110,8 @@ def examine(
 
     Notes
     -----
-    Memory: `audit.most_bytes`, that is 6 MiB a thread, 16 MiB, and an eighth of a byte a row of the largest segment.
+    Memory: `audit.most_bytes`, that is 6 MiB a thread, 16 MiB, and an eighth of a byte a row of the largest segment;
+    where features have names 8 bytes for each.
     """
     begin = time.perf_counter()
     found = versions(storage)
@@ -258,10 +259,10 @@ class _Check:
                     self._note(manifest.version, key, 0, entry.length, None, reason)
             if sound:
                 try:
-                    for _ in parts_of_names(self.storage, features, manifest.n_features):
-                        pass
+                    check_names(self.storage, features, manifest.n_features)
                 except (SparsestoreError, OSError, ValueError) as error:
-                    self._note(manifest.version, f"{features.prefix}/names", 0, 0, None, reason_of(error))
+                    reason = str(error) if type(error) is ValueError else reason_of(error)
+                    self._note(manifest.version, f"{features.prefix}/names", 0, 0, None, reason)
 
     def _salvaged(self, key: str) -> Manifest | None:
         """A manifest that is sound itself, whatever is wrong beside it."""
