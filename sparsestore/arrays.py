@@ -6,6 +6,7 @@ codec, so any zarr reader opens them; docs/decisions/0002 says why zarr-python i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
@@ -39,6 +40,8 @@ _LEAST_PIECES = (2 << 20) // PIECE  # for which a thread is worth starting
 _LEAST_ELEMENTS = 1 << 17  # to decode, for which a thread is worth starting
 _TURN_ELEMENTS = 1 << 18  # decoded before they are checked: still in the processor's cache
 _FEW = 64  # rows of a run that are faster copied as one than one by one
+_TAKEN_BYTES = 32 << 20  # decoded at once of chunks of which few rows are wanted
+_STRING_BYTES = 64  # of a string, about, as an object of Python
 
 
 class ArrayWriter:
@@ -559,8 +562,7 @@ class ArrayReader:
         """
         spec = self.spec
         if out is None:
-            shape = (len(numbers) * spec.chunk, *spec.shape[1:])
-            out = np.empty(shape, object if spec.dtype == "string" else spec.dtype)
+            out = self._room(len(numbers) * spec.chunk)
         groups = list(self._groups(numbers))
 
         def work(start: int, stop: int) -> None:
@@ -569,7 +571,8 @@ class ArrayReader:
                 if low < high:
                     self._decode(encoded, low - first, high - first, out[low * spec.chunk : high * spec.chunk])
 
-        over_ranges(work, len(numbers), max(_LEAST_ELEMENTS // spec.chunk, 1))
+        elements = max(spec.chunk * math.prod(spec.shape[1:]), 1)
+        over_ranges(work, len(numbers), max(_LEAST_ELEMENTS // elements, 1))
         return out
 
     def each_chunk(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, Array]]:
@@ -690,10 +693,37 @@ class ArrayReader:
         return values
 
     def take(self, rows: NDArray[np.int64]) -> Array:
-        """Rows of the array by number, in any order; each chunk that they touch is decoded once."""
+        """Rows of the array by number, in any order; each chunk that they touch is decoded once.
+
+        Where these have far more rows than are wanted they are decoded some MiB at a time.
+        """
         chunk = self.spec.chunk
         if not len(rows):
             return self.chunks(np.empty(0, np.int64))
+        most = max(_TAKEN_BYTES // (chunk * (self.spec.itemsize or _STRING_BYTES)), 1)
+        if min(self.spec.n_chunks, len(rows)) <= most:
+            return self._take(rows)
+        wanted = rows // chunk
+        if not bool((wanted[1:] >= wanted[:-1]).all()):
+            order = np.argsort(rows)
+            out = self._room(len(rows))
+            out[order] = self.take(rows[order])
+            return out
+        slots = np.cumsum(np.diff(wanted, prepend=wanted[:1]) != 0)  # numbers of their chunks among those touched
+        n = int(slots[-1]) + 1
+        if n <= most or n * chunk <= 2 * len(rows):
+            return self._take(rows)
+        out = self._room(len(rows))
+        for first, last in pairwise([*np.searchsorted(slots, np.arange(0, n, most)).tolist(), len(rows)]):
+            out[first:last] = self._take(rows[first:last])
+        return out
+
+    def _room(self, n: int) -> Array:
+        return np.empty((n, *self.spec.shape[1:]), object if self.spec.dtype == "string" else self.spec.dtype)
+
+    def _take(self, rows: NDArray[np.int64]) -> Array:
+        """As `take`, of one row or more, with all chunks that they touch decoded together."""
+        chunk = self.spec.chunk
         cuts = np.flatnonzero(rows[1:] != rows[:-1] + 1) + 1
         firsts, lasts = rows[np.append(0, cuts)], rows[np.append(cuts, len(rows)) - 1]
         if len(cuts) * _FEW < len(rows) and bool((firsts[1:] > lasts[:-1]).all()):
@@ -702,7 +732,7 @@ class ArrayReader:
             decoded = self.chunks(numbers)
             if len(decoded) == len(rows):
                 return decoded
-            out: Array = np.empty((len(rows), *decoded.shape[1:]), decoded.dtype)
+            out = self._room(len(rows))
             starts = np.searchsorted(numbers, firsts // chunk) * chunk + firsts % chunk
             for start, low, high in zip(starts.tolist(), [0, *cuts.tolist()], [*cuts.tolist(), len(rows)], strict=True):
                 out[low:high] = decoded[start : start + high - low]

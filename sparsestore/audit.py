@@ -105,6 +105,7 @@ def expectations(document: SegmentDocument, columns: Mapping[str, ColumnSchema])
         found[f"columns/{name}"] = Expected(schema.dtype, (rows, *schema.shape), True, required=name != ROW_ID)
         barred = f"there is no mask of a column with {schema.shape[0]} values a row" if schema.shape else ""
         found[f"columns/{name}.mask"] = Expected("bool", (rows,), True, required=False, barred=barred)
+        found[f"stats/labels/{name}"] = Expected("float64", None, required=False)
     return found
 
 
@@ -295,7 +296,8 @@ def damage(shard: ShardFacts, unit: str) -> list[Fault]:
             unread[fault.first : fault.last] = True
         damaged = [part for run in runs(bad & ~unread) for part in _listed(run)]
         for first, last in damaged:
-            start, stop = int(shard.starts[first]), int(shard.starts[last - 1] + shard.lengths[last - 1])
+            starts = shard.starts[first:last]
+            start, stop = int(starts.min()), int((starts + shard.lengths[first:last]).max())
             many = f" in any of {last - first} {unit}s" if last - first > 1 else ""
             reason = f"the bytes do not match their crc32c{many}"
             found.append(Fault(first, last, start, stop, None, reason))

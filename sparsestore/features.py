@@ -17,7 +17,7 @@ from sparsestore.layout import COLUMN_CHUNK, codec_for
 from sparsestore.storage import LocalStorage
 from sparsestore.zarr_format import ArraySpec, group_document
 
-__all__ = ["as_names", "parts_of_names", "read_document", "read_names", "write_names"]
+__all__ = ["as_names", "check_names", "read_document", "read_names", "write_names"]
 
 Names = NDArray[np.object_]
 
@@ -124,12 +124,36 @@ def read_names(storage: LocalStorage, entry: FeaturesEntry, n_features: int) -> 
     return np.asarray(_reader(storage, entry, n_features).read_all(), object)
 
 
-def parts_of_names(storage: LocalStorage, entry: FeaturesEntry, n_features: int) -> Iterator[Names]:
-    """As `read_names`, some thousand names at a time, where all objects were compared with their crc32c before."""
+def check_names(storage: LocalStorage, entry: FeaturesEntry, n_features: int) -> None:
+    """See that names, all objects of which were compared with their crc32c before, are names: 8 bytes of memory each.
+
+    Raises
+    ------
+    CorruptStoreError
+        Where they can not be decoded.
+    ValueError
+        Where one is empty, longer than 1,000 bytes, or stands twice.
+    """
     reader = _reader(storage, entry, n_features)
+    hashes = np.empty(n_features, np.int64)
+    for number, name in _each(reader):
+        hashes[number] = hash(_text(number, name))
+    hashes.sort()
+    suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    seen: dict[str, int] = {}
+    for number, name in _each(reader) if suspects else ():
+        if name in seen:
+            raise ValueError(f"feature {number} has the name {name!r:.60}, as feature {seen[name]} has")
+        if hash(name) in suspects:
+            seen[name] = number
+
+
+def _each(reader: ArrayReader) -> Iterator[tuple[int, str]]:
+    """Numbers and names, decoded some thousand at a time."""
     for number in range(reader.spec.n_chunks):
-        stop = min(reader.spec.chunk, n_features - number * reader.spec.chunk)
-        yield np.asarray(reader.chunks(np.arange(number, number + 1)), object)[:stop]
+        first = number * reader.spec.chunk
+        names = reader.chunks(np.arange(number, number + 1)).tolist()
+        yield from enumerate(names[: reader.spec.shape[0] - first], first)
 
 
 def _reader(storage: LocalStorage, entry: FeaturesEntry, n_features: int) -> ArrayReader:
@@ -156,5 +180,12 @@ def _reader(storage: LocalStorage, entry: FeaturesEntry, n_features: int) -> Arr
             f"{storage.name}: {key}: {spec.shape} of {spec.dtype}, expected ({n_features},) of string"
         )
     return ArrayReader(
-        storage, f"{prefix}/names", spec, entries, None, "first", lambda first, last: f"features {first} to {last}"
+        storage,
+        f"{prefix}/names",
+        spec,
+        entries,
+        None,
+        "first",
+        lambda first, last: f"features {first} to {last}",
+        mmap=False,  # `verify` reads what others may cut short
     )

@@ -7,6 +7,7 @@ to be listed, where a map would end the process. To read what is in memory alrea
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -149,13 +150,21 @@ class SegmentCheck:
         self.offsets: RowStarts | None = None
         self._covered: set[str] = set()
 
-    def note(self, key: str, start: int, stop: int, rows: tuple[int, int] | None, reason: str) -> None:
-        """List a problem; rows are the segment's, all of them where not given."""
-        first, last = rows or (0, self.place.line.rows)
-        at = self.place.start
-        within = None if at is None else (at + first, at + last)
+    def note(
+        self,
+        key: str,
+        start: int,
+        stop: int,
+        rows: tuple[int, int] | None,
+        reason: str,
+        place: Place | None = None,
+    ) -> None:
+        """List a problem; rows are the segment's, all of them where not given. `place` is that in another version."""
+        place = place or self.place
+        first, last = rows or (0, place.line.rows)
+        within = None if place.start is None else (place.start + first, place.start + last)
         key = f"{self.prefix}/{key}"
-        self.problems.append(Problem(self.storage.name, self.place.version, key, start, stop, within, reason))
+        self.problems.append(Problem(self.storage.name, place.version, key, start, stop, within, reason))
 
     def read_document(self, lost: Collection[str] = ()) -> int:
         """Read segment.json, and check it; its length, and 0 where it is damaged, which is listed.
@@ -172,13 +181,18 @@ class SegmentCheck:
             if found != (line.rows, line.nnz):
                 raise CorruptStoreError(f"its rows and nnz are {found}, expected {(line.rows, line.nnz)}")
             if document.n_features > self.place.n_features:
-                raise CorruptStoreError(f"n_features is {document.n_features}, the store has {self.place.n_features}")
+                raise CorruptStoreError(_too_wide(document, self.place))
         except (SparsestoreError, OSError) as error:
             self.note("segment.json", 0, 0, None, reason_of(error))
             return 0
         self.document = document
         self.entries = {entry.key: entry for entry in document.objects if entry.key not in lost}
         return len(payload)
+
+    def compare_width(self, other: Place) -> None:
+        """Compare the width in segment.json with that of another version, all else of which is that of this one."""
+        if self.document.n_features > other.n_features:
+            self.note("segment.json", 0, 0, None, _too_wide(self.document, other), other)
 
     def look_at_lengths(self) -> int:
         """Check that all objects are there with their length; `lost` are those that are not. Bytes of the others."""
@@ -322,8 +336,11 @@ class SegmentCheck:
 
     def _statistics_problem(self, path: str, values: Array, spec: ArraySpec) -> str:
         if path != "stats/nnz":
-            rows = LabelStatistics.from_arrays(values, spec.attributes).n_rows
-            return "" if rows == self.document.rows else f"it is of {rows} rows, expected {self.document.rows}"
+            statistics = LabelStatistics.from_arrays(values, spec.attributes)
+            column = self.place.columns.get(path.removeprefix("stats/labels/"))
+            if column is not None:
+                statistics.check(column.dtype, column.shape, self.document.rows)
+            return ""
         if self.offsets is None or not self.offsets.all_sound:
             return ""
         bad = np.flatnonzero(np.diff(self.offsets.marks) != values.astype(np.int64))
@@ -332,6 +349,10 @@ class SegmentCheck:
         at = int(bad[0])
         found, expected = int(values[at]), int(self.offsets.marks[at + 1] - self.offsets.marks[at])
         return f"rows from {at * COUNT_ROWS} of the segment have {expected} entries, it says {found}"
+
+
+def _too_wide(document: SegmentDocument, place: Place) -> str:
+    return f"n_features is {document.n_features}, the store has {place.n_features}"
 
 
 def _is_shard(key: str) -> bool:
@@ -391,6 +412,7 @@ class ShardCheck:
         self.found: list[Found] = []
         self.facts: ShardFacts
         self._direct = False
+        self._together = True  # the chunks, end to end; other writers may leave gaps between compressed ones
         spec = array.spec
         self._per_shard = spec.shard // spec.chunk
         self._n_chunks = min(self._per_shard, spec.n_chunks - number * self._per_shard)
@@ -448,10 +470,10 @@ class ShardCheck:
             return None
         starts, sizes = np.ascontiguousarray(index.astype(np.int64).T)
         ends = starts + sizes
-        sound = bool((starts[1:] == ends[:-1]).all()) and (not len(starts) or (starts[0], ends[-1]) == (0, at))
-        if self.array.raw:
-            sound = sound and bool((sizes == self.array.spec.chunk * self.array.spec.itemsize).all())
-        if not sound:
+        together = bool((starts[1:] == ends[:-1]).all()) and (not len(starts) or (starts[0], ends[-1]) == (0, at))
+        if not self.array.raw:
+            self._together = together
+        elif not together or not bool((sizes == self.array.spec.chunk * self.array.spec.itemsize).all()):
             facts.index = Fault(0, 0, at, stop, None, "the shard's chunks do not lie end to end from its first byte")
             return None
         return starts, sizes
@@ -490,7 +512,8 @@ class ShardCheck:
         """In which parts it is looked at."""
         spec, offsets = self.array.spec, self.array.segment.offsets
         if not self.array.raw:
-            return cut_chunks(len(self.facts.starts), _CHUNKS_BYTES, spec.chunk * (spec.itemsize or _STRING_BYTES))
+            unit = _CHUNKS_BYTES if self._together else 1
+            return cut_chunks(len(self.facts.starts), unit, spec.chunk * (spec.itemsize or _STRING_BYTES))
         weights = None
         if self.array.path == "X/indices" and offsets is not None:
             ends = self.first + np.append(self.facts.starts, self._index_at) // spec.itemsize
@@ -689,8 +712,7 @@ class ShardCheck:
     def _judge_bools(self, first: int, values: Array) -> list[Fault]:
         if int(values.max()) <= 1:
             return []
-        k = len(values) // max((self.last - self.first), 1) if len(self.array.spec.shape) > 1 else 1
-        bad = np.flatnonzero(values > 1) // max(k, 1)
+        bad = np.flatnonzero(values > 1) // math.prod(self.array.spec.shape[1:])
         reason = f"a byte that is neither 0 nor 1 in a column of bool{_more(len(bad))}"
         return [self.fault(first + int(bad[0]), first + int(bad[-1]) + 1, reason)]
 
@@ -745,7 +767,12 @@ class ShardCheck:
             if found.unread is not None:
                 facts.unread.append(found.unread)
         self._compare_edges()
-        if not facts.unread and self._index_crc is not None and (self.array.raw or len(facts.starts)):
+        if not self._together:
+            try:
+                facts.crc = segment.storage.crc32c(self.key)
+            except (SparsestoreError, OSError) as error:
+                facts.unread.append(Fault(0, 0, 0, self.entry.length, None, reason_of(error)))
+        elif not facts.unread and self._index_crc is not None and (self.array.raw or len(facts.starts)):
             index = self.entry.length - self._index_at
             facts.crc = survey.combined(
                 np.append(facts.crcs, np.uint32(self._index_crc)), np.append(facts.lengths, index)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from sparsestore.audit import Problem, Unit, batches
 from sparsestore.checksum import crc32c
 from sparsestore.documents import parse_json, unseal
 from sparsestore.errors import CorruptStoreError, SparsestoreError
-from sparsestore.features import parts_of_names, read_document
+from sparsestore.features import check_names, read_document
 from sparsestore.format import FeaturesEntry, Manifest, ObjectEntry, SegmentLine, manifest_key
 from sparsestore.inspection import Found, Place, Rooms, SegmentCheck, ShardCheck, reason_of, whole_object
 from sparsestore.manifest import read_manifest, versions
@@ -110,7 +110,8 @@ def examine(
 
     Notes
     -----
-    Memory: `audit.most_bytes`, that is 6 MiB a thread, 16 MiB, and an eighth of a byte a row of the largest segment.
+    Memory: `audit.most_bytes`, that is 6 MiB a thread, 16 MiB, and an eighth of a byte a row of the largest segment;
+    where features have names 8 bytes for each.
     """
     begin = time.perf_counter()
     found = versions(storage)
@@ -120,17 +121,20 @@ def examine(
     wanted = sorted({*found, number}) if all_versions else [number]
     check = _Check(storage, n_threads)
     check.look_for_gaps(found, number)
-    known: set[tuple[str, int]] = set()
+    known: dict[Any, int] = {}  # what versions say of a segment, and which of the places has it
     places: list[Place] = []
+    narrowest: dict[int, Place] = {}  # of the same in versions of fewer features
     for each in reversed(wanted):  # of segments that versions share, the rows are those of the newest
         for place in check.manifest(each, found, opened if each == number else None):
-            if (place.line.id, place.line.crc32c) not in known:
-                known.add((place.line.id, place.line.crc32c))
+            first = known.setdefault((place.line, frozenset(place.columns.items())), len(places))
+            if first == len(places):
                 places.append(place)
+            elif place.n_features < narrowest.get(first, places[first]).n_features:
+                narrowest[first] = place
     with shown("verifying", progress) as report:
         sizes = []
         for i, place in enumerate(places):
-            sizes.append(check.documents(i, place))
+            sizes.append(check.documents(i, place, narrowest.get(i)))
             if not deep:
                 report(i + 1, len(places), "segments")
         if deep:
@@ -158,9 +162,8 @@ class _Check:
         self.told: Callable[[int], None] = lambda _: None
         self._n_threads = n_threads
         self._lost: dict[int, set[str]] = {}  # of segments: objects that are not there, or not with their length
-        self._named: dict[
-            FeaturesEntry, Manifest
-        ] = {}  # names of features that are there, and the newest that has them
+        self._names: dict[FeaturesEntry, tuple[int | None, int | None]] = {}  # of features: see `_look_at_names`
+        self._named: dict[FeaturesEntry, Manifest] = {}  # those that are there, and the newest that has them
         self._rooms = Rooms()
         self._blocks = Blocks(_BLOCKS_BYTES)
 
@@ -201,21 +204,32 @@ class _Check:
         if manifest.parent is not None and manifest.parent >= version:
             reason = f"it says that it was made from version {manifest.parent}"
             self._note(version, key, 0, 0, None, reason)
-        if manifest.features is not None and manifest.features not in self._named:
-            self._named[manifest.features] = manifest
+        if manifest.features is not None:
             self._features(manifest, manifest.features)
         return self._lines(manifest)
 
     def _features(self, manifest: Manifest, features: FeaturesEntry) -> None:
-        """Check that the names of the features are there."""
+        """Check that the names of the features are there, one a feature; what versions share is looked at once."""
+        if features not in self._names:
+            self._names[features] = self._look_at_names(manifest, features)
+        n, n_bytes = self._names[features]
+        if n is not None and n != manifest.n_features:
+            reason = f"it has {n} names, expected {manifest.n_features}, one a feature"
+            self._note(manifest.version, f"{features.prefix}/features.json", 0, 0, None, reason)
+        elif n_bytes is not None and features not in self._named:
+            self._named[features] = manifest
+            self.names_bytes += n_bytes
+
+    def _look_at_names(self, manifest: Manifest, features: FeaturesEntry) -> tuple[int | None, int | None]:
+        """How many names a folder has, and how many bytes its objects; None where that is not known, or one is lost."""
         self.objects += 1
         try:
             document = read_document(self.storage, features)
         except (SparsestoreError, OSError) as error:
             self._note(manifest.version, f"{features.prefix}/features.json", 0, 0, None, reason_of(error))
-            del self._named[features]
-            return
+            return None, None
         self.objects += len(document.objects)
+        lost = False
         for entry in document.objects:
             key = f"{features.prefix}/{entry.key}"
             try:
@@ -225,13 +239,8 @@ class _Check:
                 reason = reason_of(error)
             if reason:
                 self._note(manifest.version, key, 0, entry.length, None, reason)
-                self._named.pop(features, None)
-        if document.n != manifest.n_features:
-            reason = f"it has {document.n} names, expected {manifest.n_features}, one a feature"
-            self._note(manifest.version, f"{features.prefix}/features.json", 0, 0, None, reason)
-            self._named.pop(features, None)
-        if features in self._named:
-            self.names_bytes += sum(entry.length for entry in document.objects)
+                lost = True
+        return document.n, None if lost else sum(entry.length for entry in document.objects)
 
     def names(self) -> None:
         """Check every byte of the names of features whose objects are there, and that they are names."""
@@ -250,10 +259,10 @@ class _Check:
                     self._note(manifest.version, key, 0, entry.length, None, reason)
             if sound:
                 try:
-                    for _ in parts_of_names(self.storage, features, manifest.n_features):
-                        pass
+                    check_names(self.storage, features, manifest.n_features)
                 except (SparsestoreError, OSError, ValueError) as error:
-                    self._note(manifest.version, f"{features.prefix}/names", 0, 0, None, reason_of(error))
+                    reason = str(error) if type(error) is ValueError else reason_of(error)
+                    self._note(manifest.version, f"{features.prefix}/names", 0, 0, None, reason)
 
     def _salvaged(self, key: str) -> Manifest | None:
         """A manifest that is sound itself, whatever is wrong beside it."""
@@ -317,11 +326,17 @@ class _Check:
 
     # ------------------------------------------------------------------ documents and lengths
 
-    def documents(self, number: int, place: Place) -> int:
-        """Check segment.json and the lengths of all that it names; bytes of the objects that are there."""
+    def documents(self, number: int, place: Place, narrowest: Place | None) -> int:
+        """Check segment.json and the lengths of all that it names; bytes of the objects that are there.
+
+        `narrowest` is its place in the version of fewest features, where not all have as many.
+        """
         segment = SegmentCheck(self.storage, place)
         self.objects += 1
-        self.n_bytes += segment.read_document()
+        length = segment.read_document()
+        self.n_bytes += length
+        if length and narrowest is not None:
+            segment.compare_width(narrowest)
         total = segment.look_at_lengths()
         self.objects += len(segment.entries) + len(segment.lost)
         self._lost[number] = segment.lost

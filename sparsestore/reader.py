@@ -516,7 +516,10 @@ class Reader:
 
     def label_statistics(self, name: str) -> LabelStatistics | None:
         """How a column's values vary between blocks of rows; None where a segment has no such statistics."""
-        found = []
+        found: list[LabelStatistics] = []
+        schema = self.columns.get(name)
+        if schema is None:
+            return None
         for number in range(len(self.lines)):
             segment = self.segment(number)
             if not segment.has(f"stats/labels/{name}"):
@@ -527,9 +530,7 @@ class Reader:
                 raise FormatError(f"{where} is {array.spec.dtype} {array.spec.shape}, expected float64 (13, k)")
             try:
                 found.append(LabelStatistics.from_arrays(array.read_all(), array.spec.attributes))
-                if found[-1].n_rows != segment.rows:
-                    raise ValueError(f"they are of {found[-1].n_rows} rows, expected {segment.rows}")
-                merge(found[-2:])
+                found[-1].check(schema.dtype, schema.shape, segment.rows)
             except ValueError as error:
                 raise FormatError(f"{where}: {error}") from None
         return merge(found) if found else None

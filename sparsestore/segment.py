@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ Array = NDArray[Any]
 Ints = NDArray[np.int64]
 
 _ANCHOR = 1024
+_FEW_UNITS = 16  # that are kept whole, whatever share of them is wanted
+_READ_BYTES = 8 << 20  # read or decoded at once where rows lie far apart
 
 
 class RowOffsets:
@@ -320,11 +323,8 @@ class Segment:
     def _loaded(
         self, array: ArrayReader, starts: NDArray[np.uint64], lengths: Ints, buffers: Buffers | None, direct: bool
     ) -> tuple[Array, NDArray[np.uint64]]:
-        """Read the units that hold these entries into memory; where each row starts in that."""
-        spec = array.spec
-        raw = spec.codec.name == "none"
-        # of raw arrays the same elements are read, whatever they take: else their rows would begin at different places
-        unit = PIECE // self._narrowest if raw else spec.chunk
+        """Read the units that hold these entries into memory, or them alone; where each row starts in that."""
+        unit = self._unit(array)
         units, moved = np.empty(-(-self.nnz // unit), np.int64), np.empty(len(starts), np.uint64)
         n = kernels.place(starts, lengths, unit, self.nnz, units, moved)
         if n == -1:
@@ -334,14 +334,56 @@ class Segment:
             return values, moved
         if n < 0:
             raise self._damaged(f"{self.prefix}/X/indptr", 0, 0, f"rows end past entry {self.nnz}, the last one")
-        if raw:
+        if n > _FEW_UNITS and n * unit > 2 * int(lengths.sum()):
+            return self._gathered(array, units[:n], moved, lengths, buffers, direct), _own_starts(lengths)
+        return self._read_units(array, units[:n], buffers, direct), moved
+
+    def _gathered(
+        self,
+        array: ArrayReader,
+        units: Ints,
+        starts: NDArray[np.uint64],
+        lengths: Ints,
+        buffers: Buffers | None,
+        direct: bool,
+    ) -> Array:
+        """Entries of rows alone, of units most of which is others': read some MiB at a time.
+
+        `starts` ascend, but for empty rows, and count from the first of these units, laid end to end.
+        """
+        dtype, unit = array.spec.dtype, self._unit(array)
+        filled = np.flatnonzero(lengths)
+        starts, lengths = starts[filled].astype(np.int64), lengths[filled]
+        firsts, lasts = starts // unit, (starts + lengths - 1) // unit
+        n = int(lengths.sum())
+        out: Array = np.empty(n, dtype) if buffers is None else buffers.empty(n, dtype)
+        targets, bits = _own_starts(lengths), f"u{array.spec.itemsize}"  # so that one compiled loop does for all dtypes
+        most = max(_READ_BYTES // (unit * array.spec.itemsize), 1)
+        cuts = np.unique(np.searchsorted(firsts, np.arange(0, len(units), most)))
+        for a, b in pairwise([*cuts[cuts < len(firsts)].tolist(), len(firsts)]):
+            low, high = int(firsts[a]), int(lasts[b - 1]) + 1
+            values = self._read_units(array, units[low:high], buffers, direct).view(bits)
+            local = (starts[a:b] - low * unit).astype(np.uint64)
+            gather.gather_indices(values, local, lengths[a:b], targets[a:b], out.view(bits))
+            del values  # before the next ones are read
+        return out
+
+    def _unit(self, array: ArrayReader) -> int:
+        """Entries of an array that are read together."""
+        # of raw arrays the same elements are read, whatever they take: else their rows would begin at different places
+        return PIECE // self._narrowest if array.spec.codec.name == "none" else array.spec.chunk
+
+    def _read_units(self, array: ArrayReader, units: Ints, buffers: Buffers | None, direct: bool) -> Array:
+        """Units of an array, end to end."""
+        spec = array.spec
+        if spec.codec.name == "none":
             each = spec.itemsize // self._narrowest
-            pieces = (units[:n, None] * each + np.arange(each)).reshape(-1)
+            pieces = (units[:, None] * each + np.arange(each)).reshape(-1)
             pieces = pieces[pieces < array.n_pieces]  # the last unit may be cut short
             out = None if buffers is None else buffers.empty(len(pieces) * PIECE, np.uint8)
-            return array.pieces(pieces, out, direct=direct).view(spec.dtype), moved
-        out = None if buffers is None else buffers.empty(n * spec.chunk, spec.dtype)
-        return array.chunks(units[:n], out), moved
+            return array.pieces(pieces, out, direct=direct).view(spec.dtype)
+        out = None if buffers is None else buffers.empty(len(units) * spec.chunk, spec.dtype)
+        return array.chunks(units, out)
 
     @property
     def _narrowest(self) -> int:

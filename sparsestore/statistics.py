@@ -157,6 +157,20 @@ class LabelStatistics:
         classes = None if classes is None else tuple(classes)
         return cls(array[:, 0], array[:, 1], centre, array[:, 2 : 2 + k], array[:, 2 + k :], classes)
 
+    def check(self, dtype: str, shape: tuple[int, ...], n_rows: int) -> None:
+        """Raise ValueError where they can not be those of a column of this dtype and shape a row, of so many rows.
+
+        Those of one column can be merged, whatever segments they are of.
+        """
+        if self.n_rows != n_rows:
+            raise ValueError(f"label statistics are of {self.n_rows} rows, expected {n_rows}")
+        width, expected = len(self.centre) - len(self.classes or ()), 0 if dtype == "string" else math.prod(shape)
+        if width != expected:
+            raise ValueError(f"label statistics have {width} numbers a row, expected {expected}")
+        texts = [value for value in self.classes or () if isinstance(value, str) != (dtype == "string")]
+        if texts:
+            raise ValueError(f"label statistics have the class {texts[0]!r:.40}, and the column has {dtype}")
+
     def _about(self, centre: Floats) -> LabelStatistics:
         """The same statistics with sums about another centre: exact algebra, the data are not needed."""
         shift = self.centre - centre

@@ -139,7 +139,9 @@ class View:
         return sum(rows.nnz for rows in self._pieces()) if self._features is not None else self._count_entries()
 
     def _is_whole(self) -> bool:
-        return bool(np.array_equal(self._selection.segment_rows, self._reader.segment_rows))
+        # rows in an order of their own are as one segment, and may repeat one and lack another
+        whole = np.array_equal(self._selection.segment_rows, self._reader.segment_rows)
+        return self._selection.in_order and bool(whole)
 
     def _count_entries(self) -> int:
         step = 1 << 20

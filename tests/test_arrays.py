@@ -771,6 +771,30 @@ def test_blocks_of_rows_are_taken(large: Written, blocks: list[int], size: int, 
     np.testing.assert_array_equal(large.reader("never").take(rows), large.values[rows])
 
 
+@pytest.mark.parametrize("size", [1, 65, 300])
+@pytest.mark.parametrize("ascending", [True, False])
+@pytest.mark.parametrize(("dtype", "tail"), [("int64", (3,)), ("string", ()), ("bool", ())])
+def test_rows_that_lie_apart_take_no_memory_for_all_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, ascending: bool, dtype: str, tail: tuple[int, ...]
+) -> None:
+    values = some_values(200_000, dtype, tail)
+    written = Written(tmp_path, values, dtype, ZSTD, 1 << 10, 1 << 16, [])
+    monkeypatch.setattr(arrays, "_TAKEN_BYTES", 1 << 16)
+    starts = np.arange(0, 199_000, 1000)
+    rows = ((starts if ascending else starts[::-1])[:, None] + np.arange(size)).ravel()
+    reader = written.reader("never")
+    reader.take(rows[:1])
+    tracemalloc.start()
+    try:
+        found = reader.take(rows)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(found, values[rows])
+    if dtype == "int64":  # all chunks together take 4,800,000
+        assert peak < 3 * found.nbytes + 8 * rows.nbytes + (1 << 19)
+
+
 # -------------------------------------------------------------------------------------------------------- bombs
 
 

@@ -203,6 +203,11 @@ def test_damage_is_an_error_and_a_problem_and_rows_are_read_on(path: Path, how: 
     assert fast == (problems if how in ("missing", "short", "folder", "document") else [])
 
 
+def test_verify_maps_no_names_which_others_may_cut_short(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalStorage, "map", lambda *_: pytest.fail("a file was mapped"))
+    assert ss.open(path).verify() == []
+
+
 def test_too_few_names_are_damage(path: Path) -> None:
     manifest = path / "versions/00000001.json"
     document = json.loads(manifest.read_bytes())
@@ -213,6 +218,29 @@ def test_too_few_names_are_damage(path: Path) -> None:
     with pytest.raises(CorruptStoreError, match="it has 2 names, expected 4, one a feature"):
         ss.open(path).feature_names  # noqa: B018
     assert [p for p in ss.open(path).verify() if "it has 2 names, expected 4" in p]
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["a", "b", "c", "b"], "feature 3 has the name 'b', as feature 1 has"),
+        (["a", "b", "", "d"], "feature 2 has a name of 0 bytes, expected 1 to 1000"),
+        (["a", "b", "c", "d" * 1001], "feature 3 has a name of 1001 bytes, expected 1 to 1000"),
+    ],
+    ids=["twice", "empty", "long"],
+)
+def test_names_of_another_writer_that_are_none_are_a_problem(path: Path, names: list[str], reason: str) -> None:
+    manifest = path / "versions/00000001.json"
+    document = json.loads(manifest.read_bytes())
+    entry = write_names(LocalStorage(path), "e" * 32, np.array(names, object))
+    document.pop("crc32c")
+    document["features"] = entry.to_json()
+    manifest.write_bytes(seal(document, crc32c))
+    (problem,) = ss.open(path).verify()
+    assert f"features/{'e' * 32}/names, " in problem
+    assert reason in problem
+    with pytest.raises(ValueError, match=reason.partition(",")[0]):  # as whoever takes them says
+        ss.convert(ss.open(path), path.parent / "again.zarr")
 
 
 def test_the_command_takes_shows_and_selects_names(tmp_path: Path) -> None:

@@ -20,10 +20,13 @@ import scipy.sparse as sp
 import sparsestore as ss
 from sparsestore import inspection, segment_writer, writer
 from sparsestore.arrays import ArrayWriter
+from sparsestore.checksum import crc32c
+from sparsestore.documents import seal
 from sparsestore.errors import FormatError, MissingStoreError
 from sparsestore.integrity import Verdict, examine
 from sparsestore.kernels import survey
 from sparsestore.manifest import read_manifest
+from sparsestore.statistics import LabelAccumulator
 from sparsestore.storage import LocalStorage, open_storage
 from sparsestore.zarr_format import Codec
 
@@ -443,6 +446,58 @@ def test_what_a_wrong_writer_wrote_is_a_problem(
     assert found(tmp_path / "s.zarr", n_threads=4) == problems
 
 
+@pytest.mark.parametrize("row", [3, 9_999, 39_998])
+def test_a_wrong_bool_among_several_a_row_is_a_problem_of_its_row(tmp_path: Path, small_shards: None, row: int) -> None:
+    flags = np.zeros((N_ROWS, 3), bool)
+    flags.view(np.uint8)[row, 1] = 2
+    ss.convert(rows_of(), tmp_path / "s.zarr", columns={"flags": flags})
+    (problem,) = found(tmp_path / "s.zarr")
+    assert f"(rows {row} to {row + 1}): a byte that is neither 0 nor 1 in a column of bool" in problem
+
+
+OTHER_LABELS = {
+    "texts": (np.array(list("abca"), object), "label statistics have 0 numbers a row, expected 1"),
+    "several": (np.eye(4)[:, :3], "label statistics have 3 numbers a row, expected 1"),
+    "rows": (np.arange(5), "label statistics are of 5 rows, expected 4"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_LABELS)
+def test_statistics_of_other_labels_are_a_problem_and_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    labels, reason = OTHER_LABELS[name]
+    statistics = LabelAccumulator("string" if name == "texts" else labels.dtype, labels.shape[1:])
+    statistics.update(labels)
+    ss.convert(np.eye(4), tmp_path / "s.zarr", columns={"y": np.arange(4)})
+    with monkeypatch.context() as patch:
+        patch.setattr(LabelAccumulator, "finish", lambda _, finish=statistics.finish: finish())
+        ss.open(tmp_path / "s.zarr").append(np.eye(4), y=np.arange(4))
+    store = ss.open(tmp_path / "s.zarr")
+    (problem,) = store.verify()
+    assert "stats/labels/y/c/0/0" in problem
+    assert f"(rows 4 to 8): it can not be read: {reason}" in problem
+    with pytest.raises(FormatError, match=reason):
+        store.loader(2, shuffle=True)
+
+
+def test_statistics_of_another_dtype_are_a_problem_and_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def writer(storage: LocalStorage, prefix: str, dtype: str, *arguments: Any, **options: Any) -> ArrayWriter:
+        return ArrayWriter(storage, prefix, "float32" if "labels" in prefix else dtype, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segment_writer, "ArrayWriter", writer)
+        ss.convert(np.eye(4), tmp_path / "s.zarr", columns={"y": np.arange(4)})
+    store = ss.open(tmp_path / "s.zarr")
+    (problem,) = store.verify()
+    assert "stats/labels/y/zarr.json" in problem
+    assert "the dtype is float32, expected float64" in problem
+    with pytest.raises(FormatError, match=r"is float32 \(13, \d+\), expected float64"):
+        store.loader(2, shuffle=True)
+
+
 OTHER_CODECS = {
     "columns/y": ("raw", Codec(), "the codec is none, expected compressed"),
     "columns/t": ("compact", Codec(), "the codec is none, expected compressed"),
@@ -473,6 +528,45 @@ def test_an_array_that_is_compressed_where_it_must_not_be_or_the_reverse_is_a_pr
     assert reason in problem
     with pytest.raises(ss.SparsestoreError, match=f"{name}/zarr.json.*compressed"):
         _ = [store[:], *(store.column(column)[:] for column in values)]
+
+
+class Gapped(ArrayWriter):
+    """A writer as the format allows, which leaves gaps between compressed chunks, and before the index."""
+
+    def _write_chunks(self, values: Any) -> None:
+        for at in range(0, len(values), self._spec.chunk):
+            super()._write_chunks(values[at : at + self._spec.chunk])
+            self._leave()
+
+    def _close_shard(self) -> None:
+        self._leave()
+        super()._close_shard()
+
+    def _leave(self) -> None:
+        if self._file is not None and self._spec.codec.name != "none":
+            self._file.write(b"GAP")
+
+
+def test_gaps_between_compressed_chunks_are_no_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "s.zarr"
+    with monkeypatch.context() as patch:
+        patch.setattr(segment_writer, "ArrayWriter", functools.partial(Gapped, chunk=1 << 14, shard=1 << 15))
+        ss.convert(rows_of(), path, columns=columns(N_ROWS), profile="compact")
+    for mmap in (True, False):
+        store = ss.open(path, mmap=mmap)
+        assert (store[:] != rows_of()).nnz == 0
+        np.testing.assert_array_equal(store.column("y")[:], columns(N_ROWS)["y"])
+    assert found(path) == []
+    file = segment(path, N_ROWS) / "columns/y/c/0"
+    payload = file.read_bytes()
+    flip(file, 100)
+    (problem,) = found(path)
+    assert re.search(r"columns/y/c/0, bytes 0 to \d+ \(rows 0 to 4096\): the bytes do not match their crc32c", problem)
+    file.write_bytes(payload.replace(b"GAP", b"gap"))
+    (problem,) = found(path)
+    assert "(rows 0 to 32768): the bytes do not match the crc32c of the object" in problem
+    assert "though each chunk matches its own" in problem
+    assert len(store.column("y")[:]) == N_ROWS
 
 
 @pytest.mark.parametrize("name", ["X/indices", "X/data"])
@@ -615,6 +709,45 @@ def test_versions_that_share_segments_are_looked_at_once(path: Path) -> None:
     (segment(path, 500) / "X/data/c/0").unlink()
     (problem,) = examine(storage, deep=False, all_versions=True).problems
     assert "version 2" in problem
+
+
+OTHER_VERSIONS = {
+    "columns": (lambda first: first["columns"]["y"].update(dtype="float64"), "the dtype is int64, expected float64"),
+    "features": (lambda first: first["shape"].__setitem__(1, 3), "n_features is 4, the store has 3"),
+    "names": (lambda first: first["shape"].__setitem__(1, 5), "it has 4 names, expected 5, one a feature"),
+    "entries": (
+        lambda first: (first.update(nnz=3), first["segments"][0].__setitem__(2, 3)),
+        r"its rows and nnz are \(4, 4\), expected \(4, 3\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_VERSIONS)
+def test_what_one_version_says_of_what_it_shares_is_a_problem(tmp_path: Path, name: str) -> None:
+    change, reason = OTHER_VERSIONS[name]
+    names = list("abcd") if name == "names" else None
+    ss.convert(np.eye(4), tmp_path / "s.zarr", columns={"y": np.arange(4)}, feature_names=names)
+    ss.open(tmp_path / "s.zarr").append(np.eye(4), y=np.arange(4))
+    key = tmp_path / "s.zarr/versions/00000001.json"
+    first = json.loads(key.read_bytes())
+    first.pop("crc32c")
+    change(first)
+    key.write_bytes(seal(first, crc32c))
+    storage = open_storage(tmp_path / "s.zarr")
+    (problem,) = examine(storage, deep=True, all_versions=True).problems
+    assert "version 1, " in problem
+    assert re.search(reason, problem)
+    assert examine(storage, 1, deep=True).problems == [problem]
+    assert examine(storage, deep=True).problems == []
+
+
+def test_damaged_names_that_versions_share_are_one_problem(tmp_path: Path) -> None:
+    ss.convert(np.eye(4), tmp_path / "s.zarr", feature_names=list("abcd"))
+    ss.open(tmp_path / "s.zarr").append(np.eye(4))
+    (file,) = tmp_path.glob("s.zarr/features/*/features.json")
+    flip(file, 9)
+    (problem,) = examine(open_storage(tmp_path / "s.zarr"), deep=True, all_versions=True).problems
+    assert "version 2, " in problem
 
 
 def test_a_store_that_is_not_there_is_an_error(tmp_path: Path, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +17,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import sparsestore as ss
+from sparsestore import segment as segments
 from sparsestore import segment_writer
 from sparsestore.arrays import ArrayWriter
+from sparsestore.buffers import Buffers
 from sparsestore.errors import CorruptStoreError
 from sparsestore.kernels import offsets
 from sparsestore.reader import Located, _Part
@@ -227,6 +230,40 @@ def test_rows_in_any_order_are_loaded_from_a_compact_store(tmp_path: Path) -> No
         for rows in (np.arange(3000), np.random.default_rng(1).permutation(3000), np.array([5, 5, 2, 2999, 0])):
             found = store[rows]
             assert (found != x[rows].astype(found.dtype)).nnz == 0
+
+
+@pytest.mark.parametrize("profile", ["raw", "compact"])
+@pytest.mark.parametrize("values", ["uint8", "float64"])
+def test_rows_that_lie_apart_take_no_memory_for_what_is_read_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: str, values: str
+) -> None:
+    monkeypatch.setattr(segments, "_READ_BYTES", 1 << 18)
+    n, rng = 60_000, np.random.default_rng(0)
+    lengths = rng.integers(0, 60, n)
+    lengths[30_000] = 70_000  # longer than what is read at once
+    indptr = np.append(0, np.cumsum(lengths))
+    features = np.arange(indptr[-1], dtype=np.int32) - np.repeat(indptr[:-1], lengths).astype(np.int32)
+    x = scipy.sparse.csr_array((rng.integers(1, 200, indptr[-1]).astype(values), features, indptr), shape=(n, 80_000))
+    ss.convert(x, tmp_path / "s", profile=profile)
+    for buffers in (None, Buffers()):
+        for rows in (
+            np.arange(0, n, 300),
+            rng.permutation(n)[:200],
+            np.array([29_999, 30_000, 59_999, *range(0, n, 900)]),
+        ):
+            found = ss.open(tmp_path / "s", mmap=False)._reader.find(rows).load(buffers).take(dtype=values).to_scipy()
+            assert (found != x[rows]).nnz == 0
+    reader, rows = ss.open(tmp_path / "s", mmap=False, check="never")._reader, np.arange(0, n, 300)
+    found = reader.find(rows)
+    found.load()
+    tracemalloc.start()
+    try:
+        found.load()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    entries = 70_000 + 200 * 60  # of 1,850,000
+    assert peak < entries * (4 + np.dtype(values).itemsize) * 2 + (2 << 20)
 
 
 @pytest.mark.parametrize("chunk", [1, 16, 256, 512])

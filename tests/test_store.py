@@ -151,6 +151,11 @@ def test_stores_views_and_loaders_go_to_other_processes(pair: tuple[ss.Store, sp
         assert all(np.array_equal(a, b.row_ids) for a, b in zip(batches, loader, strict=True))
 
 
+def test_entries_are_counted_of_as_many_rows_as_there_are_in_another_order(tmp_path: Path) -> None:
+    store = ss.convert(np.tri(4), tmp_path / "s.zarr")
+    assert [store.select(rows=rows).nnz for rows in ([0] * 4, [3, 3, 1, 0], [3, 2, 1, 0])] == [4, 11, 10]
+
+
 def test_a_view_of_rows_keeps_their_order_and_repeats(pair: tuple[ss.Store, sp.csr_array]) -> None:
     store, x = pair
     view = store.select(rows=[5, 1, 1, -1])
