@@ -505,6 +505,7 @@ class _Conversion:
                     continue
                 if found != wanted:
                     raise StoreExistsError(_refusal(storage, journal, wanted))
+                journal.renew()
             except BaseException:
                 journal.release()
                 raise

@@ -624,6 +624,26 @@ def test_without_locks_what_was_interrupted_is_gone_on_with_when_it_is_as_old_as
     same(path, tmp_path / "whole")
 
 
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_what_is_gone_on_with_is_not_taken_for_abandoned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, path, removed = text(tmp_path), tmp_path / "a", list[str]()
+    convert(source, tmp_path / "whole", max_bytes=SMALL)
+    interrupted(monkeypatch, 3000, lambda: convert(source, path, max_bytes=SMALL))
+    aged(path, 25)
+    real = conversion._behind
+
+    def beside_gc(*arguments: Any) -> Any:
+        removed.extend(maintain.gc(path))
+        return real(*arguments)
+
+    monkeypatch.setattr(conversion, "_behind", beside_gc)
+    convert(source, path, max_bytes=SMALL)
+    assert removed == []
+    same(path, tmp_path / "whole")
+
+
 def stalled_writer(path: Path) -> writer.Writer:
     """One that read version 1 of a new store, and lives while others publish 2 to 4."""
     with create(path) as w:
