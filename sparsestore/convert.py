@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsestore.columns import array_of
+from sparsestore.columns import array_of, exactly
 from sparsestore.csr import Rows, index_dtype
 from sparsestore.documents import exactly_json
 from sparsestore.errors import ResourceError, StoreExistsError
 from sparsestore.features import as_names, read_names
-from sparsestore.format import ROW_ID, Manifest, SegmentLine
+from sparsestore.format import ROW_ID, ColumnSchema, Manifest, SegmentLine
 from sparsestore.journal import Journal, all_journals
 from sparsestore.layout import parse_bytes
 from sparsestore.manifest import latest_version, needed_keys, read_manifest, versions
@@ -577,7 +577,7 @@ class _Conversion:
             if self.seed is not None and order is None:
                 size = self.source.size if self.source.sorted_rows else self.source.n_rows
                 blocks = shuffled_blocks(
-                    blocks,
+                    self.declared(blocks),
                     seed=self.seed,
                     max_bytes=share,
                     scratch=scratch,
@@ -728,6 +728,30 @@ class _Conversion:
             given = {name: array[rows] for name, array in self.columns.items()}
             yield replace(block, columns={**block.columns, **given})
         self.check_length(stop)
+
+    def declared(self, blocks: Iterator[Block]) -> Iterator[Block]:
+        """Blocks with columns in the dtypes that the source told, before those of several blocks come into one array.
+
+        Numpy would give that a common dtype, which holds not all values of both.
+        """
+        schemas = {name: ColumnSchema(dtype, shape) for name, (dtype, shape) in self.source.columns.items()}
+        for block in blocks:
+            columns = {
+                name: _declared(name, values, schemas[name]) if name in schemas else values
+                for name, values in block.columns.items()
+            }
+            yield replace(block, columns=columns)
+
+
+def _declared(name: str, values: Array, schema: ColumnSchema) -> Array:
+    """A column of a block in the dtype that the source told."""
+    if values.dtype == schema.dtype or values.dtype == object:
+        return values
+    if schema.dtype == "string":
+        return values.astype(object)
+    if isinstance(values, np.ma.MaskedArray):
+        return np.ma.array(exactly(name, values.filled(0), schema), mask=np.ma.getmaskarray(values))
+    return exactly(name, values, schema)
 
 
 def _write_share(task: tuple[Share, _Conversion], teller: Teller) -> dict[str, Any]:
