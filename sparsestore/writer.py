@@ -611,20 +611,19 @@ class Writer:
     def _check_columns(self, n: int, columns: Mapping[str, Array]) -> Columns:
         arrays = {name: np.asanyarray(values) for name, values in columns.items()}
         row_ids = arrays.pop(ROW_ID, None)
-        if self._has_row_ids is None:
-            self._has_row_ids = row_ids is not None
-        if (row_ids is not None) != self._has_row_ids:
+        if self._has_row_ids not in (None, row_ids is not None):
             raise ValueError(f"column {ROW_ID!r} must come with every block of a writer, or with none")
-        if self._schema is None:
-            self._schema = schema_of({name: (values.dtype, *values.shape[1:]) for name, values in arrays.items()})
-        unknown, missing = sorted(set(arrays) - set(self._schema)), sorted(set(self._schema) - set(arrays))
+        all_schemas = self._schema
+        if all_schemas is None:
+            all_schemas = schema_of({name: (values.dtype, *values.shape[1:]) for name, values in arrays.items()})
+        unknown, missing = sorted(set(arrays) - set(all_schemas)), sorted(set(all_schemas) - set(arrays))
         if unknown or missing:
             raise ValueError(
-                f"columns are {sorted(arrays)}, expected {sorted(self._schema)}: "
+                f"columns are {sorted(arrays)}, expected {sorted(all_schemas)}: "
                 + "; ".join([f"{name!r} is unknown" for name in unknown] + [f"{name!r} is missing" for name in missing])
             )
         checked: Columns = {}
-        for name, schema in self._schema.items():
+        for name, schema in all_schemas.items():
             values = arrays[name]
             if values.shape != (n, *schema.shape):
                 raise ValueError(f"column {name!r} has shape {values.shape}, expected {(n, *schema.shape)}")
@@ -637,6 +636,7 @@ class Writer:
             checked[name] = exactly(name, np.asarray(values), schema)
         if row_ids is not None:
             checked[ROW_ID] = self._row_numbers(n, row_ids)
+        self._schema, self._has_row_ids = all_schemas, row_ids is not None  # one that is refused decides nothing
         return checked
 
     def _row_numbers(self, n: int, given: Array) -> Array:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -481,6 +482,24 @@ def test_a_block_that_was_refused_may_be_left_out(path: Path) -> None:
     assert verify(open_reader(path)) == []
 
 
+@pytest.mark.parametrize(
+    ("refused", "message"),
+    [
+        ({"label": np.arange(2)}, "has shape"),
+        ({"label": np.array([1j, 2, 3])}, "has dtype"),
+        ({"row_id": [-1, 0, 1]}, "has the number -1"),
+    ],
+)
+def test_a_first_block_that_was_refused_decides_nothing(path: Path, refused: dict[str, Any], message: str) -> None:
+    w = create(path)
+    with pytest.raises(ValueError, match=message):
+        w.append(np.eye(3), **refused)
+    write(w, (np.eye(3), {"y": np.arange(3)}))
+    reader = open_reader(path)
+    assert list(reader.manifest.columns) == ["y"]
+    assert verify(reader) == []
+
+
 def test_floats_are_rounded_to_the_precision_declared(path: Path) -> None:
     with create(path, columns={"y": "float32"}) as w:
         w.append(np.eye(1), y=np.array([0.1]))
@@ -802,6 +821,14 @@ def test_numbers_of_numpy_are_written_as_those_of_python(path: Path) -> None:
     attrs = {"n": np.int64(2**60), "x": np.float32(0.5), "flag": np.bool_(True), "cuts": (1, np.uint8(2))}
     write(create(path, attrs=attrs), (np.eye(3), {}))
     assert read_manifest(open_storage(path)).attrs == {"n": 2**60, "x": 0.5, "flag": True, "cuts": [1, 2]}
+
+
+def test_keys_of_an_enumeration_are_written_as_the_text_that_they_are(path: Path) -> None:
+    class Fold(str, Enum):  # noqa: UP042 - whose str() is its text
+        TRAIN = "train"
+
+    write(create(path, attrs={Fold.TRAIN: Fold.TRAIN, "Fold.TRAIN": 2}), (np.eye(3), {}))
+    assert read_manifest(open_storage(path)).attrs == {"train": "train", "Fold.TRAIN": 2}
 
 
 def test_an_error_while_publishing_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
