@@ -47,7 +47,7 @@ def parse_age(age: str | float) -> float:
     >>> parse_age("1.5h")
     5400.0
     """
-    if isinstance(age, (int, float)) and not isinstance(age, bool):
+    if isinstance(age, (int, float, np.integer, np.floating)) and not isinstance(age, bool):
         seconds = float(age)
     else:
         match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([smhdw])\s*", str(age))
