@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsestore.columns import array_of
+from sparsestore.columns import array_of, exactly
 from sparsestore.csr import Rows, index_dtype
+from sparsestore.documents import exactly_json
 from sparsestore.errors import ResourceError, StoreExistsError
 from sparsestore.features import as_names, read_names
-from sparsestore.format import ROW_ID, Manifest, SegmentLine
+from sparsestore.format import ROW_ID, ColumnSchema, Manifest, SegmentLine
 from sparsestore.journal import Journal, all_journals
 from sparsestore.layout import parse_bytes
 from sparsestore.manifest import latest_version, needed_keys, read_manifest, versions
@@ -216,8 +217,9 @@ def append_source(
     """Append a file or a matrix in memory to a store, and give the number of the version published.
 
     As `convert`, whose limits on memory hold here too. The source needs the columns of the store. A call that was
-    killed when it had published, but not ended, is finished: the same again gives that version, says so in the log, and
-    appends nothing, as long as the newest version has these rows and `resume` is true.
+    killed or interrupted when it had published, but not ended, is finished: the same again gives that version, says so
+    in the log, and appends nothing, as long as the newest version has these rows, `gc` did not remove the journal of
+    that call, and `resume` is true.
 
     Parameters
     ----------
@@ -424,7 +426,7 @@ class _Conversion:
         source = self.file or fingerprint.of_memory(self.source)
         if source is None:
             return None
-        return {
+        facts = {
             **chosen,
             "source": source,
             "options": self.source.provenance().get("options", {}),
@@ -436,6 +438,7 @@ class _Conversion:
             "duplicates": self.duplicates,
             "features of the store": _counted(self.known),
         }
+        return dict(exactly_json(facts, "what is converted"))  # as it will be read from a journal
 
     def as_begun(self, job: Mapping[str, Any]) -> _Conversion:
         """The same with what was drawn or found when that job began: the seed, and how many names the store had."""
@@ -471,18 +474,22 @@ class _Conversion:
                 journal.release()
                 continue
             try:
-                found, published = journal.state.job, needed_keys(storage)
+                found = journal.state.job
                 rewriting = chosen["into"] == REWRITE
                 if found is not None and (found.get("into") == REWRITE) != rewriting:
                     journal.release()  # neither is in the other's way
                     continue
                 same = self if found is None else self.as_begun(found)
+                if resume and _has_appended(storage, journal) and found != same.job(chosen):
+                    journal.release()  # whoever repeats that one is to be told
+                    continue
+                published = needed_keys(storage)
                 finished = _finished(storage, journal, published) if resume and chosen["into"] == "append" else None
                 if finished is not None and found is not None and found == same.job(chosen):
                     storage.sync("versions")  # nobody was told of it, so that it need not be durable yet
                     journal.discard(published)
                     log.warning(
-                        "%s: version %d has these rows already: the call that appended them was killed before it could "
+                        "%s: version %d has these rows already: the call that appended them ended before it could "
                         "say so. Nothing was appended: give resume=False (--no-resume) to append them again",
                         storage.name,
                         finished,
@@ -498,6 +505,7 @@ class _Conversion:
                     continue
                 if found != wanted:
                     raise StoreExistsError(_refusal(storage, journal, wanted))
+                journal.renew()
             except BaseException:
                 journal.release()
                 raise
@@ -569,7 +577,7 @@ class _Conversion:
             if self.seed is not None and order is None:
                 size = self.source.size if self.source.sorted_rows else self.source.n_rows
                 blocks = shuffled_blocks(
-                    blocks,
+                    self.declared(blocks),
                     seed=self.seed,
                     max_bytes=share,
                     scratch=scratch,
@@ -721,6 +729,30 @@ class _Conversion:
             yield replace(block, columns={**block.columns, **given})
         self.check_length(stop)
 
+    def declared(self, blocks: Iterator[Block]) -> Iterator[Block]:
+        """Blocks with columns in the dtypes that the source told, before those of several blocks come into one array.
+
+        Numpy would give that a common dtype, which holds not all values of both.
+        """
+        schemas = {name: ColumnSchema(dtype, shape) for name, (dtype, shape) in self.source.columns.items()}
+        for block in blocks:
+            columns = {
+                name: _declared(name, values, schemas[name]) if name in schemas else values
+                for name, values in block.columns.items()
+            }
+            yield replace(block, columns=columns)
+
+
+def _declared(name: str, values: Array, schema: ColumnSchema) -> Array:
+    """A column of a block in the dtype that the source told."""
+    if values.dtype == schema.dtype or values.dtype == object:
+        return values
+    if schema.dtype == "string":
+        return values.astype(object)
+    if isinstance(values, np.ma.MaskedArray):
+        return np.ma.array(exactly(name, values.filled(0), schema), mask=np.ma.getmaskarray(values))
+    return exactly(name, values, schema)
+
 
 def _write_share(task: tuple[Share, _Conversion], teller: Teller) -> dict[str, Any]:
     """What a worker does."""
@@ -773,6 +805,13 @@ def _finished(storage: LocalStorage, journal: Journal, published: Mapping[str, t
     newest = latest_version(storage)
     firsts = [published[key][0] for key in journal.state.segments if published.get(key, (0, 0))[1] == newest]
     return min(firsts, default=None)
+
+
+def _has_appended(storage: LocalStorage, journal: Journal) -> bool:
+    """Whether an append that can be known again published its rows, and the newest version has them."""
+    if (journal.state.job or {}).get("into") != "append":
+        return False
+    return not journal.state.segments.isdisjoint(needed_keys(storage, versions(storage)[:-1]))
 
 
 def _counted(names: Array | None) -> dict[str, Any] | None:

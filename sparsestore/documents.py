@@ -155,7 +155,8 @@ def exactly_json(value: Any, path: str) -> Any:
         for key in value:
             if not isinstance(key, str):
                 raise ValueError(f"{path}: found the key {key!r:.{_SHOWN}}, expected strings, as JSON has them")
-        return {str(key): exactly_json(item, f"{path}[{key!r}]") for key, item in value.items()}
+        # as the text that it is: an enumeration's str() is its name
+        return {str.__str__(key): exactly_json(item, f"{path}[{key!r}]") for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [exactly_json(item, f"{path}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, float) and not math.isfinite(value):

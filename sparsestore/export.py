@@ -151,6 +151,10 @@ class _Counted(StoreSource):
 def _check(path: Path, overwrite: bool) -> None:
     if path.is_dir():
         raise StoreExistsError(f"{path}: is a folder, expected a file")
+    if path.is_symlink() and not path.exists() and not overwrite:
+        raise StoreExistsError(
+            f"{path}: is a link to what is not there: choose another name, or pass overwrite=True (--overwrite)"
+        )
     if path.exists() and not overwrite:
         raise StoreExistsError(f"{path}: is there already: choose another name, or pass overwrite=True (--overwrite)")
     if path.exists() and not path.is_file():

@@ -156,6 +156,11 @@ class Journal:
         except FileNotFoundError:  # it ended just now
             return True
 
+    def renew(self) -> None:
+        """Where there are no locks, show by its age that somebody goes on with it."""
+        if not self.locked:
+            self.note("base", self.state.base)
+
     @property
     def descriptor(self) -> int:
         """Of the file. Processes that inherit it hold the journal too: it is let go of once all of them have ended."""

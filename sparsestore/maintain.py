@@ -47,7 +47,7 @@ def parse_age(age: str | float) -> float:
     >>> parse_age("1.5h")
     5400.0
     """
-    if isinstance(age, (int, float)) and not isinstance(age, bool):
+    if isinstance(age, (int, float, np.integer, np.floating)) and not isinstance(age, bool):
         seconds = float(age)
     else:
         match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([smhdw])\s*", str(age))
@@ -172,7 +172,7 @@ class _Writers:
 
     @classmethod
     def of(cls, storage: LocalStorage, oldest: float) -> _Writers:
-        """Ask all journals; those of dead writers are held until `release`, so that nobody goes on with one."""
+        """Ask all journals; those whose parts are to go are held until `release`, so that nobody goes on with one."""
         writers = cls()
         try:
             for key in all_journals(storage):
@@ -191,6 +191,8 @@ class _Writers:
                     writers.lost |= state.made
                 else:
                     writers.spared |= state.made
+                    if journal:
+                        journal.release()  # whoever comes with the same is to find it
                 if journal is None or not (journal.locked or old):  # at work, or nobody knows
                     writers.base = min(writers.base, state.base)
         except BaseException:

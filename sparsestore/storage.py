@@ -282,6 +282,8 @@ class Held:
         Whether that is so: False where there are no locks, so that others may hold it too.
     """
 
+    _descriptor = -1  # of one that an interrupt left half made
+
     def __init__(self, key: str, path: Path, descriptor: int, locked: bool) -> None:
         self.key = key
         self.locked = locked

@@ -444,7 +444,7 @@ class Writer:
         self._shuffled = None if shuffled is None else exactly_json(shuffled, "shuffled")
         self.attrs: dict[str, Any] = exactly_json(attrs or {}, "attrs")
         self.feature_names: Iterable[str] | None = None if feature_names is None else as_names(feature_names)
-        self._named: tuple[int, FeaturesEntry] | None = None  # names that were written, and how many
+        self._named: tuple[Array, FeaturesEntry] | None = None  # names that were written
         self._hold_bytes = min(parse_bytes(max_bytes) // 2, SHARD * 8)
         self._held: list[tuple[Rows, Columns]] = []
         self._held_bytes = 0
@@ -577,17 +577,18 @@ class Writer:
         if self._has_row_ids:
             self._highest_row_id = max(self._highest_row_id, int(checked[ROW_ID].max()))
         self._range = self._range.union(block)
-        self.n_rows += len(rows)
-        self.nnz += rows.nnz
-        ends = bool(np.isin(self.n_rows, self._ends))  # where rows of other segments come next
+        n_rows, nnz = self.n_rows + len(rows), self.nnz + rows.nnz
+        ends = bool(np.isin(n_rows, self._ends))  # where rows of other segments come next
         begun = self._segment
         if self._segment is None:
             self._held_bytes += rows.nbytes + sum(values.nbytes for values in checked.values())
             if self._held_bytes < self._hold_bytes and not ends:
                 self._held.append((_copied(rows), {name: values.copy() for name, values in checked.items()}))
+                self.n_rows, self.nnz = n_rows, nnz
                 return
             self._open_segment()
-        self._write(rows, checked)
+        self._write((rows, checked))
+        self.n_rows, self.nnz = n_rows, nnz
         if ends or (begun is not None and begun.nbytes >= PART_BYTES):
             self._finish_part()
         self._kept_bytes += rows.nbytes
@@ -595,31 +596,34 @@ class Writer:
             self._kept_bytes = 0
             give_back()
 
-    def _write(self, rows: Rows, columns: Columns) -> None:
-        """To the open segment. Where that fails half-way its arrays differ in length: it must never be published."""
+    def _write(self, *blocks: tuple[Rows, Columns]) -> None:
+        """To the open segment, all of them. Where that fails half-way it must never be published.
+
+        Its arrays differ in length then, or rows that were taken in before are missing.
+        """
         if self._segment is None:
             raise SparsestoreError("there is no open segment")
         self._torn = True
-        self._segment.write(rows, columns)
+        for rows, columns in blocks:
+            self._segment.write(rows, columns)
         self._torn = False
 
     def _check_columns(self, n: int, columns: Mapping[str, Array]) -> Columns:
         arrays = {name: np.asanyarray(values) for name, values in columns.items()}
         row_ids = arrays.pop(ROW_ID, None)
-        if self._has_row_ids is None:
-            self._has_row_ids = row_ids is not None
-        if (row_ids is not None) != self._has_row_ids:
+        if self._has_row_ids not in (None, row_ids is not None):
             raise ValueError(f"column {ROW_ID!r} must come with every block of a writer, or with none")
-        if self._schema is None:
-            self._schema = schema_of({name: (values.dtype, *values.shape[1:]) for name, values in arrays.items()})
-        unknown, missing = sorted(set(arrays) - set(self._schema)), sorted(set(self._schema) - set(arrays))
+        all_schemas = self._schema
+        if all_schemas is None:
+            all_schemas = schema_of({name: (values.dtype, *values.shape[1:]) for name, values in arrays.items()})
+        unknown, missing = sorted(set(arrays) - set(all_schemas)), sorted(set(all_schemas) - set(arrays))
         if unknown or missing:
             raise ValueError(
-                f"columns are {sorted(arrays)}, expected {sorted(self._schema)}: "
+                f"columns are {sorted(arrays)}, expected {sorted(all_schemas)}: "
                 + "; ".join([f"{name!r} is unknown" for name in unknown] + [f"{name!r} is missing" for name in missing])
             )
         checked: Columns = {}
-        for name, schema in self._schema.items():
+        for name, schema in all_schemas.items():
             values = arrays[name]
             if values.shape != (n, *schema.shape):
                 raise ValueError(f"column {name!r} has shape {values.shape}, expected {(n, *schema.shape)}")
@@ -632,6 +636,7 @@ class Writer:
             checked[name] = exactly(name, np.asarray(values), schema)
         if row_ids is not None:
             checked[ROW_ID] = self._row_numbers(n, row_ids)
+        self._schema, self._has_row_ids = all_schemas, row_ids is not None  # one that is refused decides nothing
         return checked
 
     def _row_numbers(self, n: int, given: Array) -> Array:
@@ -668,6 +673,7 @@ class Writer:
         constant = np.dtype(stored).type(values.low).item() if values.constant else None
         id = uuid.uuid4().hex
         self._journal.note("segment", f"segments/{id}")
+        self._torn = True  # until what was taken in before is written
         self._segment = SegmentWriter(
             self._storage,
             self._profile,
@@ -679,8 +685,7 @@ class Writer:
             shuffled=self._shuffled is not None,
         )
         held, self._held, self._held_bytes = self._held, [], 0
-        for rows, columns in held:
-            self._write(rows, columns)
+        self._write(*held)
 
     def _close_segment(self) -> None:
         if self._segment is None:
@@ -688,8 +693,8 @@ class Writer:
         start = 0 if self._segment.has_row_ids else sum(line.rows for line in self._lines)
         self._torn = True  # what was half written must not be finished a second time
         self._lines.append(self._segment.finish(self._width, start))
-        self._torn = False
         self._segment = None
+        self._torn = False
 
     def _finish_part(self) -> None:
         """Close the segment; where somebody could go on from here, make it durable and say so."""
@@ -846,8 +851,19 @@ class Writer:
                 self._storage.publish(ROOT, dump(root_document(uuid.uuid4().hex)), self._journal.temporary)
         self._storage.make_folder("versions")
         self._storage.sync()  # all that the manifest will name, and the folder that it will be in
-        version = self._publish_manifest()
-        self._closed = True
+        try:
+            version = self._publish_manifest()
+            self._closed = True
+            self._make_name_durable(version)
+        except BaseException:
+            self._closed = self._closed or self._is_published()  # a second try would have its rows twice
+            if self._closed:
+                self._end(keep=self._is_known_again)
+            raise
+        self._end()
+        return version
+
+    def _make_name_durable(self, version: int) -> None:
         try:
             self._storage.sync("versions")
         except OSError as error:
@@ -855,9 +871,11 @@ class Writer:
                 error.errno,
                 f"{self._storage.name}: version {version} is published, but not durable yet: {error.strerror}",
             ) from error
-        finally:
-            self._end()
-        return version
+
+    @property
+    def _is_known_again(self) -> bool:
+        """Whether the same call will find in the journal that its version is there, as after a kill."""
+        return self._mode == "append" and self._journal.state.job is not None
 
     def _close_all(self) -> None:
         """Write what is held, and close the segment."""
@@ -1009,10 +1027,10 @@ class Writer:
                 return known
         if not n_features:
             return None
-        if self._named is None or self._named[0] != n_features:
+        if self._named is None or not np.array_equal(self._named[0], names):
             id = uuid.uuid4().hex
             self._journal.note("features", f"features/{id}")
-            self._named = n_features, write_names(self._storage, id, names)
+            self._named = names, write_names(self._storage, id, names)
             self._storage.sync()
         return self._named[1]
 
@@ -1039,7 +1057,7 @@ class Writer:
         self._storage.discard()
         self._held = []
         if self._is_published():
-            self._end()
+            self._end(keep=keep and self._is_known_again)
             return
         kept = set(self._parted) if keep else set()
         if not kept:
@@ -1133,7 +1151,7 @@ def remove_skeleton(storage: LocalStorage, *, with_root: bool) -> None:
         if storage.exists("writers") or storage.exists("versions"):
             with contextlib.suppress(FileExistsError):  # it made its own
                 storage.publish(ROOT, root, f"writers/{uuid.uuid4().hex}.tmp")
-                storage.sync()
+                storage.sync("")
             return
     if with_root:
         with contextlib.suppress(OSError):

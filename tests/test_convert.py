@@ -226,6 +226,28 @@ def test_bucket_files_may_lie_in_another_folder(tmp_path: Path) -> None:
         convert(matrix(10), tmp_path / "b", scratch=tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("n", [3, 30_000], ids=["in memory", "in bucket files"])
+@pytest.mark.parametrize("kind", ["int64, uint64", "int64, float32", "masked", "texts"])
+def test_columns_of_several_dtypes_come_through_a_shuffle_as_without_one(tmp_path: Path, n: int, kind: str) -> None:
+    """Numpy's common dtype of whole numbers and others is float64, and text of fixed width is no object."""
+    x = sp.csr_array(np.ones((n, 1), np.float32) * np.arange(20, dtype=np.float32))
+    texts = [f"text number {i}" for i in range(n)]
+    large = 2**60 + np.arange(n)
+    pairs: dict[str, tuple[Any, Any]] = {
+        "int64, uint64": (large, np.arange(n, dtype=np.uint64)),
+        "int64, float32": (large, np.arange(n, dtype=np.float32)),
+        "masked": (large, np.ma.array(np.full(n, np.nan, np.float32), mask=True)),
+        "texts": (np.array(texts), np.array(texts, object)),
+    }
+    blocks = [(x, {"y": values}) for values in pairs[kind]] * (1 if n == 3 else 6)
+    convert(blocks, tmp_path / "a", progress=False)
+    convert(blocks, tmp_path / "b", shuffle=True, seed=0, max_bytes=SMALL, progress=False)
+    one, other = Opened(tmp_path / "a"), Opened(tmp_path / "b")
+    order = other.columns["row_id"]
+    assert other.columns["y"].tolist() == one.columns["y"][order].tolist()
+    assert (other.x != one.x[order]).nnz == 0
+
+
 def test_a_seed_that_is_left_out_is_drawn_and_recorded(tmp_path: Path) -> None:
     x = matrix(300)
     seeds = []

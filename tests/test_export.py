@@ -485,6 +485,12 @@ def test_a_file_that_is_there_stays_unless_it_is_to_be_replaced(plain: ss.Store,
     (tmp_path / "folder.svm").mkdir()
     with pytest.raises(FileExistsError, match="is a folder"):
         export(plain, tmp_path / "folder.svm", overwrite=True)
+    link = tmp_path / "link.svm"
+    link.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError, match="is a link to what is not there: choose another name, or"):
+        export(plain, link, progress=False)
+    export(plain, link, overwrite=True, progress=False)
+    assert not link.is_symlink()
     assert path.read_text() == "mine"
     export(plain, path, overwrite=True, progress=False)
     assert path.read_text() != "mine"

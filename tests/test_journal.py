@@ -454,10 +454,78 @@ def test_what_was_published_before_its_writer_was_killed_is_not_gone_on_with(
     assert len(names(path / "writers")) == 1
     rows = store.open(path).shape[0]
     append_source(text(tmp_path, 50, "last.svm"), path, max_bytes=SMALL)
+    assert append_source(source, path, max_bytes=SMALL) == 2  # it is told all the same
     opened = store.open(path)
     assert opened.shape[0] == rows + 50
     assert opened.verify() == []
     assert names(path / "writers") == []
+
+
+@pytest.mark.parametrize("how", ["interrupted after its link", "interrupted in fsync", "fsync failed"])
+def test_an_append_that_ended_after_it_published_is_finished_by_the_same_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """As one that was killed there: whoever called it may not know that its rows are in the store."""
+    path = tmp_path / "a"
+    append = partial(append_source, text(tmp_path, 3000), path, max_bytes=SMALL)
+    convert(text(tmp_path, 100, "first.svm"), path, max_bytes=SMALL)
+    publish, sync = LocalStorage.publish, LocalStorage.sync
+
+    def published(self: LocalStorage, *arguments: Any) -> None:
+        publish(self, *arguments)
+        raise KeyboardInterrupt
+
+    def synced(self: LocalStorage, folder: str | None = None) -> None:
+        if folder == "versions":
+            raise OSError(5, "Input/output error") if how == "fsync failed" else KeyboardInterrupt
+        sync(self, folder)
+
+    with monkeypatch.context() as patch:
+        if how == "interrupted after its link":
+            patch.setattr(LocalStorage, "publish", published)
+        else:
+            patch.setattr(LocalStorage, "sync", synced)
+        with pytest.raises((KeyboardInterrupt, OSError)):
+            append()
+    assert append() == 2
+    opened = store.open(path)
+    assert (opened.version, opened.shape[0]) == (2, 3100)
+    assert opened.verify() == []
+    assert names(path / "writers") == []
+
+
+def test_gc_does_not_hide_what_may_be_gone_on_with_while_it_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    append = partial(append_source, text(tmp_path, 100), path, max_bytes=SMALL)
+    append_rows, real = [], maintain.needed_keys
+    convert(text(tmp_path, 100, "first.svm"), path, max_bytes=SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "end", lambda self, **_: self.release())  # as if killed there
+        append()
+
+    def slow(*arguments: Any) -> Any:
+        append_rows.append(append())
+        return real(*arguments)
+
+    monkeypatch.setattr(maintain, "needed_keys", slow)
+    maintain.gc(path)
+    assert append_rows == [2]
+    assert store.open(path).shape[0] == 200
+
+
+def test_an_append_is_known_by_whatever_can_be_appended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts of numpy's kind of variable width, and truth values of numpy's."""
+    path = tmp_path / "a"
+    columns = {"name": np.array(["red", "green", "a longer one"], np.dtypes.StringDType())}
+    append = partial(append_source, np.eye(3), path, columns=columns, grow_features=np.bool_(True), progress=False)
+    convert(np.eye(3), path, columns=columns, progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "end", lambda self, **_: self.release())  # as if killed there
+        append()
+    assert append() == 2
+    assert store.open(path).column("name")[:].tolist() == 2 * columns["name"].tolist()
 
 
 @pytest.mark.parametrize("n_rows", [50, 3000], ids=["one segment", "parts"])
@@ -476,7 +544,7 @@ def test_an_append_that_was_killed_after_it_published_is_finished_by_the_same_ag
     with append_to(path) as other:
         other.append(sp.csr_array((7, 52), dtype=np.float32), y=np.zeros(7, np.float32))
     assert append() == 2
-    assert "version 2 has these rows already: the call that appended them was killed" in caplog.text
+    assert "version 2 has these rows already: the call that appended them ended before it could say so" in caplog.text
     assert store.open(path).version == 3
     assert names(path / "writers") == []
     assert append() == 4  # another one
@@ -553,6 +621,26 @@ def test_without_locks_what_was_interrupted_is_gone_on_with_when_it_is_as_old_as
     with caplog.at_level("INFO", "sparsestore"):
         convert(source, path, max_bytes=SMALL)
     assert "going on behind row" in caplog.text
+    same(path, tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_what_is_gone_on_with_is_not_taken_for_abandoned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, path, removed = text(tmp_path), tmp_path / "a", list[str]()
+    convert(source, tmp_path / "whole", max_bytes=SMALL)
+    interrupted(monkeypatch, 3000, lambda: convert(source, path, max_bytes=SMALL))
+    aged(path, 25)
+    real = conversion._behind
+
+    def beside_gc(*arguments: Any) -> Any:
+        removed.extend(maintain.gc(path))
+        return real(*arguments)
+
+    monkeypatch.setattr(conversion, "_behind", beside_gc)
+    convert(source, path, max_bytes=SMALL)
+    assert removed == []
     same(path, tmp_path / "whole")
 
 

@@ -21,7 +21,7 @@ import pytest
 from sparsestore.buffers import Buffers
 from sparsestore.checksum import crc32c, piece_crc32c
 from sparsestore.errors import CorruptStoreError
-from sparsestore.storage import LARGE_PAGE, Advice, LocalStorage, _read_at_once, naming, open_storage
+from sparsestore.storage import LARGE_PAGE, Advice, Held, LocalStorage, _read_at_once, naming, open_storage
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -491,6 +491,10 @@ def test_a_hold_goes_with_its_process_however_that_ends(storage: LocalStorage) -
     deadline = time.monotonic() + 5
     while is_held(storage, "writers/a"):
         assert time.monotonic() < deadline
+
+
+def test_a_hold_that_an_interrupt_left_half_made_goes_in_silence() -> None:
+    Held.__new__(Held).__del__()
 
 
 def test_a_hold_goes_with_its_last_reference_but_not_with_that_of_a_fork(storage: LocalStorage) -> None:

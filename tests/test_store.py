@@ -253,6 +253,8 @@ def test_young_garbage_stays(tmp_path: Path) -> None:
     store = ss.convert(np.eye(3), path)
     (path / "segments" / ("0" * 32)).mkdir()
     assert store.gc() == []
+    for age in (np.int64(3600), np.float32(3600)):
+        assert store.gc(older_than=age) == []
     assert store.gc(older_than="0s") == ["segments/" + "0" * 32]
 
 

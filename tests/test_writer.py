@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,12 @@ from numpy.typing import NDArray
 from sparsestore import layout, maintain, manifest, segment_writer, writer
 from sparsestore.convert import append_source
 from sparsestore.csr import Rows
+from sparsestore.documents import dump
 from sparsestore.errors import CorruptStoreError, FormatError, StoreExistsError
+from sparsestore.features import read_names
+from sparsestore.format import root_document
 from sparsestore.integrity import verify
+from sparsestore.journal import Journal
 from sparsestore.manifest import read_manifest, versions
 from sparsestore.reader import Reader
 from sparsestore.storage import LocalStorage, open_storage
@@ -477,6 +482,24 @@ def test_a_block_that_was_refused_may_be_left_out(path: Path) -> None:
     assert verify(open_reader(path)) == []
 
 
+@pytest.mark.parametrize(
+    ("refused", "message"),
+    [
+        ({"label": np.arange(2)}, "has shape"),
+        ({"label": np.array([1j, 2, 3])}, "has dtype"),
+        ({"row_id": [-1, 0, 1]}, "has the number -1"),
+    ],
+)
+def test_a_first_block_that_was_refused_decides_nothing(path: Path, refused: dict[str, Any], message: str) -> None:
+    w = create(path)
+    with pytest.raises(ValueError, match=message):
+        w.append(np.eye(3), **refused)
+    write(w, (np.eye(3), {"y": np.arange(3)}))
+    reader = open_reader(path)
+    assert list(reader.manifest.columns) == ["y"]
+    assert verify(reader) == []
+
+
 def test_floats_are_rounded_to_the_precision_declared(path: Path) -> None:
     with create(path, columns={"y": "float32"}) as w:
         w.append(np.eye(1), y=np.array([0.1]))
@@ -684,6 +707,96 @@ def test_a_segment_whose_end_failed_is_never_published(path: Path, monkeypatch: 
     assert not path.exists()
 
 
+def interrupted_at_line(n: int, call: Callable[[], object]) -> bool:
+    """Call, and raise a KeyboardInterrupt before the n-th line of `writer` that is run; whether there was one."""
+    left = [n]
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        if frame.f_code.co_filename != writer.__file__:
+            return None
+        if event == "line":
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_an_interrupt_anywhere_in_publish_loses_no_row_and_publishes_none_twice(tmp_path: Path) -> None:
+    for n in range(1, 1000):
+        path = tmp_path / str(n)
+        write(create(path), (np.eye(3), {}))
+        w = append_to(path)
+        for _ in range(3):
+            w.append(np.eye(3))
+        if not interrupted_at_line(n, w.publish):
+            break
+        try:
+            w.publish()
+        except ValueError as error:
+            assert "the writer is closed" in str(error) or "an earlier write failed half-way" in str(error), n  # noqa: PT017
+        w.abort()
+        opened = open_reader(path)
+        assert (opened.version, opened.shape) in [(1, (3, 3)), (2, (12, 3))], n
+    assert n > 50
+
+
+def test_a_block_that_failed_is_not_counted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(self: Any, kind: str, value: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    w = create(path, max_bytes=400)
+    w.append(np.eye(3))
+    monkeypatch.setattr(Journal, "note", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        w.append(np.ones((10, 3)))
+    monkeypatch.undo()
+    assert (w.n_rows, w.nnz) == (3, 3)
+    w.append(np.ones((10, 3)))
+    assert (w.n_rows, w.nnz) == (13, 33)
+    w.publish()
+    assert open_reader(path).shape == (13, 3)
+
+
+@pytest.mark.parametrize("start", [create, append_to])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_what_was_interrupted_when_it_was_published_is_not_published_twice(
+    path: Path, monkeypatch: pytest.MonkeyPatch, start: Any, error: type[BaseException]
+) -> None:
+    if start is append_to:
+        write(create(path), (np.eye(3), {}))
+    real = LocalStorage.publish
+
+    def broken(self: LocalStorage, key: str, *arguments: Any) -> None:
+        real(self, key, *arguments)
+        if key.startswith("versions/"):
+            raise error
+
+    w = start(path)
+    w.append(np.eye(3))
+    monkeypatch.setattr(LocalStorage, "publish", broken)
+    with pytest.raises(error):
+        w.publish()
+    monkeypatch.undo()
+    for call in (w.publish, lambda: w.append(np.eye(3))):
+        with pytest.raises(ValueError, match="the writer is closed"):
+            call()
+    w.abort()
+    opened = open_reader(path)
+    assert opened.shape == (6 if start is append_to else 3, 3)
+    assert verify(opened) == []
+    assert [*(path / "writers").iterdir()] == []
+
+
 @pytest.mark.parametrize(
     ("attrs", "message"),
     [
@@ -708,6 +821,14 @@ def test_numbers_of_numpy_are_written_as_those_of_python(path: Path) -> None:
     attrs = {"n": np.int64(2**60), "x": np.float32(0.5), "flag": np.bool_(True), "cuts": (1, np.uint8(2))}
     write(create(path, attrs=attrs), (np.eye(3), {}))
     assert read_manifest(open_storage(path)).attrs == {"n": 2**60, "x": 0.5, "flag": True, "cuts": [1, 2]}
+
+
+def test_keys_of_an_enumeration_are_written_as_the_text_that_they_are(path: Path) -> None:
+    class Fold(str, Enum):  # noqa: UP042 - whose str() is its text
+        TRAIN = "train"
+
+    write(create(path, attrs={Fold.TRAIN: Fold.TRAIN, "Fold.TRAIN": 2}), (np.eye(3), {}))
+    assert read_manifest(open_storage(path)).attrs == {"train": "train", "Fold.TRAIN": 2}
 
 
 def test_an_error_while_publishing_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1110,6 +1231,31 @@ def test_a_store_made_while_another_writer_gives_up_keeps_its_zarr_json(
     assert verify(open_reader(path)) == []
 
 
+def test_a_writer_that_gives_up_when_the_disk_failed_says_so_beside_another(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one begins when zarr.json was just taken away, which is put back then."""
+    fsync, remove, others = os.fsync, LocalStorage.remove, list[Writer]()
+
+    def fails(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").readlink().match("X/indices/c/0"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    def slow(self: LocalStorage, key: str) -> int:
+        if key == "zarr.json":
+            others.append(create(path))
+        return remove(self, key)
+
+    monkeypatch.setattr(os, "fsync", fails)
+    monkeypatch.setattr(LocalStorage, "remove", slow)
+    with pytest.raises(OSError, match="X/indices/c/0"):
+        write(create(path), (np.eye(2), {}))
+    monkeypatch.undo()
+    write(others[0], (np.eye(4), {}))
+    assert verify(open_reader(path)) == []
+
+
 def before_call(monkeypatch: pytest.MonkeyPatch, name: str, n: int, act: Callable[[], Any]) -> list[str]:
     """Have another process do something just before the n-th call of a function of `manifest`; the calls so far."""
     real, calls = getattr(manifest, name), list[str]()
@@ -1285,6 +1431,25 @@ def test_the_default_bound_is_that_of_the_documentation() -> None:
     assert writer.HOLD_BYTES == 64 << 20
     assert layout.SHARD == 16 << 20
     assert isinstance(Writer, type)
+
+
+def test_names_may_change_until_a_version_is_published(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(self: LocalStorage, key: str, payload: bytes, temporary: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    w = create(path, feature_names=["a", "b"])
+    w.append(np.eye(2))
+    w._storage.publish("zarr.json", dump(root_document("0" * 32)), w._journal.temporary)
+    monkeypatch.setattr(LocalStorage, "publish", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        w.publish()
+    monkeypatch.undo()
+    w.feature_names = ["a", "c"]
+    w.publish()
+    manifest = read_manifest(open_storage(path))
+    assert manifest.features is not None
+    assert read_names(open_storage(path), manifest.features, 2).tolist() == ["a", "c"]
+    assert [entry.name for entry in (path / "features").iterdir()] == [manifest.features.id]
 
 
 def test_a_version_is_not_published_by_a_second_try_after_the_disk_failed(

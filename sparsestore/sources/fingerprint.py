@@ -60,7 +60,7 @@ def of_array(array: NDArray[Any]) -> str:
         rows = max(1, _STEP // max(1, part.nbytes // max(1, len(part))))
         for at in range(0, len(part), rows):
             piece = part[at : at + rows]
-            if piece.dtype == object:  # text
+            if piece.dtype.kind in "OT":  # text
                 crc = extend_crc32c(crc, repr(piece.tolist()).encode(errors="surrogatepass"))
             else:
                 crc = extend_crc32c(crc, np.ascontiguousarray(piece).reshape(-1).view(np.uint8))
