@@ -180,6 +180,15 @@ def test_a_compressed_one_becomes_a_store(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ bad files
 
 ROWS_FROM = 9
+
+
+def test_names_that_no_feature_can_have_are_told_at_once(tmp_path: Path) -> None:
+    text = f"@relation r\n@attribute a real\n@attribute {'b' * 1001} real\n@data\n1,2\n"
+    with pytest.raises(SourceError, match=r"x\.arff: the name 'b{40}'\.\.\. of a feature has 1001 bytes"):
+        opened(tmp_path, text)
+    assert opened(tmp_path, text, drop="b" * 1001).feature_names == ["a"]
+
+
 BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "word": ("{0 1}\n{0 x}\n", {}, "10: attribute 'a' is not a number that float64 can hold, found 'x'"),
     "nul": ("{0 1\0}\n", {}, "9: attribute 'a' is not a number that float64 can hold, found '1\\x00'"),

@@ -100,6 +100,9 @@ def test_an_appended_file_keeps_the_numbers_of_known_features(tmp_path: Path) ->
         names = store.feature_names[:3]
     known = ss.convert(tmp_path / "2.vw", tmp_path / "b.zarr", unknown="ignore", feature_names=names)
     assert known[:].toarray().tolist() == [[0, 3, 1]]
+    (tmp_path / "3.vw").write_text("1 | z\n0 | z |b \x1b[31mnew\n")
+    with pytest.raises(SourceError, match=r"3\.vw:2: .* is none of the features .*, found '\\x1b\[31mnew'$"):
+        ss.convert(tmp_path / "3.vw", tmp_path / "c.zarr", unknown="error", feature_names=names)
 
 
 PIECES = st.sampled_from(["|", " ", "\t", "\n", "\r\n", ":", "'", "1", "-2.5", "1e3", "a", "b^", "ä", "nan", "x1", "+"])

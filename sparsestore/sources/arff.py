@@ -262,6 +262,7 @@ class ArffSource:
                 self._places[column.attribute] = place
         self.n_features: int | None = len(features)
         self.feature_names = [attributes[number].name for number in features.tolist()]
+        options.check_names(self.name, self.feature_names)
         self.columns: dict[str, tuple[str, tuple[int, ...]]] = {}
         if self._weighted:
             self.columns["sample_weight"] = self._dtype.name, ()

@@ -11,9 +11,12 @@ from numpy.typing import DTypeLike, NDArray
 
 from sparsestore.csr import number_dtype
 from sparsestore.errors import SourceError
+from sparsestore.sources.dictionary import MOST_LETTERS
+from sparsestore.sources.file import shown
 
 __all__ = [
     "check_n_features",
+    "check_names",
     "check_rows",
     "numeric",
     "parts",
@@ -39,6 +42,16 @@ def check_n_features(n_features: int) -> None:
         raise ValueError(f"n_features is {n_features!r}, expected an integer of at least 0")
     if n_features > _HIGHEST:
         raise ValueError(f"n_features is {n_features}, expected at most {_HIGHEST}")
+
+
+def check_names(name: str, names: Sequence[str]) -> None:
+    """Raise SourceError where one is none that a feature can have: else that would be found when all was read."""
+    for each in names:
+        if not 0 < (size := len(each.encode())) <= MOST_LETTERS:
+            raise SourceError(
+                f"{name}: the name {shown(each)} of a feature has {size} bytes, expected 1 to {MOST_LETTERS}: rename "
+                "it, or leave it out (drop=)"
+            )
 
 
 def check_rows(name: str, n_rows: int, n_entries: int) -> None:
