@@ -13,7 +13,6 @@ from typing import Any
 from sparsestore import store
 from sparsestore.columns import schema_of
 from sparsestore.convert import convert, prepared
-from sparsestore.errors import StoreExistsError
 from sparsestore.manifest import versions
 from sparsestore.sources.base import Block, Source
 from sparsestore.storage import free_disk_bytes, open_storage
@@ -156,7 +155,7 @@ def preview(
     else:
         try:
             check_place(path, overwrite=overwrite)
-        except StoreExistsError as error:
+        except FileExistsError as error:
             problems.append(str(error))
     if store_bytes + scratch_bytes > free:
         problems.append(f"{path.name}: {free:,} bytes are free, and about {store_bytes + scratch_bytes:,} needed")

@@ -11,7 +11,6 @@ from numpy.typing import DTypeLike, NDArray
 
 from sparsestore.csr import number_dtype
 from sparsestore.errors import SourceError
-from sparsestore.sources.dictionary import MOST_LETTERS
 from sparsestore.sources.file import shown
 
 __all__ = [
@@ -34,6 +33,7 @@ __all__ = [
 _HIGHEST = 2**63 - 2  # one more than the highest feature number must fit int64 too
 _FREE_ROWS = 1 << 24
 _EMPTY_ROWS = 1024
+_LONGEST_NAME = 1_000  # bytes: what `features.as_names` takes
 
 
 def check_n_features(n_features: int) -> None:
@@ -47,9 +47,9 @@ def check_n_features(n_features: int) -> None:
 def check_names(name: str, names: Sequence[str]) -> None:
     """Raise SourceError where one is none that a feature can have: else that would be found when all was read."""
     for each in names:
-        if not 0 < (size := len(each.encode())) <= MOST_LETTERS:
+        if not 0 < (size := len(each.encode())) <= _LONGEST_NAME:
             raise SourceError(
-                f"{name}: the name {shown(each)} of a feature has {size} bytes, expected 1 to {MOST_LETTERS}: rename "
+                f"{name}: the name {shown(each)} of a feature has {size} bytes, expected 1 to {_LONGEST_NAME}: rename "
                 "it, or leave it out (drop=)"
             )
 
