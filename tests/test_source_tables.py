@@ -373,6 +373,12 @@ def test_dates_are_kept_as_what_is_said(tmp_path: Path) -> None:
     assert columns["when"].tolist() == [5, 6]
 
 
+def test_a_frame_that_arrow_can_not_read_is_refused_by_name(tmp_path: Path) -> None:
+    frame = pandas.DataFrame({"a": [1, 2], "s": pandas.Series(["x", 3], dtype=object)})
+    with pytest.raises(SourceError, match=r"pandas DataFrame in memory: .*Conversion failed for column s"):
+        ss.convert(frame, tmp_path / "a.zarr", keep="s")
+
+
 def test_batches_of_arrow_are_read_once_and_in_order(tmp_path: Path) -> None:
     batches = [pa.record_batch({"a": [k, 0], "y": [k, k]}) for k in range(5)]
     reader = pa.RecordBatchReader.from_batches(batches[0].schema, batches)
