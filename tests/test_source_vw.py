@@ -139,6 +139,8 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "sum": ("1 |a y\n1 |a x:3e38 x:3e38\n", {}, "2: feature 1: the sum of its duplicates does not fit float32: give a"),
     "costs": ("1:0.5 2:1 |a x\n", {}, "1: expected a finite number that float64 can hold, found '1:0.5'"),
     "base": ("1 1 0.5 |a x\n", {}, "1: a third number, or more, before the first |"),
+    "two_tags": ("1 'a |x y\n1 'my tag|a x\n", {}, "2: a second tag, expected one at most"),
+    "two_quoted": ("1 'a 'b |x y\n", {"tag": True}, "1: a second tag, expected one at most"),
     "importance": ("1 |a x\n1 2 |a x\n", {}, "2: importance 2: give importance=True (--importance) to keep it"),
     "nameless": ("1 |a :3\n", {}, "1: a feature without a name, found ':3'"),
     "huge": ("1 |a x:1e39\n", {}, "1: value 1e+39 is beyond float32"),
