@@ -13,6 +13,7 @@ from typing import Any
 from sparsestore import store
 from sparsestore.columns import schema_of
 from sparsestore.convert import convert, prepared
+from sparsestore.format import ROW_ID
 from sparsestore.manifest import versions
 from sparsestore.sources.base import Block, Source
 from sparsestore.storage import free_disk_bytes, open_storage
@@ -111,7 +112,7 @@ def preview(
     workers = arguments.pop("workers", 1)
     plan = prepared(source, columns=columns, **arguments)
     plan.parts(workers)
-    schema_of(plan.schema())
+    schema = schema_of(plan.schema())
     opened = plan.source
     if getattr(opened, "_once", False) or hasattr(source, "read_next_batch"):
         raise ValueError(f"{opened.name}: gives its blocks once, so that it can not be looked at before")
@@ -136,7 +137,7 @@ def preview(
             _check_lengths(plan, rows, features, sample.whole)
             names = found.feature_names if texts or plan.feature_names is None else plan.feature_names
             head = _head(found, plan.columns, names, bool(chosen.get("shuffle")))
-            own = {name: str(found.column(name)[:1].dtype) for name in found.columns}
+            numbered = ROW_ID in found.columns
     factor = 1.0 if sample.whole else (opened.size or sample.position) / max(sample.position, 1)
     whole_rows = opened.n_rows
     if whole_rows is None and (sample.whole or opened.sorted_rows):
@@ -144,7 +145,6 @@ def preview(
     spilled = sample.n_bytes * factor * ((not opened.sorted_rows) + (plan.seed is not None and not plan.in_one_pass))
     limit = plan.max_bytes
     scratch_bytes = int(spilled) if spilled > limit // 4 else 0
-    given = {name: str(array.dtype) for name, array in plan.columns.items()}
     provenance = opened.provenance()
     path = open_storage(dst)
     free = free_disk_bytes(path.root)
@@ -159,7 +159,7 @@ def preview(
             problems.append(str(error))
     if store_bytes + scratch_bytes > free:
         problems.append(f"{path.name}: {free:,} bytes are free, and about {store_bytes + scratch_bytes:,} needed")
-    kinds = {name: {"object": "string"}.get(dtype, dtype) for name, dtype in {**own, **given}.items()}
+    kinds = {name: column.dtype for name, column in schema.items()} | ({ROW_ID: "int64"} if numbered else {})
     return Preview(
         source=opened.name,
         format=str(provenance.get("format", "memory")),

@@ -134,7 +134,7 @@ TABLE: dict[str, set[str]] = {
     | {"workers"}
     | {"reader", "storage"},  # the hint at sorted rows; the folder of the buckets
     "flags": set(),
-    "preview": {"columns", "convert", "manifest", "sources.base", "storage", "store", "writer"},
+    "preview": {"columns", "convert", "format", "manifest", "sources.base", "storage", "store", "writer"},
     "exports": {"csr", "exports", "kernels", "parallel", "progress", "sources.base"},
     "export": {"errors", "exports", "layout", "progress", "sources.store", "storage", "view"},
     "audit": {"checksum", "format", "statistics", "zarr_format"},

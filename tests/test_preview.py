@@ -37,6 +37,8 @@ def test_a_small_file_is_told_exactly(tmp_path: Path) -> None:
     assert abs(seen.store_bytes - size) < 1000
     assert seen.problems == []
     assert left_in(tmp_path) == ["b.zarr"]
+    columns = {"s": np.array(["a", "bc"]), "k": np.zeros((2, 3), ">f4")}
+    assert preview(np.eye(2), tmp_path / "a.zarr", columns=columns).columns == {"s": "string", "k": "float32"}
 
 
 @pytest.mark.parametrize("shuffle", [False, True], ids=["in_order", "shuffled"])
@@ -50,7 +52,7 @@ def test_a_part_tells_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     convert(x, tmp_path / "b.zarr", columns={"z": np.arange(100_000)}, shuffle=shuffle, progress=False)
     size = sum(path.stat().st_size for path in (tmp_path / "b.zarr").rglob("*") if path.is_file())
     assert seen.store_bytes == pytest.approx(size, rel=0.2)
-    assert "z" in seen.columns
+    assert seen.columns == {"z": "int64"} | ({"row_id": "int64"} if shuffle else {})
     assert ("put the rows in random order, in passing" in seen.steps) == shuffle
     assert seen.scratch_bytes == 0  # taken where they stand in memory
     assert seen.head[0]["columns"].get("z") == (None if shuffle else 0)
