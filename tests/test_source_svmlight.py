@@ -338,6 +338,7 @@ def test_an_empty_file_is_a_matrix_of_no_rows_where_its_width_is_given(tmp_path)
         ({"dtype": "flaot"}, "dtype is 'flaot': data type 'flaot' not understood"),
         ({"dtype": "int32"}, "dtype=int32 for text, expected float32 or float64"),
         ({"multilabel": 0}, "multilabel=0, expected a number of labels from 1"),
+        ({"multilabel": "all"}, "multilabel='all', expected a number of labels from 1 to 65536, or True"),
         ({"multilabel": -1}, "multilabel=-1, expected a number of labels"),
     ],
 )

@@ -249,6 +249,7 @@ OPTIONS = {
     "hash": ({"feature": "f:string", "encode": "hash"}, "encode='hash' needs n_features"),
     "encode": ({"encode": "hash"}, "encode and unknown are for features that are texts"),
     "encoding": ({"feature": "f:string", "encode": "one-hot"}, "encode='one-hot', expected one of dictionary, hash"),
+    "rows": ({"n_rows": -1}, "n_rows is -1, expected an integer of at least 0"),
     "unknown": ({"feature": "f:string", "unknown": "x"}, "unknown='x', expected one of add, ignore, error"),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,12 @@ _EMPTY_ROWS = 1024
 _LONGEST_NAME = 1_000  # bytes: what `features.as_names` takes
 
 
-def check_n_features(n_features: int) -> None:
+def check_n_features(n_features: int, option: str = "n_features") -> None:
     """Raise ValueError unless it is a whole number from 0."""
     if isinstance(n_features, bool) or not isinstance(n_features, (int, np.integer)) or n_features < 0:
-        raise ValueError(f"n_features is {n_features!r}, expected an integer of at least 0")
+        raise ValueError(f"{option} is {n_features!r}, expected an integer of at least 0")
     if n_features > _HIGHEST:
-        raise ValueError(f"n_features is {n_features}, expected at most {_HIGHEST}")
+        raise ValueError(f"{option} is {n_features}, expected at most {_HIGHEST}")
 
 
 def check_names(name: str, names: Sequence[str]) -> None:
@@ -133,6 +133,8 @@ def parts(given: Sequence[Any] | str | None) -> list[Any]:
 def pythonic(option: Any) -> Any:
     """An option with numpy's scalars as Python's own, so that what was asked for can be written down as JSON.
 
+    What gives its elements once becomes a list, as options are looked at more than once.
+
     Examples
     --------
     >>> pythonic([np.int64(3), (np.bool_(True), "a")])
@@ -140,6 +142,8 @@ def pythonic(option: Any) -> Any:
     """
     if isinstance(option, np.generic):
         return option.item()
+    if isinstance(option, Iterator):
+        return [pythonic(each) for each in option]
     if type(option) in (list, tuple):
         return type(option)(map(pythonic, option))
     return {key: pythonic(value) for key, value in option.items()} if type(option) is dict else option
