@@ -527,7 +527,7 @@ def convert(
     if dry_run:
         from sparsestore.preview import preview
 
-        seen = preview(src, dst, **arguments)
+        seen = preview(src, dst, workers=workers, **arguments)
         _show_json(seen.to_json()) if as_json else _print_preview(seen)
         if seen.problems:
             raise typer.Exit(1)

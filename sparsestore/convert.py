@@ -28,6 +28,7 @@ from sparsestore.progress import Progress, shown
 from sparsestore.sort import ORDER_BYTES, Duplicates, random_order, shuffled_blocks, sorted_rows
 from sparsestore.sources import fingerprint
 from sparsestore.sources.base import Block, Source
+from sparsestore.sources.file import shown as quoted
 from sparsestore.storage import LocalStorage, naming, open_storage, scratch_folder
 from sparsestore.version import __version__
 from sparsestore.workers import Teller, results
@@ -236,6 +237,9 @@ def append_source(
     ------
     FileNotFoundError
         Where there is no store.
+    ValueError
+        Also where numbers of a column would stand for other labels or categories than in the store, as far as it was
+        converted from a source that told them.
     FileExistsError
         Where an unfinished conversion of something else is there, or this one, of whose whole parts the store has other
         columns, fewer features or other names of features by now.
@@ -248,7 +252,8 @@ def append_source(
     parts = plan.parts(workers)
     chosen = {"into": "append", "grow_features": grow_features, **_cut(parts)}
     storage = open_storage(dst)
-    read_manifest(storage)  # or there is no store, and nothing there is taken for an unfinished conversion
+    manifest = read_manifest(storage)  # or there is no store, and nothing there is taken for an unfinished conversion
+    _check_meanings(plan.source, storage.name, manifest.attrs)
     plan, journal, finished = plan.knowing_names_of(storage).unfinished(storage, chosen, resume)
     if finished is not None:
         return finished
@@ -812,6 +817,35 @@ def _has_appended(storage: LocalStorage, journal: Journal) -> bool:
     if (journal.state.job or {}).get("into") != "append":
         return False
     return not journal.state.segments.isdisjoint(needed_keys(storage, versions(storage)[:-1]))
+
+
+def _meanings(facts: Any) -> dict[str, list[Any]]:
+    """What the numbers of columns stand for, as a source that they were read from says: labels, and categories."""
+    while isinstance(facts, dict) and facts.get("format") == "sparsestore":
+        facts = facts.get("origin")
+    if not isinstance(facts, dict):
+        return {}
+    found, given = facts.get("categories"), facts.get("options")
+    meanings = {name: value for name, value in found.items() if isinstance(value, list)} if type(found) is dict else {}
+    n_labels = given.get("multilabel") if isinstance(given, dict) else None
+    if isinstance(facts.get("labels"), list):
+        meanings["y"] = facts["labels"]
+    elif type(n_labels) is int:
+        meanings["y"] = list(range(n_labels))
+    return meanings
+
+
+def _check_meanings(source: Source, store: str, attrs: Mapping[str, Any]) -> None:
+    """Raise ValueError where the same number would be one thing in the rows that are there and another in new ones."""
+    there = _meanings(attrs.get("source"))
+    for name, new in _meanings(source.provenance()).items():
+        for at, (ours, theirs) in enumerate(zip(new, there.get(name, ()), strict=False)):
+            if ours != theirs:
+                raise ValueError(
+                    f"{source.name}: number {at} of column {name!r} stands for {quoted(str(ours))}, in {store} for "
+                    f"{quoted(str(theirs))}: give both the same categories in one order, of labels of svmlight "
+                    "their number (multilabel=), or convert it into a store of its own"
+                )
 
 
 def _counted(names: Array | None) -> dict[str, Any] | None:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from sparsestore import store
-from sparsestore.columns import array_of
+from sparsestore.columns import schema_of
 from sparsestore.convert import convert, prepared
+from sparsestore.format import ROW_ID
 from sparsestore.manifest import versions
 from sparsestore.sources.base import Block, Source
 from sparsestore.storage import free_disk_bytes, open_storage
+from sparsestore.writer import check_place
 
 __all__ = ["Preview", "preview"]
 
@@ -105,9 +107,12 @@ def preview(
     ValueError, FileNotFoundError
         As `convert`, for what it finds in the arguments and in the part that was read.
     """
-    for name in ("resume", "progress", "workers"):
+    for name in ("resume", "progress"):
         arguments.pop(name, None)
+    workers = arguments.pop("workers", 1)
     plan = prepared(source, columns=columns, **arguments)
+    plan.parts(workers)
+    schema = schema_of(plan.schema())
     opened = plan.source
     if getattr(opened, "_once", False) or hasattr(source, "read_next_batch"):
         raise ValueError(f"{opened.name}: gives its blocks once, so that it can not be looked at before")
@@ -115,6 +120,9 @@ def preview(
     chosen = {name: arguments[name] for name in ways if name in arguments}
     if opened.sorted_rows:
         chosen.pop("duplicates", None)
+    texts = hasattr(opened, "adopt")  # their number is known at the end
+    if not texts:
+        chosen.pop("feature_names", None)  # as many as the whole has
     with tempfile.TemporaryDirectory(prefix="sparsestore-preview-", dir=chosen.get("scratch")) as folder:
         warm, sample = _Sample(opened, _WARM), _Sample(opened, _SAMPLE)
         convert(warm, Path(folder) / "warm", profile=profile, progress=False, **chosen)  # what is compiled once
@@ -125,9 +133,11 @@ def preview(
         n_bytes = sum(path.stat().st_size for path in part.rglob("*") if path.is_file())
         with store.open(part) as found:
             rows, features = found.shape
-            nnz, dtype, names = found.nnz, str(found.dtype), found.feature_names
-            head = _head(found, columns or {}, bool(chosen.get("shuffle")))
-            own = {name: str(found.column(name)[:1].dtype) for name in found.columns}
+            nnz, dtype = found.nnz, str(found.dtype)
+            _check_lengths(plan, rows, features, sample.whole)
+            names = found.feature_names if texts or plan.feature_names is None else plan.feature_names
+            head = _head(found, plan.columns, names, bool(chosen.get("shuffle")))
+            numbered = ROW_ID in found.columns
     factor = 1.0 if sample.whole else (opened.size or sample.position) / max(sample.position, 1)
     whole_rows = opened.n_rows
     if whole_rows is None and (sample.whole or opened.sorted_rows):
@@ -135,7 +145,6 @@ def preview(
     spilled = sample.n_bytes * factor * ((not opened.sorted_rows) + (plan.seed is not None and not plan.in_one_pass))
     limit = plan.max_bytes
     scratch_bytes = int(spilled) if spilled > limit // 4 else 0
-    given = {name: str(array_of(values).dtype) for name, values in (columns or {}).items()}
     provenance = opened.provenance()
     path = open_storage(dst)
     free = free_disk_bytes(path.root)
@@ -143,10 +152,14 @@ def preview(
     problems = []
     if versions(path) and not overwrite:
         problems.append(f"{path.name} is a store already: give overwrite=True (--overwrite), or append to it")
+    else:
+        try:
+            check_place(path, overwrite=overwrite)
+        except FileExistsError as error:
+            problems.append(str(error))
     if store_bytes + scratch_bytes > free:
         problems.append(f"{path.name}: {free:,} bytes are free, and about {store_bytes + scratch_bytes:,} needed")
-    kinds = {name: {"object": "string"}.get(dtype, dtype) for name, dtype in {**own, **given}.items()}
-    texts = hasattr(opened, "adopt")  # their number is known at the end
+    kinds = {name: column.dtype for name, column in schema.items()} | ({ROW_ID: "int64"} if numbered else {})
     return Preview(
         source=opened.name,
         format=str(provenance.get("format", "memory")),
@@ -173,13 +186,38 @@ def preview(
     )
 
 
-def _head(found: Any, columns: Mapping[str, Any], shuffled: bool) -> list[dict[str, Any]]:
+def _check_lengths(plan: Any, rows: int, features: int, whole: bool) -> None:
+    """Given columns and names of features against those that were seen; a source that knows its own was asked before.
+
+    Raises
+    ------
+    ValueError
+        Where there are too few, or, of the whole, too many.
+    """
+    source, names = plan.source, plan.feature_names
+    if source.n_rows is None:
+        for name, array in plan.columns.items():
+            if len(array) < rows:
+                raise ValueError(f"column {name!r} has {len(array)} values, and {source.name} more rows than that")
+        if whole:
+            plan.check_length(rows)
+    if names is None or source.n_features is not None or hasattr(source, "adopt"):
+        return
+    if len(names) < features or (whole and len(names) > features):
+        least = "" if whole else "at least "
+        raise ValueError(
+            f"feature_names has {len(names)} names, expected one for each of the {least}{features} features of "
+            f"{source.name}"
+        )
+
+
+def _head(found: Any, columns: Mapping[str, Any], names: Any, shuffled: bool) -> list[dict[str, Any]]:
     """The first rows, as `sparsestore head` shows them."""
     stop = min(_HEAD_ROWS, found.shape[0])
-    x, names = found[:stop], found.feature_names
+    x = found[:stop]
     beside = {name: found.column(name)[:stop] for name in found.columns}
     if not shuffled:
-        beside |= {name: array_of(values[:stop]) for name, values in columns.items()}
+        beside |= {name: values[:stop] for name, values in columns.items()}
     rows = []
     for row in range(stop):
         entries = slice(x.indptr[row], x.indptr[row + 1])

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +81,7 @@ def local_path(path: str | os.PathLike[str]) -> str:
     Raises
     ------
     ValueError
-        Where the URL has another scheme or names another machine.
+        Where the URL has another scheme, names another machine, or goes on behind its path.
 
     Examples
     --------
@@ -101,6 +101,11 @@ def local_path(path: str | os.PathLike[str]) -> str:
     if parts.netloc not in ("", "localhost"):
         raise ValueError(
             f"{text}: names the machine {parts.netloc!r}, expected file:/// and an absolute path, or a plain path"
+        )
+    if end := next((mark for mark in "?#" if mark in text), ""):  # or it would name another file
+        raise ValueError(
+            f"{text}: the path of a URL ends at {end!r}: write {quote(end)} where it belongs to the name, or give a "
+            "plain path"
         )
     return unquote(parts.path)
 

@@ -131,10 +131,11 @@ TABLE: dict[str, set[str]] = {
         "version",
     }
     | {"features", "format", "journal", "manifest", "sources.fingerprint"}  # to go on where another was interrupted
+    | {"sources.file"}  # how messages show text of a file
     | {"workers"}
     | {"reader", "storage"},  # the hint at sorted rows; the folder of the buckets
     "flags": set(),
-    "preview": {"columns", "convert", "manifest", "sources.base", "storage", "store"},
+    "preview": {"columns", "convert", "format", "manifest", "sources.base", "storage", "store", "writer"},
     "exports": {"csr", "exports", "kernels", "parallel", "progress", "sources.base"},
     "export": {"errors", "exports", "layout", "progress", "sources.store", "storage", "view"},
     "audit": {"checksum", "format", "statistics", "zarr_format"},

@@ -16,6 +16,7 @@ import sparsestore as ss
 from sparsestore import preview as module
 from sparsestore.cli import app
 from sparsestore.convert import convert
+from sparsestore.errors import ResourceError
 from sparsestore.preview import preview
 
 
@@ -36,6 +37,8 @@ def test_a_small_file_is_told_exactly(tmp_path: Path) -> None:
     assert abs(seen.store_bytes - size) < 1000
     assert seen.problems == []
     assert left_in(tmp_path) == ["b.zarr"]
+    columns = {"s": np.array(["a", "bc"]), "k": np.zeros((2, 3), ">f4")}
+    assert preview(np.eye(2), tmp_path / "a.zarr", columns=columns).columns == {"s": "string", "k": "float32"}
 
 
 @pytest.mark.parametrize("shuffle", [False, True], ids=["in_order", "shuffled"])
@@ -49,7 +52,7 @@ def test_a_part_tells_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     convert(x, tmp_path / "b.zarr", columns={"z": np.arange(100_000)}, shuffle=shuffle, progress=False)
     size = sum(path.stat().st_size for path in (tmp_path / "b.zarr").rglob("*") if path.is_file())
     assert seen.store_bytes == pytest.approx(size, rel=0.2)
-    assert "z" in seen.columns
+    assert seen.columns == {"z": "int64"} | ({"row_id": "int64"} if shuffle else {})
     assert ("put the rows in random order, in passing" in seen.steps) == shuffle
     assert seen.scratch_bytes == 0  # taken where they stand in memory
     assert seen.head[0]["columns"].get("z") == (None if shuffle else 0)
@@ -84,6 +87,52 @@ def test_what_would_be_refused_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"x\.svm:1: "):
         preview(tmp_path / "x.svm", tmp_path / "b.zarr")
     assert left_in(tmp_path) == ["a.zarr", "x.svm"]
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "column_too_short": ({"columns": {"w": np.arange(1)}}, "column 'w' has 1 values, and .*x.svm more rows"),
+    "column_too_long": ({"columns": {"w": np.arange(5)}}, "column 'w' has 5 values, expected one for each of the 2"),
+    "column_complex": ({"columns": {"w": np.arange(2) * 1j}}, "column 'w' has dtype complex128"),
+    "column_row_id": ({"columns": {"row_id": np.arange(2)}}, "column 'row_id' is kept by the store itself"),
+    "column_name": ({"columns": {"a/b": np.arange(2)}}, "column name 'a/b' can not be stored"),
+    "few_names": ({"feature_names": ["a", "b"]}, "feature_names has 2 names, expected one for each of the 3 features"),
+    "many_names": ({"feature_names": list("abcd")}, "feature_names has 4 names, expected one for each of the 3"),
+    "workers": ({"workers": 99}, "for 99 workers, expected at least"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_arguments_are_refused_as_the_conversion_refuses_them(tmp_path: Path, case: str) -> None:
+    (tmp_path / "x.svm").write_text("1 1:2 3:4\n0 2:1\n")
+    arguments, reason = REFUSED[case]
+    for way in (preview, convert):
+        with pytest.raises((ValueError, ResourceError), match=reason):
+            way(tmp_path / "x.svm", tmp_path / "a.zarr", **arguments)
+    assert left_in(tmp_path) == ["x.svm"]
+
+
+def test_a_place_that_is_no_store_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine").write_text("x")
+    for name in ("file", "folder", "file/a.zarr"):
+        with pytest.raises(FileExistsError) as refused:
+            convert(np.eye(3), tmp_path / name)
+        assert preview(np.eye(3), tmp_path / name).problems == [str(refused.value)]
+
+
+def test_names_are_those_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file whose first rows have fewer features, and that does not say how many there are."""
+    monkeypatch.setattr(module, "_SAMPLE", 64 << 10)
+    rows = "".join(f"1 {' '.join(f'{k}:1.5' for k in range(1, 41))}\n" for _ in range(60_000))
+    (tmp_path / "x.svm").write_text(rows + "1 5000:1\n")
+    names = [f"f{k}" for k in range(5000)]
+    seen = preview(tmp_path / "x.svm", tmp_path / "a.zarr", feature_names=names)
+    assert seen.read < 1
+    assert seen.feature_names == names[:10]
+    assert seen.head[0]["features"][:2] == ["f0", "f1"]
+    with pytest.raises(ValueError, match="has 39 names, expected one for each of the at least 40 features of"):
+        preview(tmp_path / "x.svm", tmp_path / "a.zarr", feature_names=names[:39])
 
 
 def test_the_command_line_shows_it_and_writes_nothing(tmp_path: Path) -> None:

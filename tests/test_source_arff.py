@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import sparsestore as ss
 from sparsestore.cli import app
+from sparsestore.convert import append_source
 from sparsestore.errors import SourceError
 from sparsestore.kernels import arff
 from sparsestore.kernels.names import names_of
@@ -180,6 +181,29 @@ def test_a_compressed_one_becomes_a_store(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ bad files
 
 ROWS_FROM = 9
+
+
+def test_other_values_of_a_label_than_those_of_the_store_are_not_appended(tmp_path: Path) -> None:
+    for name, values, label in (("a", "T,B", "B"), ("b", "B,NK", "B"), ("c", "T,B,NK", "NK")):
+        text = f"@relation r\n@attribute x real\n@attribute c {{{values}}}\n@data\n1,{label}\n"
+        (tmp_path / f"{name}.arff").write_text(text)
+    ss.convert(tmp_path / "a.arff", tmp_path / "a.zarr", label="c")
+    ss.convert(tmp_path / "a.zarr", tmp_path / "copy.zarr")
+    for store in ("a.zarr", "copy.zarr"):
+        with pytest.raises(ValueError, match=r"b\.arff: number 0 of column 'y' stands for 'B', in .*\.zarr for 'T'"):
+            append_source(tmp_path / "b.arff", tmp_path / store, label="c")
+        append_source(tmp_path / "c.arff", tmp_path / store, label="c")
+        with ss.open(tmp_path / store) as both:
+            assert both.column("y")[:].tolist() == [1, 2]
+
+
+def test_names_that_no_feature_can_have_are_told_at_once(tmp_path: Path) -> None:
+    text = f"@relation r\n@attribute a real\n@attribute {'b' * 1001} real\n@data\n1,2\n"
+    with pytest.raises(SourceError, match=r"x\.arff: the name 'b{40}'\.\.\. of a feature has 1001 bytes"):
+        opened(tmp_path, text)
+    assert opened(tmp_path, text, drop="b" * 1001).feature_names == ["a"]
+
+
 BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "word": ("{0 1}\n{0 x}\n", {}, "10: attribute 'a' is not a number that float64 can hold, found 'x'"),
     "nul": ("{0 1\0}\n", {}, "9: attribute 'a' is not a number that float64 can hold, found '1\\x00'"),

@@ -361,6 +361,28 @@ def test_a_second_day_keeps_the_category_of_empty_fields(tmp_path: Path) -> None
     assert ignored[:].toarray().tolist() == [[5, 0, 0, 1, 0, 0]]
 
 
+def test_a_text_that_is_no_known_feature_is_told_with_its_line(tmp_path: Path) -> None:
+    rows = "1,a,b\n" * 5 + f"2,a,\x1b{'x' * 2000}\n"
+    source = opened(tmp_path, f"n,c1,c2\n{rows}", categorical="c*", unknown="error")
+    with pytest.raises(SourceError, match=r":7: field 'c2' is none of the features .*, found '\\x1bx{39}'\.\.\.$"):
+        ss.convert(source, tmp_path / "a.zarr", feature_names=["n", "c1=a", "c2=b"])
+
+
+@pytest.mark.parametrize("text", ['id,"na\nme",5\n1,2\n', '"a"x,b\n1,2\n', '"a,b\n'])
+def test_quoted_names_end_on_their_line_as_fields_do(tmp_path: Path, text: str) -> None:
+    with pytest.raises(SourceError, match=r"csv:1: the line has no fields that can be read"):
+        opened(tmp_path, text, keep="id" if "id" in text else None)
+
+
+def test_names_that_no_feature_can_have_are_told_at_once(tmp_path: Path) -> None:
+    """Not when all rows were read."""
+    long = "x" * 1001
+    with pytest.raises(SourceError, match=r"csv:1: the name 'x{40}'\.\.\. of a feature has 1001 bytes, expected 1 to"):
+        opened(tmp_path, f"a,{long}\n1,2\n")
+    check_source(opened(tmp_path, f"a,{long}\n1,2\n", drop=long), np.array([[1.0]]))
+    assert opened(tmp_path, f"a,{long}\n", header=False, categorical="0,1").n_features is None
+
+
 def test_names_that_are_there_and_no_field_can_have_are_refused(tmp_path: Path) -> None:
     for name, message in (
         ("d=a", "no field has a text for feature 'd=a', which is there already"),

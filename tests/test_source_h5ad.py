@@ -19,6 +19,7 @@ from peak import peak_of
 from scipy import sparse
 
 import sparsestore as ss
+from sparsestore.convert import append_source
 from sparsestore.errors import SourceError
 from sparsestore.sources.registry import open_source
 
@@ -162,6 +163,26 @@ def test_every_layout_and_kind_of_column(tmp_path: Path, layout: str, form: str)
     assert_same(store[:], sparse.csr_array(made.X)[store.column("row_id")[:]])
     assert store.column("obs_names")[:].tolist() == obs.index[store.column("row_id")[:]].tolist()
     assert len(maybe) == len(obs)
+
+
+def test_other_categories_of_a_label_than_those_of_the_store_are_not_appended(tmp_path: Path) -> None:
+    paths = []
+    for number, types in enumerate((["T", "B"], ["B", "NK"], ["T", "B", "X"])):
+        obs = pd.DataFrame({"type": pd.Categorical(types)}, index=[f"cell{i}" for i in range(len(types))])
+        made = anndata.AnnData(np.eye(len(types), 2), obs=obs)
+        (tmp_path / str(number)).mkdir()
+        paths.append(written(made, tmp_path / str(number)))
+    first, other, more = paths
+    for options, column in (({"label": "type"}, "y"), ({"keep": "type:int8"}, "type")):
+        ss.convert(first, tmp_path / "a.zarr", overwrite=True, **options)
+        message = f"x\\.h5ad: number 1 of column '{column}' stands for 'NK', in .*a\\.zarr for 'T': give both the same"
+        with pytest.raises(ValueError, match=message):
+            append_source(other, tmp_path / "a.zarr", **options)
+        append_source(more, tmp_path / "a.zarr", **options)
+        with ss.open(tmp_path / "a.zarr") as store:
+            assert store.column(column)[:].tolist() == [1, 0, 1, 0, 2]
+    ss.convert(first, tmp_path / "a.zarr", overwrite=True, keep="type")
+    append_source(other, tmp_path / "a.zarr", keep="type")  # text needs no numbers
 
 
 def test_missing_numbers_are_masked_and_no_labels(tmp_path: Path) -> None:

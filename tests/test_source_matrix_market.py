@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 from scipy.io import mmread, mmwrite
 
+import sparsestore as ss
 from sparsestore.errors import SourceError
 from sparsestore.sources.registry import open_source
 
@@ -73,6 +74,18 @@ def test_reads_what_scipy_writes(tmp_path_factory, seed, symmetry, field):
 def test_an_upper_triangle_is_mirrored_as_well(tmp_path):
     text = "%%MatrixMarket matrix coordinate real symmetric\n3 3 2\n1 3 5\n2 2 1\n"
     check_source(opened(tmp_path, text), np.array([[0, 0, 5], [0, 1, 0], [5, 0, 0]], np.float32))
+
+
+@pytest.mark.parametrize("kind", ["symmetric", "skew-symmetric"])
+@pytest.mark.parametrize("both_at_once", [True, False])
+def test_the_last_of_both_triangles_is_that_of_the_file(tmp_path, kind, both_at_once):
+    """Wherever the file is cut into pieces."""
+    sign = -1 if kind == "skew-symmetric" else 1
+    between = "" if both_at_once else "% ...\n" * 100_000
+    text = f"%%MatrixMarket matrix coordinate real {kind}\n2 2 2\n1 2 5\n{between}2 1 7\n"
+    (tmp_path / "x.mtx").write_text(text)
+    store = ss.convert(tmp_path / "x.mtx", tmp_path / "a.zarr", duplicates="last", max_bytes="24MiB", progress=False)
+    np.testing.assert_array_equal(store[:].toarray(), [[0, sign * 7], [7, 0]])
 
 
 def test_a_banner_in_lower_case_is_accepted():

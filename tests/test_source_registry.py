@@ -116,6 +116,23 @@ def test_a_source_is_taken_as_it_is():
         open_source(np.eye(2), format="npy")
 
 
+@pytest.mark.parametrize("value", ["auto", "no", 1, None])
+def test_what_is_neither_true_nor_false_is_refused(tmp_path, value):
+    """As scikit-learn's "auto", which would be true, and shift all features."""
+    (tmp_path / "a.svm").write_text("1 1:1\n0 2:1\n")
+    with pytest.raises(ValueError, match=f"zero_based={value!r}, expected True or False"):
+        open_source(tmp_path / "a.svm", zero_based=value)
+    open_source(tmp_path / "a.svm", qid=None)
+
+
+def test_options_that_give_their_elements_once_are_looked_at_all_the_same(tmp_path):
+    (tmp_path / "a.csv").write_text("a,b,c\n1,2,3\n")
+    source = open_source(tmp_path / "a.csv", drop=(name for name in ["b"]), keep=iter(["c:int64"]))
+    assert source.feature_names == ["a"]
+    assert source.columns == {"c": ("int64", ())}
+    assert source.provenance()["options"]["drop"] == ["b"]
+
+
 def test_numbers_of_numpy_are_options_as_those_of_python_are(tmp_path):
     (tmp_path / "a.svm").write_text("1 1:1\n0 2:1\n")
     options = {"n_features": np.int64(16), "zero_based": np.bool_(False)}

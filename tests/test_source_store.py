@@ -116,6 +116,8 @@ def test_a_view_is_a_source(path: Path, tmp_path: Path) -> None:
     [
         ({"rows": "10"}, "rows='10', expected start:stop"),
         ({"rows": "a:b"}, "rows='a:b', expected start:stop"),
+        ({"rows": "0:5:0"}, "rows='0:5:0', expected start:stop"),
+        ({"rows": slice(0, 5, 0)}, r"rows=slice\(0, 5, 0\), expected start:stop"),
         ({"select": "3,x"}, "select='3,x': found 'x', expected a feature number, such as 3,7-9"),
         ({"select": "9-3"}, "'9-3', expected ascending numbers up to 39"),
         ({"select": "40"}, "'40', expected ascending numbers up to 39"),

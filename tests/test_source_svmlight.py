@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.datasets import dump_svmlight_file, load_svmlight_file
 
+import sparsestore as ss
+from sparsestore.convert import append_source
 from sparsestore.errors import SourceError
 from sparsestore.sources.registry import open_source
 
@@ -211,6 +213,21 @@ def test_qid_is_a_column(tmp_path):
     check_source(skipped, matrix)
 
 
+@pytest.mark.parametrize("first", [True, 2], ids=["all", "number"])
+def test_other_labels_than_those_of_the_store_are_not_appended(tmp_path, first):
+    """Where the columns of y would be others, though there are as many."""
+    for name, labels in (("a", "0,1"), ("b", "0,7"), ("c", "1,0")):
+        (tmp_path / f"{name}.svm").write_text(f"{labels} 1:1\n")
+    ss.convert(tmp_path / "a.svm", tmp_path / "a.zarr", multilabel=first)
+    message = r"b\.svm: number 1 of column 'y' stands for '7\.0', in .*a\.zarr for '1(\.0)?': give both the same"
+    with pytest.raises(ValueError, match=message):
+        append_source(tmp_path / "b.svm", tmp_path / "a.zarr", multilabel=True)
+    append_source(tmp_path / "c.svm", tmp_path / "a.zarr", multilabel=True)
+    append_source(tmp_path / "c.svm", tmp_path / "a.zarr", multilabel=2)
+    with ss.open(tmp_path / "a.zarr") as store:
+        assert store.column("y")[:].tolist() == [[1, 1]] * 3
+
+
 def test_multilabel_is_a_matrix_of_zeros_and_ones():
     wanted = np.array([[1, 1, 0], [0, 0, 1], [0, 0, 0], [0, 1, 1]], np.uint8)
     path = DATA / "sklearn_svmlight/svmlight_multilabel.txt"
@@ -329,6 +346,7 @@ def test_an_empty_file_is_a_matrix_of_no_rows_where_its_width_is_given(tmp_path)
         ({"dtype": "flaot"}, "dtype is 'flaot': data type 'flaot' not understood"),
         ({"dtype": "int32"}, "dtype=int32 for text, expected float32 or float64"),
         ({"multilabel": 0}, "multilabel=0, expected a number of labels from 1"),
+        ({"multilabel": "all"}, "multilabel='all', expected a number of labels from 1 to 65536, or True"),
         ({"multilabel": -1}, "multilabel=-1, expected a number of labels"),
     ],
 )

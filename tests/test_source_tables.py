@@ -313,6 +313,11 @@ def test_vectors_of_spark_are_rows(tmp_path: Path) -> None:
     bad = parquet(tmp_path, {"features": pa.array(vectors, type_)}, vector="features")
     with pytest.raises(SourceError, match="row 2, column 'features': a vector of 5, expected 4 as in the first row"):
         read(bad)
+    for size in (0, 1, 3):  # however many features there are to be
+        vector = {"type": 0, "size": size, "indices": [3], "values": [0.5]}
+        bad = parquet(tmp_path, {"features": pa.array([vector], type_)}, vector="features", n_features=9)
+        with pytest.raises(SourceError, match=f"row 0, column 'features': feature 3, expected 0 to {size - 1}"):
+            read(bad)
 
 
 def test_dense_lists_of_a_real_file_are_rows() -> None:
@@ -368,6 +373,12 @@ def test_dates_are_kept_as_what_is_said(tmp_path: Path) -> None:
     assert columns["when"].tolist() == [5, 6]
 
 
+def test_a_frame_that_arrow_can_not_read_is_refused_by_name(tmp_path: Path) -> None:
+    frame = pandas.DataFrame({"a": [1, 2], "s": pandas.Series(["x", 3], dtype=object)})
+    with pytest.raises(SourceError, match=r"pandas DataFrame in memory: .*Conversion failed for column s"):
+        ss.convert(frame, tmp_path / "a.zarr", keep="s")
+
+
 def test_batches_of_arrow_are_read_once_and_in_order(tmp_path: Path) -> None:
     batches = [pa.record_batch({"a": [k, 0], "y": [k, k]}) for k in range(5)]
     reader = pa.RecordBatchReader.from_batches(batches[0].schema, batches)
@@ -421,6 +432,8 @@ BAD: dict[str, Any] = {
     "encode": ({"a": [1]}, {"encode": "hash", "n_features": 9}, "are for categories: give categorical= too"),
     "dtype": ({"a": [1.5]}, {"dtype": "int32"}, "values of dtype float64 can not become int32"),
     "keep": ({"a": [1], "b": [[1]]}, {"keep": "b"}, "keep='b' is of type list"),
+    "long_name": ({"a" * 1001: [1]}, {}, f"x.parquet: the name '{'a' * 40}'... of a feature has 1001 bytes"),
+    "no_name": ({"a": [1], "": [1]}, {}, "x.parquet: the name '' of a feature has 0 bytes, expected 1 to 1000"),
 }
 
 
@@ -461,6 +474,22 @@ WRONG: dict[str, Any] = {
         {"indices": "i", "values": "x"},
         "row 1, column 'i': feature 2: the sum of its duplicates does not fit float64: give a wider dtype=",
     ),
+    "wider": ({"i": pa.array([[2**63]], pa.list_(pa.uint64()))}, {"indices": "i"}, "row 0, column 'i': feature -9223"),
+    "widest": (
+        {"i": pa.array([[2**63]], pa.list_(pa.uint64()))},
+        {"indices": "i", "zero_based": False},
+        f"has {2**63} features, expected at most {2**63 - 2}",
+    ),
+    "no_nan": (
+        {"a": [1, 2, None]},
+        {"missing": "nan", "dtype": "int8"},
+        "row 2, column 'a': has no value, and dtype=int8 no nan: give a dtype of floats, or missing='zero'",
+    ),
+    "no_nan_of_truths": (
+        {"a": [True, None]},
+        {"missing": "nan", "dtype": "bool"},
+        "row 1, column 'a': has no value, and dtype=bool no nan",
+    ),
     "overflow": ({"a": [1e300], "b": [0.0]}, {"dtype": "float32"}, "column 'a': value 1e+300 does not fit float32"),
 }
 
@@ -484,6 +513,27 @@ def test_values_that_are_wrong_are_refused_with_their_row(tmp_path: Path, name: 
     with pytest.raises(SourceError) as caught:
         list(parquet(tmp_path, columns, **options).blocks(1 << 20))
     assert message in str(caught.value)
+
+
+def test_a_text_that_is_no_known_feature_is_told_with_its_row(tmp_path: Path) -> None:
+    table = pa.table({"a": [1, 2], "c": ["x", "new"]})
+    with pytest.raises(SourceError, match="row 1, column 'c': is none of the features that are given, found 'new'"):
+        ss.convert(table, tmp_path / "a.zarr", categorical="c", unknown="error", feature_names=["a", "c=x"])
+
+
+def test_a_code_of_a_dictionary_may_stand_for_no_value(tmp_path: Path) -> None:
+    codes = pa.array([0, 1, 0], pa.int32())
+    numbers = pa.DictionaryArray.from_arrays(codes, pa.array([5.0, None]))
+    texts = pa.DictionaryArray.from_arrays(codes, pa.array(["x", None]))
+    table = pa.table({"a": numbers, "c": texts, "k": texts})
+    options: dict[str, Any] = {"categorical": "c", "keep": "k"}
+    with pytest.raises(SourceError, match="row 1, column 'a': has no value: give missing='zero' or missing='nan'"):
+        ss.convert(table, tmp_path / "a.zarr", **options)
+    store = ss.convert(table, tmp_path / "a.zarr", missing="nan", **options)
+    np.testing.assert_array_equal(store[:].toarray(), [[5, 1, 0], [np.nan, 0, 1], [5, 1, 0]])
+    assert store.column("k")[:].tolist() == ["x", None, "x"]
+    zero = ss.convert(table, tmp_path / "b.zarr", missing="zero", **options)
+    assert zero[:].toarray().tolist() == [[5, 1], [0, 0], [5, 1]]
 
 
 TRIPLES = {"row": pa.array([0, 2]), "feature": pa.array([1, 3])}

@@ -105,6 +105,8 @@ def test_one_of_several_genomes_must_be_named(tmp_path: Path) -> None:
         opened(TENX, genome="mm10")
     with pytest.raises(ValueError, match="names='symbols', expected one of ids, names"):
         opened(V3, names="symbols")
+    with pytest.raises(ValueError, match=r"dtype is 'foo': .*; expected a name such as 'float32'"):
+        opened(V3, dtype="foo")
 
 
 def put(where: str, change: Callable[[Any], Any]) -> Callable[[Any], None]:

@@ -115,7 +115,7 @@ def test_an_appended_file_keeps_the_numbers_of_known_features(tmp_path: Path) ->
         names = store.feature_names
     ignored = ss.convert(tmp_path / "2.csv", tmp_path / "b.zarr", **options, unknown="ignore", feature_names=names[:2])
     assert ignored[:].toarray().tolist() == [[0, 4], [5, 0]]
-    with pytest.raises(SourceError, match="'f': c is none of the features that are given"):
+    with pytest.raises(SourceError, match=r"2\.csv:2: field 'f' is none of the features that are given, found 'c'"):
         ss.convert(tmp_path / "2.csv", tmp_path / "c.zarr", **options, unknown="error", feature_names=names[:2])
     more = ss.convert(tmp_path / "1.csv", tmp_path / "d.zarr", **options, feature_names=names)
     assert more.shape == (2, 3)
@@ -249,6 +249,7 @@ OPTIONS = {
     "hash": ({"feature": "f:string", "encode": "hash"}, "encode='hash' needs n_features"),
     "encode": ({"encode": "hash"}, "encode and unknown are for features that are texts"),
     "encoding": ({"feature": "f:string", "encode": "one-hot"}, "encode='one-hot', expected one of dictionary, hash"),
+    "rows": ({"n_rows": -1}, "n_rows is -1, expected an integer of at least 0"),
     "unknown": ({"feature": "f:string", "unknown": "x"}, "unknown='x', expected one of add, ignore, error"),
 }
 

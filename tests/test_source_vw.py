@@ -100,6 +100,9 @@ def test_an_appended_file_keeps_the_numbers_of_known_features(tmp_path: Path) ->
         names = store.feature_names[:3]
     known = ss.convert(tmp_path / "2.vw", tmp_path / "b.zarr", unknown="ignore", feature_names=names)
     assert known[:].toarray().tolist() == [[0, 3, 1]]
+    (tmp_path / "3.vw").write_text("1 | z\n0 | z |b \x1b[31mnew\n")
+    with pytest.raises(SourceError, match=r"3\.vw:2: .* is none of the features .*, found '\\x1b\[31mnew'$"):
+        ss.convert(tmp_path / "3.vw", tmp_path / "c.zarr", unknown="error", feature_names=names)
 
 
 PIECES = st.sampled_from(["|", " ", "\t", "\n", "\r\n", ":", "'", "1", "-2.5", "1e3", "a", "b^", "ä", "nan", "x1", "+"])
@@ -136,6 +139,8 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "sum": ("1 |a y\n1 |a x:3e38 x:3e38\n", {}, "2: feature 1: the sum of its duplicates does not fit float32: give a"),
     "costs": ("1:0.5 2:1 |a x\n", {}, "1: expected a finite number that float64 can hold, found '1:0.5'"),
     "base": ("1 1 0.5 |a x\n", {}, "1: a third number, or more, before the first |"),
+    "two_tags": ("1 'a |x y\n1 'my tag|a x\n", {}, "2: a second tag, expected one at most"),
+    "two_quoted": ("1 'a 'b |x y\n", {"tag": True}, "1: a second tag, expected one at most"),
     "importance": ("1 |a x\n1 2 |a x\n", {}, "2: importance 2: give importance=True (--importance) to keep it"),
     "nameless": ("1 |a :3\n", {}, "1: a feature without a name, found ':3'"),
     "huge": ("1 |a x:1e39\n", {}, "1: value 1e+39 is beyond float32"),

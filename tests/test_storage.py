@@ -55,9 +55,11 @@ def test_a_store_stays_open_when_the_process_changes_its_folder(
     [
         ("file://store.zarr", "file://store.zarr: names the machine 'store.zarr', expected file:/// and an absolute"),
         ("", "the path of the store is empty"),
+        ("file:///data/run#2.zarr", r"file:///data/run#2\.zarr: the path of a URL ends at '#': write %23 where it"),
+        ("file:///data/run?.zarr", r"file:///data/run\?\.zarr: the path of a URL ends at '\?': write %3F where it"),
     ],
 )
-def test_a_path_that_would_be_the_present_folder_by_mistake_is_refused(path: str, message: str) -> None:
+def test_a_path_that_would_be_another_by_mistake_is_refused(path: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         open_storage(path)
 

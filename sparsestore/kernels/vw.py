@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from sparsestore.kernels.tokenise import _read, parts
 
-__all__ = ["BAD_VALUE", "EMPTY_NAME", "MANY_NUMBERS", "OK", "Examples", "examples", "examples_numpy"]
+__all__ = ["BAD_VALUE", "EMPTY_NAME", "MANY_NUMBERS", "OK", "TWO_TAGS", "Examples", "examples", "examples_numpy"]
 
 OK = 0
 BAD_VALUE = 1  # not a finite number
 MANY_NUMBERS = 2  # more than label and importance before the first namespace
 EMPTY_NAME = 3  # a feature without a name
 _FULL = 4
+TWO_TAGS = 5  # a second tag before the first namespace
 
 _ONE, _TWO = np.uint64(1), np.uint64(2)
 _NL, _PIPE, _COLON, _QUOTE = 10, 124, 58, 39
@@ -79,10 +80,14 @@ def _scan(
         numbers[row, 0], numbers[row, 1] = np.nan, 1.0
         tags[row, 0], tags[row, 1] = i, i
         n_numbers = 0
+        tagged = False
         while text[i] != _PIPE and text[i] != _NL:
             token = i
             i = _token_end(text, i)
             if text[i] == _PIPE or text[token] == _QUOTE:
+                if tagged:
+                    return TWO_TAGS, token, row, space, n_odd
+                tagged = True
                 tags[row, 0] = token + _ONE if text[token] == _QUOTE else token
                 tags[row, 1] = i
             elif n_numbers == 2:
@@ -257,10 +262,13 @@ def examples_numpy(text: NDArray[np.uint8]) -> Examples:
             at += 1
             continue
         starts.append(at)
-        found, tag = list[float](), (at, at)
+        found, tag, tagged = list[float](), (at, at), False
         while payload[at] not in (_PIPE, _NL):
             end = _TOKEN.match(payload, at).end()  # type: ignore[union-attr]
             if payload[end] == _PIPE or payload[at] == _QUOTE:
+                if tagged:
+                    return failed(TWO_TAGS, at)
+                tagged = True
                 tag = (at + (payload[at] == _QUOTE), end)
             elif len(found) == 2:
                 return failed(MANY_NUMBERS, at)

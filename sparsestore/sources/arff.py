@@ -33,6 +33,7 @@ _PIECE = 8 << 20
 _LONGEST_LINE = 8 << 20
 _MAX_ATTRIBUTES = 1 << 20
 _MAX_HEADER = 64 << 20
+_TOLD_VALUES = 1000  # of a nominal attribute, so many stand in the provenance
 _MISSING = ("error", "zero", "nan")
 _DTYPES = ("string", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)), "float32", "float64")
 _WEIGHTS = "{}"
@@ -262,6 +263,7 @@ class ArffSource:
                 self._places[column.attribute] = place
         self.n_features: int | None = len(features)
         self.feature_names = [attributes[number].name for number in features.tolist()]
+        options.check_names(self.name, self.feature_names)
         self.columns: dict[str, tuple[str, tuple[int, ...]]] = {}
         if self._weighted:
             self.columns["sample_weight"] = self._dtype.name, ()
@@ -271,8 +273,14 @@ class ArffSource:
             self.columns[column.name] = column.dtype, ()
 
     def provenance(self) -> dict[str, Any]:
-        """Path, size, time of change, and the options that say how the file was read."""
-        return options.provenance(self._file.path, "arff", self._options)
+        """Path, size, time of change, the options, and what numbers of nominal attributes stand for in columns."""
+        facts = options.provenance(self._file.path, "arff", self._options)
+        told = {
+            column.name: [value.decode() for value in self._attributes[column.attribute].values[:_TOLD_VALUES]]
+            for column in self._numbers
+            if self._attributes[column.attribute].kind == _NOMINAL
+        }
+        return {**facts, "categories": told} if told else facts
 
     # ---- the rows
 

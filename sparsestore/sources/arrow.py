@@ -68,6 +68,8 @@ def kind_of(type_: Any) -> str:
 
 def nulls(array: Any) -> NDArray[np.bool_] | None:
     """Where an array has no value; None where it has all."""
+    if required().types.is_dictionary(array.type) and array.dictionary.null_count:
+        array = array.dictionary_decode()  # its codes have all, and one of them stands for none
     if not array.null_count:
         return None
     return np.asarray(array.is_null().to_numpy(zero_copy_only=False))
@@ -144,7 +146,7 @@ def lists(array: Any, name: str) -> Lists:
     if none is not None:
         array = array.fill_null([])
     flat = array.flatten()
-    if flat.null_count:
+    if nulls(flat) is not None:
         raise SourceError(f"{name}: a list has an element without a value")
     lengths = np.asarray(array.value_lengths().to_numpy(zero_copy_only=False), np.int64)
     return Lists(np.concatenate([[0], np.cumsum(lengths)]), numbers(flat))

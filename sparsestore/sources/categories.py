@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsestore.csr import Rows, index_dtype, summed
-from sparsestore.errors import SourceError
 from sparsestore.sources.dictionary import MOST_LETTERS, BadNameError, Dictionary
 from sparsestore.sources.options import check_n_features
 
@@ -129,7 +128,7 @@ class Categories:
         Raises
         ------
         BadNameError
-            Where one can be no name: `at` tells which.
+            Where one can be no name, or is none of those that may be: `at` tells which.
         """
         from sparsestore.kernels import naming
 
@@ -150,9 +149,7 @@ class Categories:
         add = not self._known or self.unknown == "add"
         codes = self._dictionary.codes(text, starts, stops, fields, add=add)
         if not add and self.unknown == "error" and (codes < 0).any():
-            at = int(np.argmin(codes))
-            found = text[starts[at] : stops[at]].tobytes().decode(errors="backslashreplace")
-            raise SourceError(f"{self.name}: {self.prefixes[fields[at]]}{found} is none of the features that are given")
+            raise BadNameError("is none of the features that are given", int(np.argmin(codes)))
         return codes + self.first if add or self.first == 0 else np.where(codes < 0, -1, codes + self.first)
 
     def of_rows(
@@ -172,7 +169,7 @@ class Categories:
         Raises
         ------
         BadNameError
-            Where one can be no name: `at` is row * fields + field.
+            Where one can be no name, or is none of those that may be: `at` is row * fields + field.
         """
         codes = np.full(there.shape, -1, np.int64)
         if self.encode == "hash":

@@ -206,6 +206,8 @@ class CsvSource:
         for _, ranges in self._ranges:
             self._first_of_range.append(len(self._before))
             self._before += ranges.names
+        if self._fields.header:
+            options.check_names(f"{self.name}:1", self._before)
         self._categories: Categories | None = None
         if self._categorical:
             prefixes = [f"{names[field]}=" for field in self._categorical]

@@ -144,7 +144,7 @@ class Fields:
                     f"{self._name}:1: the line is no UTF-8 text: {error.reason} at byte {error.start}: save it as UTF-8"
                 ) from None
             try:
-                fields = next(csv.reader([text], delimiter=self.delimiter), [])
+                fields = next(csv.reader([text], delimiter=self.delimiter, strict=True), [])
             except csv.Error as error:
                 raise SourceError(f"{self._name}:1: the line has no fields that can be read: {error}") from None
             if len(fields) > _MAX_FIELDS:

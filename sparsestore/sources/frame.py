@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from sparsestore.errors import SourceError
 from sparsestore.sources import arrow
+from sparsestore.sources.file import printable
 from sparsestore.sources.table import rows_within
 
 __all__ = ["FrameTable"]
@@ -35,7 +38,8 @@ class FrameTable:
             data.index = range(len(data))
         self._data = data
         self._once = hasattr(data, "read_next_batch")  # a reader of batches gives them once
-        self.schema: Any = data.schema if self._once else pa.RecordBatchReader.from_stream(self._data).schema
+        with self._told():
+            self.schema: Any = data.schema if self._once else pa.RecordBatchReader.from_stream(self._data).schema
         n = getattr(data, "shape", (None,))[0]
         self.n_rows: int | None = n if isinstance(n, int) and not self._once else None
         self.size: int | None = self.n_rows
@@ -49,14 +53,27 @@ class FrameTable:
         """Yield batches of these columns, in order, of about so many bytes."""
         n_rows = rows_within(self.schema, columns, max_bytes)
         pa = arrow.required()
-        reader = self._data if self._once else pa.RecordBatchReader.from_stream(self._data)
+        with self._told():
+            reader = self._data if self._once else pa.RecordBatchReader.from_stream(self._data)
         row = 0
-        for batch in reader:
+        while True:
+            with self._told():
+                batch = next(reader, None)
+            if batch is None:
+                return
             chosen = batch.select(list(columns))
             for start in range(0, chosen.num_rows, n_rows):
                 piece = chosen.slice(start, n_rows)
                 row += piece.num_rows
                 yield piece, row
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What Arrow can not make of a frame, as a column that has texts and numbers, as a SourceError."""
+        try:
+            yield
+        except arrow.required().ArrowException as error:
+            raise SourceError(f"{self.name}: {printable(error)}") from error
 
     def highest(self, column: str) -> int | None:  # noqa: ARG002
         """Not known."""

@@ -171,11 +171,13 @@ class ListTableSource:
         from sparsestore.kernels import bucket
 
         least = self._size or 0
-        limit = self.n_features if self.n_features is not None else (self._size or None)
+        limit = self.n_features
         if limit is not None and least > limit:
             raise SourceError(
                 f"{self.name}: column {name!r} has vectors of {least}, expected at most n_features={limit}"
             )
+        if self._size is not None:  # whatever the width: a vector has no element beyond its own size
+            limit = self._size
         low, high = int(numbers.min(initial=0)), int(numbers.max(initial=-1))
         if low < 0 or (limit is not None and high >= limit):
             bad = (numbers < 0) | (numbers >= (high + 1 if limit is None else limit))
@@ -185,7 +187,9 @@ class ListTableSource:
                 f"{self._columns.where(first + row, name)}: feature {int(numbers[bad][0]) + self._base}, expected "
                 f"{expected}{self._hint}"
             )
-        width = max(high + 1, least) if self.n_features is None else self.n_features
+        width = self.n_features
+        if width is None:
+            width = options.width(self.name, max(high + 1, least), None)
         indices = numbers.astype(index_dtype(width))
         data = np.array(converted(f"{self.name}: rows from {first} on", values.values, self._dtype))
         bucket.sort_in_rows(values.indptr, indices, bucket.as_bits(data))

@@ -141,11 +141,13 @@ class MatrixMarketSource:
                 raise SourceError(
                     f"{self.name}:{line}: an entry on the diagonal of a skew-symmetric matrix, expected none"
                 )
-            rows, columns = (
-                np.concatenate([rows, columns[mirrored]]),
-                np.concatenate([columns, rows[mirrored]]),
-            )
-            values = np.concatenate([values, sign * values[mirrored]])
+            # a mirrored entry stands right behind its own: where both triangles are given, which is last is the file's
+            at = np.repeat(np.arange(found.n), 1 + mirrored)
+            second = np.zeros(len(at), bool)
+            np.equal(at[1:], at[:-1], out=second[1:])
+            rows, columns, values = rows[at], columns[at], values[at]
+            rows[second], columns[second] = columns[second], rows[second]
+            values[second] *= sign
         return Triples(rows, columns, values, piece.position)
 
     def _values(self, piece: Piece, exact: NDArray[np.float64]) -> NDArray[Any]:

@@ -68,7 +68,7 @@ class Numbering:
         self.n_rows: int | None = None
         self.n_features: int | None = None
         if n_rows is not None:
-            options.check_n_features(n_rows)  # the same numbers may be
+            options.check_n_features(n_rows, "n_rows")  # the same numbers may be
             if self._row_text:
                 raise ValueError(f"{name}: n_rows={n_rows} is for numbered rows: texts are counted")
             self.n_rows = int(n_rows)

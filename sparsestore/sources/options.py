@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from sparsestore.csr import number_dtype
 from sparsestore.errors import SourceError
+from sparsestore.sources.file import shown
 
 __all__ = [
     "check_n_features",
+    "check_names",
     "check_rows",
     "numeric",
     "parts",
@@ -31,14 +33,25 @@ __all__ = [
 _HIGHEST = 2**63 - 2  # one more than the highest feature number must fit int64 too
 _FREE_ROWS = 1 << 24
 _EMPTY_ROWS = 1024
+_LONGEST_NAME = 1_000  # bytes: what `features.as_names` takes
 
 
-def check_n_features(n_features: int) -> None:
+def check_n_features(n_features: int, option: str = "n_features") -> None:
     """Raise ValueError unless it is a whole number from 0."""
     if isinstance(n_features, bool) or not isinstance(n_features, (int, np.integer)) or n_features < 0:
-        raise ValueError(f"n_features is {n_features!r}, expected an integer of at least 0")
+        raise ValueError(f"{option} is {n_features!r}, expected an integer of at least 0")
     if n_features > _HIGHEST:
-        raise ValueError(f"n_features is {n_features}, expected at most {_HIGHEST}")
+        raise ValueError(f"{option} is {n_features}, expected at most {_HIGHEST}")
+
+
+def check_names(name: str, names: Sequence[str]) -> None:
+    """Raise SourceError where one is none that a feature can have: else that would be found when all was read."""
+    for each in names:
+        if not 0 < (size := len(each.encode())) <= _LONGEST_NAME:
+            raise SourceError(
+                f"{name}: the name {shown(each)} of a feature has {size} bytes, expected 1 to {_LONGEST_NAME}: rename "
+                "it, or leave it out (drop=)"
+            )
 
 
 def check_rows(name: str, n_rows: int, n_entries: int) -> None:
@@ -120,6 +133,8 @@ def parts(given: Sequence[Any] | str | None) -> list[Any]:
 def pythonic(option: Any) -> Any:
     """An option with numpy's scalars as Python's own, so that what was asked for can be written down as JSON.
 
+    What gives its elements once becomes a list, as options are looked at more than once.
+
     Examples
     --------
     >>> pythonic([np.int64(3), (np.bool_(True), "a")])
@@ -127,6 +142,8 @@ def pythonic(option: Any) -> Any:
     """
     if isinstance(option, np.generic):
         return option.item()
+    if isinstance(option, Iterator):
+        return [pythonic(each) for each in option]
     if type(option) in (list, tuple):
         return type(option)(map(pythonic, option))
     return {key: pythonic(value) for key, value in option.items()} if type(option) is dict else option

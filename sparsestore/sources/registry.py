@@ -172,6 +172,10 @@ def _made(name: str, known: Format, data: Any, options: dict[str, Any]) -> Sourc
     if missing := [option for option in missing if option not in options]:
         beside = f" beside {', '.join(options)}" if options else ""
         raise ValueError(f"format {name} needs {', '.join(missing)}{beside}")
+    for option, value in options.items():  # any text is true: "auto", which other readers know, would be one of them
+        wanted = both[option].annotation
+        if wanted in ("bool", "bool | None") and not (isinstance(value, bool) or (value is None and wanted != "bool")):
+            raise ValueError(f"{option}={value!r}, expected True or False")
     if table is not None:
         data = table(data, **{option: value for option, value in options.items() if option in of_table})
     made: Source = source(data, **{option: value for option, value in options.items() if option in own})

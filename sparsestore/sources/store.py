@@ -199,13 +199,17 @@ def _width(dtype: str, shape: tuple[int, ...]) -> int:
 
 def _slice(rows: slice | str) -> slice:
     """A slice, or one that is written as Python writes it."""
-    if isinstance(rows, slice):
-        return rows
     parts = str(rows).split(":")
     try:
-        if not 2 <= len(parts) <= 3:
+        if isinstance(rows, slice):
+            found = rows
+        elif 2 <= len(parts) <= 3:
+            found = slice(*[int(part) if part.strip() else None for part in parts])
+        else:
             raise ValueError
-        return slice(*[int(part) if part.strip() else None for part in parts])
+        if found.step == 0:
+            raise ValueError
+        return found
     except ValueError:
         raise ValueError(f"rows={rows!r}, expected start:stop or start:stop:step, such as 1000:2000") from None
 

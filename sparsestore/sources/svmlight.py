@@ -88,8 +88,11 @@ class SvmlightSource:
             options.check_n_features(n_features)
             if not n_features:
                 raise ValueError("n_features=0, expected at least 1")
-        if not isinstance(multilabel, bool) and not 1 <= multilabel <= _MAX_LABELS:
-            raise ValueError(f"multilabel={multilabel}, expected a number of labels from 1 to {_MAX_LABELS}")
+        if not isinstance(multilabel, int) or not (isinstance(multilabel, bool) or 1 <= multilabel <= _MAX_LABELS):
+            raise ValueError(
+                f"multilabel={multilabel!r}, expected a number of labels from 1 to {_MAX_LABELS}, or True for those in "
+                "the file"
+            )
         self.name = str(path)
         self.n_features = n_features
         self.dtype: np.dtype[Any] | None = options.text_dtype(dtype)

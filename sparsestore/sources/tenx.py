@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from sparsestore.csr import number_dtype
 from sparsestore.errors import SourceError
 from sparsestore.features import as_names
 from sparsestore.sources import containers, options
@@ -60,7 +61,7 @@ class TenxSource:
             raise ValueError(f"names={names!r}, expected one of {', '.join(_NAMES)}")
         self.name = str(path)
         self._path = path
-        self._options = {"genome": genome, "names": names, "dtype": None if dtype is None else str(np.dtype(dtype))}
+        self._options = {"genome": genome, "names": names, "dtype": None if dtype is None else str(number_dtype(dtype))}
         self._parts: _File | _Folder
         if path.is_dir():
             if genome is not None:

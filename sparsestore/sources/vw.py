@@ -282,6 +282,8 @@ class VwSource:
 
         if found.status == vw.MANY_NUMBERS:
             reason = "a third number, or more, before the first |: expected a label and an importance at most"
+        elif found.status == vw.TWO_TAGS:
+            reason = "a second tag, expected one at most: a word that begins with ' or ends at the first |"
         elif found.status == vw.EMPTY_NAME:
             reason = "a feature without a name"
         else:

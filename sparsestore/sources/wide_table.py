@@ -122,6 +122,7 @@ class WideTableSource:
         for name, ranges in ranged:
             self._ranges.append((name, ranges, len(self._before)))
             self._before += ranges.names
+        options.check_names(self.name, self._before)
 
     def _set_categories(self, encode: str, n_features: int | None, unknown: str) -> None:
         """How texts get the numbers behind those of the other features."""
@@ -192,6 +193,11 @@ class WideTableSource:
             where = f"{self.name}: rows from {first} on, column {name!r}"
             values = converted(where, arrow.numbers(column), self._dtype)
             if none is not None and self._missing == "nan":
+                if self._dtype.kind != "f":
+                    raise SourceError(
+                        f"{self._columns.where(first + int(np.argmax(none)), name)}: has no value, and "
+                        f"dtype={self._dtype} no nan: give a dtype of floats, or missing='zero'"
+                    )
                 values = np.where(none, np.array(np.nan, self._dtype), values)
             at = np.flatnonzero(values)
             at_rows.append(at.astype(np.uint32))
