@@ -374,6 +374,11 @@ def test_quoted_names_end_on_their_line_as_fields_do(tmp_path: Path, text: str) 
         opened(tmp_path, text, keep="id" if "id" in text else None)
 
 
+def test_a_tab_that_lacks_behind_a_quoted_name_is_told_in_print(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"""can be read: '\\t' expected after '"'$"""):
+        opened(tmp_path, '"a"x\tb\n1\t2\n', delimiter="\t")
+
+
 def test_names_that_no_feature_can_have_are_told_at_once(tmp_path: Path) -> None:
     """Not when all rows were read."""
     long = "x" * 1001

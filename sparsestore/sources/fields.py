@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsestore.errors import SourceError
-from sparsestore.sources.file import shown
+from sparsestore.sources.file import printable, shown
 from sparsestore.sources.text import COMPRESSIONS, Piece, TextFile
 
 __all__ = ["DTYPES", "LONGEST_LINE", "PIECE", "Fields", "unquoted"]
@@ -146,7 +146,8 @@ class Fields:
             try:
                 fields = next(csv.reader([text], delimiter=self.delimiter, strict=True), [])
             except csv.Error as error:
-                raise SourceError(f"{self._name}:1: the line has no fields that can be read: {error}") from None
+                reason = printable(str(error).replace(self.delimiter, repr(self.delimiter)[1:-1]))  # which may be a tab
+                raise SourceError(f"{self._name}:1: the line has no fields that can be read: {reason}") from None
             if len(fields) > _MAX_FIELDS:
                 raise SourceError(f"{self._name}:1: {len(fields)} fields, expected at most {_MAX_FIELDS}")
             if not any(fields):

@@ -202,7 +202,7 @@ def _found(opened: Any, parts: list[Any], beside: dict[str, Any], n_rows: int) -
     features = np.concatenate([part.x.indices for part in parts] or [np.empty(0, int)])
     values = np.concatenate([part.x.data for part in parts] or [np.empty(0)])
     columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in opened.columns if parts}
-    width = opened.n_features or max((part.x.n_features for part in parts), default=0)
+    width = opened.n_features or max([len(names or ()), *(part.x.n_features for part in parts)])
     if opened.n_rows not in (None, len(lengths)):
         raise Fault(f"{len(lengths)} rows, expected {opened.n_rows}")
     return Found((len(lengths), width), np.repeat(np.arange(len(lengths)), lengths), features, values, columns, names)
