@@ -204,6 +204,7 @@ def append_to(
     job: Callable[[], Mapping[str, Any] | None] | None = None,
     journal: Journal | None = None,
     feature_names: Iterable[str] | None = None,
+    agree: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
 ) -> Writer:
     """Start a new version of an existing store with more rows at its end.
 
@@ -218,6 +219,9 @@ def append_to(
         As in `create`; `attrs` are added to those of the store.
     feature_names : sequence of str, optional
         Those of the store, in its order, and of the features that it gets; or, where it has none, for all features.
+    agree : callable, optional
+        Takes the attrs of the version that these rows come behind, which may be another writer's, and gives more attrs;
+        raises ValueError where these rows are not to be in one store with them.
 
     Returns
     -------
@@ -244,6 +248,7 @@ def append_to(
         job=job,
         journal=journal,
         feature_names=feature_names,
+        agree=agree,
     )
 
 
@@ -424,6 +429,7 @@ class Writer:
         feature_names: Iterable[str] | None,
         before: Sequence[SegmentLine] = (),
         replaced: Sequence[Replaced] = (),
+        agree: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
     ) -> None:
         if profile not in PROFILES:
             raise ValueError(f"profile is {profile!r}, expected one of {', '.join(PROFILES)}")
@@ -435,6 +441,7 @@ class Writer:
         self._base = base
         self._before = before
         self._replaced = replaced
+        self._agree = agree
         self._ends = np.cumsum([each.rows for each in replaced], dtype=np.int64)
         self._n_features = None if n_features is None else int(n_features)
         self._schema = None if columns is None else schema_of(columns)
@@ -930,6 +937,7 @@ class Writer:
             return self._rewritten(self._base)
         self._check_highest(self._highest_row_id)
         base = self._base if self._mode == "append" else None
+        agreed = {} if base is None or self._agree is None else self._agree(base.attrs)
         before = base.rows if base else 0
         lines = tuple(replace(line, row_id_start=line.row_id_start + before) for line in self._lines)
         width = max(base.n_features if base else 0, self._width)
@@ -954,7 +962,7 @@ class Writer:
             shuffled=shuffled,
             profile=self._profile if base is None else base.profile,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            attrs={**(base.attrs if base else {}), **self.attrs},
+            attrs={**(base.attrs if base else {}), **agreed, **self.attrs},
         )
 
     def _rewritten(self, base: Manifest) -> Manifest:
