@@ -233,6 +233,26 @@ def test_large_labels_that_float64_has_are_kept(tmp_path: Path) -> None:
         assert store.column("y")[:].tolist() == labels
 
 
+@pytest.mark.parametrize("form", ["parquet", "table"])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+@pytest.mark.parametrize(("option", "layout"), [("label", {}), ("weight", {}), ("label", {"indices": "i"})])
+def test_a_label_or_weight_that_is_not_finite_is_refused(
+    tmp_path: Path, form: str, value: float, option: str, layout: dict[str, str]
+) -> None:
+    table = pa.table({"a": [1.0, 2.0, 3.0], "z": pa.array([1.0, value, 2.0]), "i": [[1], [2], [3]]})
+    if not layout:
+        table = table.drop_columns(["i"])
+    source: Any = table
+    if form == "parquet":
+        source = tmp_path / "x.parquet"
+        pq.write_table(table, source)
+    with pytest.raises(SourceError, match=f"row 1, column 'z': {value}, expected a finite number"):
+        ss.convert(source, tmp_path / "s.zarr", **{option: "z"}, **layout)
+    assert not (tmp_path / "s.zarr").exists()
+    kept = ss.convert(source, tmp_path / "s.zarr", keep="z", **layout).column("z")[:]
+    np.testing.assert_array_equal(kept, [1.0, value, 2.0])
+
+
 def test_whole_numbers_may_be_texts(tmp_path: Path) -> None:
     source = parquet(tmp_path, {"u": [900, 7, 900], "i": [5, 5, 6]}, row="u:string", feature="i:string")
     store = ss.convert(source, tmp_path / "a.zarr")
