@@ -83,15 +83,34 @@ def exactly(name: str, values: Array, schema: ColumnSchema) -> Array:
     target = np.dtype(schema.dtype)
     with np.errstate(invalid="ignore", over="ignore"):
         cast = values.astype(target)
-        back = cast.astype(values.dtype)
-    rounds = target.kind == "f" and values.dtype.kind == "f"  # to the declared precision: that is what was asked for
-    changed = np.isinf(cast) & ~np.isinf(values) if rounds else back != values
-    if target.kind in "iu" and values.dtype.kind in "iu":
-        changed |= (cast < 0) != (values < 0)
+    if target.kind == "f" and values.dtype.kind == "f":  # to the declared precision: that is what was asked for
+        changed = np.isinf(cast) & ~np.isinf(values)
+    elif target.kind == "f" and values.dtype.kind in "iu":
+        changed = ~_same(cast, values)
+    elif target.kind in "iu" and values.dtype.kind == "f":
+        changed = ~_same(values, cast)
+    else:
+        changed = cast.astype(values.dtype) != values
+        if target.kind in "iu" and values.dtype.kind in "iu":
+            changed |= (cast < 0) != (values < 0)
     if changed.any():
         value = values[changed].reshape(-1)[0]
         raise ValueError(f"column {name!r} has the value {value}, which its dtype {schema.dtype} can not hold exactly")
     return cast
+
+
+def _same(floats: Array, wholes: Array) -> NDArray[np.bool_]:
+    """Where floats and integers are the same numbers.
+
+    What an integer becomes that is cast from a float beyond its dtype is up to the processor, and may look right: so
+    no such float is cast.
+    """
+    limits = np.iinfo(wholes.dtype)
+    wide = floats.astype(np.float64)
+    within = (wide >= float(limits.min)) & (wide < float(limits.max + 1))  # both are powers of two, or 0: exact
+    wide = np.where(within, wide, 0)
+    same: NDArray[np.bool_] = within & (wide.astype(wholes.dtype) == wholes) & (np.rint(wide) == wide)
+    return same
 
 
 def _check_characters(name: str, texts: Array) -> None:

@@ -21,12 +21,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sparsestore import layout, maintain, manifest, segment_writer, writer
+from sparsestore.columns import exactly
 from sparsestore.convert import append_source
 from sparsestore.csr import Rows
 from sparsestore.documents import dump
 from sparsestore.errors import CorruptStoreError, FormatError, StoreExistsError
 from sparsestore.features import read_names
-from sparsestore.format import root_document
+from sparsestore.format import ColumnSchema, root_document
 from sparsestore.integrity import verify
 from sparsestore.journal import Journal
 from sparsestore.manifest import read_manifest, versions
@@ -511,6 +512,39 @@ def test_integers_that_a_column_holds_exactly_are_taken(path: Path) -> None:
         w.append(np.eye(2), y=np.array([0.0, 255.0]), f=np.array([0, 1]), z=np.array([[1, 2], [3, 2**53]]))
     assert open_reader(path).column("z").tolist() == [[1, 2], [3, 2**53]]
     assert open_reader(path).column("f").tolist() == [False, True]
+
+
+class Saturating(np.ndarray[Any, Any]):
+    """Floats beyond an integer's dtype become its end, as on ARM; on x86 they become its lowest."""
+
+    def astype(self, dtype: Any, *arguments: Any, **options: Any) -> Any:
+        to = np.dtype(dtype)
+        if self.dtype.kind != "f" or to.kind not in "iu":
+            return super().astype(dtype, *arguments, **options)
+        ends = np.iinfo(to)
+        return np.array([int(min(max(value, ends.min), ends.max)) for value in self.tolist()], to).view(Saturating)
+
+
+@pytest.mark.parametrize("kind", [np.ndarray, Saturating])
+@pytest.mark.parametrize(
+    ("value", "given", "declared"),
+    [
+        (2**63 - 1, "int64", "float64"),
+        (2**64 - 1, "uint64", "float64"),
+        (2**31 - 1, "int32", "float32"),
+        (65535, "uint16", "float16"),
+        (2.0**63, "float64", "int64"),
+        (2.0**64, "float32", "uint64"),
+        (-1.0, "float16", "uint8"),
+    ],
+)
+def test_a_number_that_is_another_in_the_dtype_of_a_column_is_refused_on_any_processor(
+    kind: Any, value: float, given: str, declared: str
+) -> None:
+    values = np.array([0, value], given).view(kind)
+    with pytest.raises(ValueError, match=f"column 'y' has the value .*, which its dtype {declared} can not hold"):
+        exactly("y", values, ColumnSchema(declared))
+    assert exactly("y", values[:1], ColumnSchema(declared)).tolist() == [0]
 
 
 @pytest.mark.parametrize("values", [np.array(["a", None], object), np.array([b"a", b"b"]), np.array([1, 2])], ids=str)
