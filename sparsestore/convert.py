@@ -699,6 +699,7 @@ class _Conversion:
             size=self.source.size,
             order=order,
             name=self.source.name,
+            whole=getattr(self.source, "whole", False),
         )
         stop = 0
         if hasattr(self.source, "following") and self.source.columns:
