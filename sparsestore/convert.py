@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +32,7 @@ from sparsestore.sources.file import shown as quoted
 from sparsestore.storage import LocalStorage, naming, open_storage, scratch_folder
 from sparsestore.version import __version__
 from sparsestore.workers import Teller, results
-from sparsestore.writer import Replaced, Share, Writer, append_to, check_place, create, rewrite
+from sparsestore.writer import Replaced, Share, Writer, append_to, check_place, create, remove_skeleton, rewrite
 
 __all__ = ["MIN_BYTES", "REWRITE", "append_source", "convert", "prepared", "rewrite_segments"]
 
@@ -503,12 +503,12 @@ class _Conversion:
                     )
                     return same, None, finished
                 if not resume or found is None or not journal.state.parts or journal.state.segments & published.keys():
-                    journal.discard(published)  # killed before its first part, or after its last
+                    _throw_away(storage, journal, published)  # killed before its first part, or after its last
                     continue
                 wanted = same.job(chosen) or {}
                 if found != wanted and rewriting:
                     log.info("%s: what was rewritten before was of other segments: beginning again", storage.name)
-                    journal.discard(published)
+                    _throw_away(storage, journal, published)
                     continue
                 if found != wanted:
                     raise StoreExistsError(_refusal(storage, journal, wanted))
@@ -873,6 +873,13 @@ def _told_together(source: Source, store: str, attrs: Mapping[str, Any]) -> dict
             if len(new) > len(before):
                 there[kind][name], more = new, True
     return {"meanings": {kind: told for kind, told in there.items() if told}} if more else {}
+
+
+def _throw_away(storage: LocalStorage, journal: Journal, needed: Collection[str]) -> None:
+    """Remove what a conversion left that is not gone on with, the folders that it made included."""
+    journal.discard(needed)
+    with suppress(OSError):
+        remove_skeleton(storage, folders=journal.state.folders)
 
 
 def _counted(names: Array | None) -> dict[str, Any] | None:

@@ -138,7 +138,7 @@ def gc(
     finally:
         writers.release()
     if not kept and not dry_run:
-        remove_skeleton(storage, with_root=True)
+        remove_skeleton(storage, folders=1)
     return [*old, *dead, *rest]
 
 

@@ -465,12 +465,15 @@ class Writer:
         self._closed = False
         self._torn = False
         self._announced: tuple[str, bytes] | None = None  # a manifest that may be there, or may come
-        self._made_folder = not storage.exists("")
+        folders = (storage.root, *storage.root.absolute().parents)
+        n_missing = next((n for n, folder in enumerate(folders) if folder.exists()), 0)
         self._job = job
         self.n_rows = 0
         self.nnz = 0
         try:
             self._journal = journal or Journal.start(storage, base.version if base else 0)
+            if n_missing:
+                self._journal.note("folders", n_missing)
             if journal is not None:
                 journal.tidy()  # a name that a killed writer left taken, and bucket files as large as the data
             for part in self._journal.state.parts:
@@ -480,7 +483,7 @@ class Writer:
         except BaseException:
             if journal is not None:
                 journal.release()
-            self._remove_skeleton()
+            self._remove_skeleton(n_missing)
             raise
 
     @property
@@ -1084,7 +1087,7 @@ class Writer:
             )
         self._end(keep=bool(kept))
         if not kept:
-            self._remove_skeleton()
+            self._remove_skeleton(self._journal.state.folders)
 
     def _is_published(self) -> bool:
         """Whether the version is there, though publishing it was interrupted."""
@@ -1107,9 +1110,9 @@ class Writer:
         with contextlib.suppress(OSError):
             self._journal.end(keep=keep)
 
-    def _remove_skeleton(self) -> None:
+    def _remove_skeleton(self, folders: int) -> None:
         with contextlib.suppress(OSError):
-            remove_skeleton(self._storage, with_root=self._made_folder)
+            remove_skeleton(self._storage, folders=folders)
 
 
 def is_begun(storage: LocalStorage) -> bool:
@@ -1136,8 +1139,10 @@ def _strangers(storage: LocalStorage) -> list[str]:
     return [key for key in keys if not is_own_key(key)]
 
 
-def remove_skeleton(storage: LocalStorage, *, with_root: bool) -> None:
+def remove_skeleton(storage: LocalStorage, *, folders: int) -> None:
     """Where nobody published, nor is about to, take away the store's empty folders and its zarr.json.
+
+    So many folders go as well, as far as they are empty: its own, and those above it.
 
     Another writer may begin at any moment, and nothing here waits for it. It has a journal before it looks for
     zarr.json: so that goes only where the folder of journals is gone, and comes back where one is there afterwards.
@@ -1161,9 +1166,9 @@ def remove_skeleton(storage: LocalStorage, *, with_root: bool) -> None:
                 storage.publish(ROOT, root, f"writers/{uuid.uuid4().hex}.tmp")
                 storage.sync("")
             return
-    if with_root:
-        with contextlib.suppress(OSError):
-            storage.root.rmdir()
+    with contextlib.suppress(OSError):
+        for folder in (storage.root, *storage.root.absolute().parents)[:folders]:
+            folder.rmdir()
 
 
 def _says_nothing_of_the_rows(error: BaseException | None) -> bool:
