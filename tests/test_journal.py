@@ -719,6 +719,13 @@ def test_a_segment_that_was_removed_before_it_was_published_is_an_error(tmp_path
 # ---------------------------------------------------------------------------------------------------------- gc
 
 
+@pytest.mark.parametrize("given", [0, True, 1.5, "2", None])
+def test_versions_to_keep_are_a_whole_number(tmp_path: Path, given: Any) -> None:
+    convert(np.eye(2), tmp_path / "a")
+    with pytest.raises(ValueError, match=r"keep_versions is .*, expected an integer of at least 1"):
+        maintain.gc(tmp_path / "a", keep_versions=given)
+
+
 def test_gc_spares_what_may_be_gone_on_with_until_it_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, path = text(tmp_path), tmp_path / "a"
     interrupted(monkeypatch, 3000, lambda: convert(source, path, max_bytes=SMALL))
