@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 
 from sparsestore.format import ROW_ID, ColumnSchema, column_problem
 
-__all__ = ["array_of", "exactly", "schema_of"]
+__all__ = ["WIDE", "array_of", "exactly", "first_lacking", "lacked", "schema_of"]
 
 Array = NDArray[Any]
+
+WIDE = ("int64", "uint64")
+"""Dtypes of whole numbers that float64 may lack."""
 
 
 def schema_of(columns: Mapping[str, Any]) -> dict[str, ColumnSchema]:
@@ -111,6 +114,22 @@ def _same(floats: Array, wholes: Array) -> NDArray[np.bool_]:
     wide = np.where(within, wide, 0)
     same: NDArray[np.bool_] = within & (wide.astype(wholes.dtype) == wholes) & (np.rint(wide) == wide)
     return same
+
+
+def first_lacking(values: Array) -> int | None:
+    """The first whole number of an array that float64 lacks."""
+    if values.dtype not in WIDE:
+        return None
+    lacks = ~_same(values.astype(np.float64), values)
+    return int(values[np.argmax(lacks)]) if lacks.any() else None
+
+
+def lacked(value: int, dtype: np.dtype[Any]) -> str:
+    """What is to be said of one, where nobody asked for the dtype."""
+    return (
+        f"values have {value}, which {dtype}, the common dtype of all of them, lacks: give dtype='float64' (--dtype) "
+        "if they may be rounded, or make a store of its own"
+    )
 
 
 def _check_characters(name: str, texts: Array) -> None:

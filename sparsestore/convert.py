@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsestore.columns import array_of, exactly
+from sparsestore.columns import array_of, exactly, first_lacking, lacked
 from sparsestore.csr import Rows, index_dtype
 from sparsestore.documents import exactly_json
 from sparsestore.errors import ResourceError, StoreExistsError
@@ -740,14 +740,20 @@ class _Conversion:
     def declared(self, blocks: Iterator[Block]) -> Iterator[Block]:
         """Blocks with columns in the dtypes that the source told, before those of several blocks come into one array.
 
-        Numpy would give that a common dtype, which holds not all values of both.
+        Numpy would give that a common dtype, which holds not all values of both; nor may that of the matrix.
         """
+        common, lacking = np.dtype(np.bool_), None
         schemas = {name: ColumnSchema(dtype, shape) for name, (dtype, shape) in self.source.columns.items()}
         for block in blocks:
             columns = {
                 name: _declared(name, values, schemas[name]) if name in schemas else values
                 for name, values in block.columns.items()
             }
+            if self.source.dtype is None:
+                common = np.result_type(common, block.x.data.dtype)
+                lacking = first_lacking(block.x.data) if lacking is None else lacking
+                if lacking is not None and common.kind == "f":
+                    raise ValueError(f"{self.source.name}: {lacked(lacking, common)}")
             yield replace(block, columns=columns)
 
 

@@ -20,7 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from sparsestore import csr
 from sparsestore.checksum import crc32c
-from sparsestore.columns import array_of, exactly, schema_of
+from sparsestore.columns import WIDE, array_of, exactly, first_lacking, lacked, schema_of
 from sparsestore.csr import Rows
 from sparsestore.documents import Problems, dump, exactly_json, seal
 from sparsestore.errors import CorruptStoreError, SparsestoreError, StoreExistsError
@@ -48,6 +48,7 @@ from sparsestore.manifest import (
     missing_objects,
     read_manifest,
     root_entry,
+    segment_document,
     segment_lines,
     versions,
 )
@@ -110,8 +111,8 @@ def create(
         What stands beside each row, e.g. ``{"y": "int64"}``, or ``{"y": ("float32", 3)}`` for three values a row;
         "string" for text. Left out, the first block decides.
     dtype : numpy dtype, optional
-        Logical dtype of the values; otherwise numpy's common dtype of all blocks. Floats are rounded to it; any other
-        value that it can not hold is an error.
+        Logical dtype of the values; otherwise numpy's common dtype of all blocks. Floats are rounded to it, and whole
+        numbers where it is one of floats that was asked for; any other value that it can not hold is an error.
     profile : {"raw", "compact"}
         "raw" can be memory-mapped, "compact" is compressed.
     overwrite : bool
@@ -446,6 +447,7 @@ class Writer:
         self._n_features = None if n_features is None else int(n_features)
         self._schema = None if columns is None else schema_of(columns)
         self._dtype = None if dtype is None else csr.number_dtype(dtype)
+        self._lacking: int | None = None  # a whole number that float64 lacks
         self._seen_dtype = np.dtype(base.dtype) if base is not None and mode == "append" and base.rows else None
         self._profile = profile
         self._shuffled = None if shuffled is None else exactly_json(shuffled, "shuffled")
@@ -577,9 +579,15 @@ class Writer:
         if self._dtype is not None and not np.can_cast(rows.data.dtype, self._dtype, "safe"):
             rows = csr.converted(rows, self._dtype, self.n_rows)
         block = ValueRange.of(rows.data)
-        self._seen_dtype = (
-            rows.data.dtype if self._seen_dtype is None else np.result_type(self._seen_dtype, rows.data.dtype)
-        )
+        seen = rows.data.dtype if self._seen_dtype is None else np.result_type(self._seen_dtype, rows.data.dtype)
+        lacking = self._lacking
+        if lacking is None and block.whole and block.count and max(-block.low, block.high) > 2**53:
+            lacking = first_lacking(rows.data)
+        if self._dtype is None and seen != self._seen_dtype:
+            self._check_common(self._base, seen, lacking)
+        elif self._dtype is None and lacking is not self._lacking:
+            self._check_common(None, seen, lacking)
+        self._seen_dtype, self._lacking = seen, lacking
         width = max(self._widest, rows.n_features)
         if self._segment is not None and not self._segment.fits(block, width):
             self._close_segment()
@@ -605,6 +613,22 @@ class Writer:
         if self._kept_bytes >= GIVE_BACK_BYTES:
             self._kept_bytes = 0
             give_back()
+
+    def _check_common(self, base: Manifest | None, common: np.dtype[Any], lacking: int | None) -> None:
+        """See that the common dtype of values, which nobody asked for, makes no whole number another one."""
+        if common.kind != "f":
+            return
+        if lacking is not None:
+            raise ValueError(lacked(lacking, common))
+        if self._mode != "append" or base is None or base.dtype not in WIDE:
+            return
+        for line in segment_lines(self._storage, base):  # where no value is large, it says a smaller dtype
+            if segment_document(self._storage, line).data_dtype in WIDE:
+                raise ValueError(
+                    f"{self._storage.name}: its values are {base.dtype}, beyond 32 bits, of which {common}, the common "
+                    f"dtype with those that are appended, may lack some: convert it with dtype='float64' (--dtype) "
+                    "before if they may be rounded, or make a store of its own"
+                )
 
     def _write(self, *blocks: tuple[Rows, Columns]) -> None:
         """To the open segment, all of them. Where that fails half-way it must never be published.
@@ -731,6 +755,7 @@ class Writer:
             "width": self._width,
             "range": self._range.to_json(),
             "dtype": None if self._seen_dtype is None else self._seen_dtype.name,
+            "lacking": self._lacking,
             "row_ids": self._has_row_ids,
             "highest_row_id": self._highest_row_id,
             "columns": self._columns(),
@@ -775,6 +800,7 @@ class Writer:
         self.n_rows, self.nnz, self._widest = part["rows"], part["nnz"], part["width"]
         self._range, self._has_row_ids = ValueRange.from_json(part["range"]), part["row_ids"]
         self._highest_row_id = part["highest_row_id"]
+        self._lacking = part.get("lacking")
         self._seen_dtype = None if part["dtype"] is None else np.dtype(part["dtype"])
         if self._schema is None:
             self._schema = {
@@ -946,6 +972,9 @@ class Writer:
         width = max(base.n_features if base else 0, self._width)
         features = self._features(base, width)
         dtype = self._dtype or self._seen_dtype or np.dtype("float32")
+        common = np.result_type(base.dtype, dtype) if base else dtype
+        if base is not None and common != base.dtype:
+            self._check_common(base, common, self._lacking if lines else None)
         pages, inline = self._paged((*(base.segments if base else ()), *lines))
         shuffled = self._shuffled
         if base is not None and base.rows:  # said of all rows or of none: each segment's line has its own word
@@ -956,7 +985,7 @@ class Writer:
             rows=before + sum(line.rows for line in lines),
             n_features=width,
             nnz=(base.nnz if base else 0) + sum(line.nnz for line in lines),
-            dtype=np.result_type(base.dtype, dtype).name if base else np.dtype(dtype).name,
+            dtype=common.name,
             columns=dict(self._schema or {}),
             root=self._base.root if self._base else root_entry(self._storage),
             segments=inline,

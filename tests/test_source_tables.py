@@ -253,6 +253,21 @@ def test_a_label_or_weight_that_is_not_finite_is_refused(
     np.testing.assert_array_equal(kept, [1.0, value, 2.0])
 
 
+def test_a_feature_that_the_common_dtype_would_make_another_is_refused(tmp_path: Path) -> None:
+    lost = 2**53 + 1
+    unsigned = pa.array([0, lost], pa.uint64())
+    tables = [pa.table({"a": [0, lost], "b": [0.5, 1.0]}), pa.table({"a": unsigned, "b": [1, -1]})]
+    for number, table in enumerate(tables):
+        with pytest.raises(SourceError, match=f"row 1, column 'a': {lost} is a whole number that float64, the common"):
+            ss.convert(table, tmp_path / f"{number}.zarr")
+        asked = ss.convert(table, tmp_path / f"{number}.zarr", dtype="float64")
+        assert asked[:].toarray()[1, 0] == 2.0**53
+    with pytest.raises(SourceError, match=f"row 0, column 'a': {lost} is a whole number"):
+        ss.convert(pa.table({"a": [lost, None]}), tmp_path / "nan.zarr", missing="nan")
+    few = ss.convert(pa.table({"a": [lost - 1, 1], "b": [0.5, 1.0]}), tmp_path / "few.zarr")
+    assert few[:].toarray().tolist() == [[lost - 1, 0.5], [1, 1]]
+
+
 def test_whole_numbers_may_be_texts(tmp_path: Path) -> None:
     source = parquet(tmp_path, {"u": [900, 7, 900], "i": [5, 5, 6]}, row="u:string", feature="i:string")
     store = ss.convert(source, tmp_path / "a.zarr")

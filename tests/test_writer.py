@@ -514,6 +514,48 @@ def test_integers_that_a_column_holds_exactly_are_taken(path: Path) -> None:
     assert open_reader(path).column("f").tolist() == [False, True]
 
 
+LOST = 2**53 + 1
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_whole_number_that_the_common_dtype_lacks_is_refused(path: Path, dtype: str, order: int) -> None:
+    other = np.array([[0.5]]) if dtype == "int64" else np.array([[-1]])
+    blocks = [(np.array([[LOST]], dtype), {}), (other, {})][::order]
+    with pytest.raises(ValueError, match=f"values have {LOST}, which float64, the common dtype of all of them, lacks"):
+        write(create(path), *blocks)
+    assert not path.exists()
+    write(create(path, dtype="float64"), *blocks)  # as it is asked for
+    write(create(path, overwrite=True), (np.array([[LOST - 1]], dtype), {}), (other, {}))
+    assert sorted(everything(path).data.tolist()) == sorted([*other[0].tolist(), LOST - 1])
+
+
+def test_values_that_were_whole_numbers_stay_those_when_others_are_appended(path: Path) -> None:
+    write(create(path), (np.array([[LOST, 1]]), {}))
+    for other in (np.array([[0.5, 1]]), np.array([[2**63, 1]], np.uint64)):
+        with pytest.raises(ValueError, match="its values are int64, beyond 32 bits, of which float64, the common dty"):
+            write(append_to(path), (other, {}))
+    write(append_to(path), (np.array([[-LOST, 300]], np.int64), {}))
+    assert everything(path).data.tolist() == [LOST, 1, -LOST, 300]
+    few, more = path.with_name("few"), path.with_name("more")
+    write(create(few), (np.array([[1, 2**32 - 1]]), {}))
+    write(append_to(few), (np.array([[0.5, 1]]), {}))
+    assert everything(few).data.tolist() == [1, 2**32 - 1, 0.5, 1]
+    write(create(more), (np.array([[0.5, 1]]), {}))
+    with pytest.raises(ValueError, match=f"values have {LOST}, which float64"):
+        write(append_to(more), (np.array([[1, LOST]]), {}))
+
+
+def test_what_another_writer_appended_meanwhile_stays_what_it_was(path: Path) -> None:
+    write(create(path), (np.array([[1, 2]]), {}))
+    late = append_to(path)
+    late.append(np.array([[0.5, 1]]))
+    write(append_to(path), (np.array([[LOST, 1]]), {}))
+    with pytest.raises(ValueError, match="its values are int64, beyond 32 bits"), late:
+        pass
+    assert everything(path).data.tolist() == [1, 2, LOST, 1]
+
+
 class Saturating(np.ndarray[Any, Any]):
     """Floats beyond an integer's dtype become its end, as on ARM; on x86 they become its lowest."""
 
