@@ -44,7 +44,8 @@ WRITER_BYTES = 128 << 20
 BLOCK_BYTES = 256 << 20
 LEAST_PART = {"bytes": 32 << 20, "rows": 4096}  # of a source, that is worth a process
 BESIDE_ROWS = 65_536  # rows whose columns are read together where entries had to be sorted
-_MEANINGS = {"categories": "column", "feature_categories": "feature"}  # what provenance tells the numbers of
+_MEANINGS = {"categories": "column", "feature_categories": "feature", "hashed": "features"}
+"""What the numbers stand for that provenance tells."""
 REWRITE = "optimize"
 """What the journal of `rewrite_segments` calls it."""
 HINT_ROWS = 65_536  # a window holds that many rows by default, and a store in one window is shuffled whatever its order
@@ -839,6 +840,8 @@ def _meanings(facts: Any) -> dict[str, dict[str, list[Any]]]:
         telling = facts.get("meanings") if facts.get("format") == "sparsestore" else facts
         for kind, of_kind in found.items():
             told = telling.get(kind) if isinstance(telling, dict) else None
+            if kind == "hashed" and isinstance(told, list):
+                told = {"": told}
             for name, values in told.items() if isinstance(told, dict) else ():
                 if isinstance(values, list):
                     of_kind.setdefault(name, values)
@@ -870,6 +873,13 @@ def _told_together(source: Source, store: str, attrs: Mapping[str, Any]) -> dict
         for name, new in comes[kind].items():
             before = there[kind].get(name, [])
             for at, (ours, theirs) in enumerate(zip(new, before, strict=False)):
+                if ours != theirs and kind == "hashed":
+                    what = "texts are hashed to", "features of numbers before these are", "one of these is"
+                    raise ValueError(
+                        f"{source.name}: {what[min(at, 2)]} {quoted(str(ours))}, in {store} {quoted(str(theirs))}: "
+                        "hash to the same n_features, beside the same features in one order, or convert it into a "
+                        "store of its own"
+                    )
                 if ours != theirs:
                     raise ValueError(
                         f"{source.name}: number {at} of {noun} {name!r} stands for {quoted(str(ours))}, in {store} for "

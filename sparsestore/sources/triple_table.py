@@ -177,7 +177,9 @@ class TripleTableSource:
 
     def provenance(self) -> dict[str, Any]:
         """What the table says of itself, and the options."""
-        return {**self._table.provenance(), "options": {k: v for k, v in self._options.items() if v is not None}}
+        facts = {**self._table.provenance(), "options": {k: v for k, v in self._options.items() if v is not None}}
+        categories = self._numbering.categories
+        return facts if categories is None else {**facts, **categories.facts()}
 
     def blocks(self, max_bytes: int) -> Iterator[Triples]:
         """Yield the entries in order of the table."""

@@ -168,7 +168,8 @@ class WideTableSource:
 
     def provenance(self) -> dict[str, Any]:
         """What the table says of itself, and the options."""
-        return {**self._table.provenance(), "options": {k: v for k, v in self._options.items() if v is not None}}
+        facts = {**self._table.provenance(), "options": {k: v for k, v in self._options.items() if v is not None}}
+        return facts if self._categories is None else {**facts, **self._categories.facts()}
 
     def blocks(self, max_bytes: int) -> Iterator[Block]:
         """Yield the rows in order."""
