@@ -56,21 +56,38 @@ def _column_dtype(name: str, dtype: Any) -> str:
     raise ValueError(f"column {name!r} has dtype {found}, expected bool, integers, floats of up to 64 bits, or strings")
 
 
-def array_of(values: Any) -> Array:
+def array_of(name: str, values: Any) -> Array:
     """Values of a column that a caller gave, as an array; text of a list as objects.
 
     Numpy's own text would take as much for every row as the longest needs, and lose NULs at its end.
+
+    Raises
+    ------
+    ValueError
+        Where whole numbers of another library, some of which are missing, become others in numpy's floats.
     """
     has_text = isinstance(values, (list, tuple)) and any(isinstance(value, str) for value in values)
-    return np.asarray(values, object) if has_text else np.asanyarray(values)
+    array = np.asarray(values, object) if has_text else np.asanyarray(values)
+    if array.dtype.kind == "f" and not isinstance(values, np.ndarray):
+        own = str(getattr(values, "dtype", getattr(values, "type", ""))).lower()  # of pandas, polars, Arrow
+        fill = getattr(values, "fillna", getattr(values, "fill_null", None))
+        if own.removesuffix("[pyarrow]") in WIDE and fill is not None:
+            lacking = first_lacking(np.asarray(fill(0)).astype(own.removesuffix("[pyarrow]")))
+            if lacking is not None:
+                raise ValueError(
+                    f"column {name!r} has missing values, so that numpy makes it float64, which lacks its value "
+                    f"{lacking}: give it as a numpy.ma.array of {own}"
+                )
+    return array
 
 
 def exactly(name: str, values: Array, schema: ColumnSchema) -> Array:
     """A column's values in its stored dtype; ValueError where that would change a value."""
     if schema.dtype == "string":
-        if values.dtype.kind in "UT":
+        if values.dtype.kind == "U":
             _check_text(name, values)
             return values.astype(object)
+        values = values.astype(object, copy=False)  # numpy's text of any width may have missing ones
         types = set(map(type, values.flat))
         bad = {found.__name__ for found in types if not issubclass(found, str)}
         if bad:
@@ -78,7 +95,7 @@ def exactly(name: str, values: Array, schema: ColumnSchema) -> Array:
         if types - {str}:  # numpy's are texts of a kind of their own, which the encoder does not take
             values = np.array([str(value) for value in values.flat], object).reshape(values.shape)
         _check_characters(name, values)
-        return values.astype(object, copy=False)
+        return values
     if values.dtype == schema.dtype:
         return values
     if values.dtype.kind not in "biuf":

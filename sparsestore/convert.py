@@ -923,7 +923,7 @@ def _scratch(given: str | os.PathLike[str] | None) -> Path | None:
 
 def _column(name: str, values: Any) -> Array:
     """A column that the caller gave, as an array."""
-    array = array_of(values)
+    array = array_of(name, values)
     if array.ndim not in (1, 2):
         raise ValueError(f"column {name!r} has shape {array.shape}, expected (n,) or (n, k)")
     return array

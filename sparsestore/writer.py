@@ -545,7 +545,7 @@ class Writer:
         if self._n_features is not None and rows.n_features != self._n_features:
             raise self._wrong_width(rows.n_features, self._n_features)
         csr.check(rows, canonical=True)
-        self.write(rows, {name: array_of(values) for name, values in columns.items()})
+        self.write(rows, {name: array_of(name, values) for name, values in columns.items()})
 
     def _wrong_width(self, found: int, expected: int) -> ValueError:
         hint = "; pass grow_features=True to widen the store" if self._mode == "append" and found > expected else ""

@@ -517,6 +517,32 @@ def test_integers_that_a_column_holds_exactly_are_taken(path: Path) -> None:
 LOST = 2**53 + 1
 
 
+@pytest.mark.parametrize("library", ["pandas", "pandas of arrow", "polars", "pyarrow"])
+def test_whole_numbers_of_which_some_are_missing_do_not_become_others(path: Path, library: str) -> None:
+    module = pytest.importorskip(library.split()[0])
+
+    def column(*numbers: int | None) -> Any:
+        if library.startswith("pandas"):
+            return module.Series(numbers, dtype="Int64" if library == "pandas" else "int64[pyarrow]")
+        return module.Series(numbers) if library == "polars" else module.array(numbers)
+
+    with pytest.raises(ValueError, match=f"column 'id' has missing values, .* float64, which lacks its value {LOST}"):
+        write(create(path), (np.eye(2), {"id": column(LOST, None)}))
+    write(create(path), (np.eye(2), {"id": column(LOST - 1, None), "whole": column(LOST, 1)}))
+    np.testing.assert_array_equal(open_reader(path).column("id"), [LOST - 1, np.nan])
+    assert open_reader(path).column("whole").tolist() == [LOST, 1]
+
+
+@pytest.mark.parametrize("missing", [None, np.nan])
+def test_a_missing_text_of_numpy_is_told(path: Path, missing: Any) -> None:
+    if not hasattr(np.dtypes, "StringDType"):
+        pytest.skip("numpy has no text of any width before 2.0")
+    texts = np.array(["a", missing], np.dtypes.StringDType(na_object=missing))
+    with pytest.raises(ValueError, match=r"column 'y' has values of (NoneType|float), expected str"):
+        write(create(path), (np.eye(2), {"y": texts}))
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("dtype", ["int64", "uint64"])
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_whole_number_that_the_common_dtype_lacks_is_refused(path: Path, dtype: str, order: int) -> None:
