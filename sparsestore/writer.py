@@ -623,7 +623,7 @@ class Writer:
         if self._mode != "append" or base is None or base.dtype not in WIDE:
             return
         for line in segment_lines(self._storage, base):  # where no value is large, it says a smaller dtype
-            if segment_document(self._storage, line).data_dtype in WIDE:
+            if line.nnz and segment_document(self._storage, line).data_dtype in WIDE:
                 raise ValueError(
                     f"{self._storage.name}: its values are {base.dtype}, beyond 32 bits, of which {common}, the common "
                     f"dtype with those that are appended, may lack some: convert it with dtype='float64' (--dtype) "

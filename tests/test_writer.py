@@ -567,6 +567,10 @@ def test_values_that_were_whole_numbers_stay_those_when_others_are_appended(path
     write(create(few), (np.array([[1, 2**32 - 1]]), {}))
     write(append_to(few), (np.array([[0.5, 1]]), {}))
     assert everything(few).data.tolist() == [1, 2**32 - 1, 0.5, 1]
+    none = path.with_name("none")
+    write(create(none), (np.zeros((2, 2), np.int64), {}))
+    write(append_to(none), (np.array([[0.5, 1]]), {}))
+    assert everything(none).data.tolist() == [0.5, 1]
     write(create(more), (np.array([[0.5, 1]]), {}))
     with pytest.raises(ValueError, match=f"values have {LOST}, which float64"):
         write(append_to(more), (np.array([[1, LOST]]), {}))
