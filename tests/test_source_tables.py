@@ -698,3 +698,20 @@ def test_memory_is_bounded(tmp_path: Path, shape: str) -> None:
     source, warm = (open_source(path, **{options!r}) for path in sys.argv[1:])
     """
     assert peak_of_reading(code, tmp_path / "large.parquet", tmp_path / "warm.parquet") <= (16 << 20) + (32 << 20)
+
+
+def test_floats_behind_whole_numbers_are_none_of_these(tmp_path: Path) -> None:
+    path, sql = tmp_path / "x.sqlite", "select * from t"
+    with sqlite3.connect(path) as connection:
+        connection.execute("create table t (a, b)")
+        connection.executemany("insert into t values (?, ?)", [(number, 1) for number in range(20_000)])
+        connection.execute("insert into t values (7.0, 1)")
+        connection.commit()
+        store = ss.convert(path, tmp_path / "whole.zarr", sql=sql, keep="b")
+        assert store[-1].toarray().tolist() == [[7]]
+        connection.execute("insert into t values (0.5, 1.5)")
+    connection.close()
+    for name, value in (("a", 0.5), ("b", 1.5)):
+        message = f"row 20001, column '{name}': {value}, expected int64 as in the first rows: cast it in the query"
+        with pytest.raises(SourceError, match=message):
+            ss.convert(path, tmp_path / "s.zarr", sql=f"select {name} from t")
