@@ -715,3 +715,13 @@ def test_floats_behind_whole_numbers_are_none_of_these(tmp_path: Path) -> None:
         message = f"row 20001, column '{name}': {value}, expected int64 as in the first rows: cast it in the query"
         with pytest.raises(SourceError, match=message):
             ss.convert(path, tmp_path / "s.zarr", sql=f"select {name} from t")
+
+
+def test_a_value_that_the_signs_of_a_hash_would_make_another_is_refused(tmp_path: Path) -> None:
+    lost = 2**53 + 1
+    table = pa.table({"r": [0, 1], "f": ["a", "b"], "v": pa.array([1, lost], pa.uint64())})
+    options: dict[str, Any] = {"row": "r", "feature": "f", "value": "v", "encode": "hash", "n_features": 8}
+    with pytest.raises(SourceError, match=f"row 1, column 'v': {lost} is a whole number that float64, with room for"):
+        ss.convert(table, tmp_path / "s.zarr", **options)
+    store = ss.convert(table, tmp_path / "s.zarr", **options, dtype="float64")
+    assert np.abs(store[:].data).tolist() == [1, 2.0**53]
