@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsestore.columns import array_of, exactly
+from sparsestore.columns import array_of, exactly, first_lacking, lacked
 from sparsestore.csr import Rows, index_dtype
 from sparsestore.documents import exactly_json
 from sparsestore.errors import ResourceError, StoreExistsError
@@ -32,7 +32,7 @@ from sparsestore.sources.file import shown as quoted
 from sparsestore.storage import LocalStorage, naming, open_storage, scratch_folder
 from sparsestore.version import __version__
 from sparsestore.workers import Teller, results
-from sparsestore.writer import Replaced, Share, Writer, append_to, check_place, create, rewrite
+from sparsestore.writer import Replaced, Share, Writer, append_to, check_place, create, remove_skeleton, rewrite
 
 __all__ = ["MIN_BYTES", "REWRITE", "append_source", "convert", "prepared", "rewrite_segments"]
 
@@ -44,6 +44,8 @@ WRITER_BYTES = 128 << 20
 BLOCK_BYTES = 256 << 20
 LEAST_PART = {"bytes": 32 << 20, "rows": 4096}  # of a source, that is worth a process
 BESIDE_ROWS = 65_536  # rows whose columns are read together where entries had to be sorted
+_MEANINGS = {"categories": "column", "feature_categories": "feature", "hashed": "features"}
+"""What the numbers stand for that provenance tells."""
 REWRITE = "optimize"
 """What the journal of `rewrite_segments` calls it."""
 HINT_ROWS = 65_536  # a window holds that many rows by default, and a store in one window is shuffled whatever its order
@@ -238,8 +240,8 @@ def append_source(
     FileNotFoundError
         Where there is no store.
     ValueError
-        Also where numbers of a column would stand for other labels or categories than in the store, as far as it was
-        converted from a source that told them.
+        Also where numbers of a column or a feature would stand for other labels or categories than in the store, as
+        far as the sources of its rows told them.
     FileExistsError
         Where an unfinished conversion of something else is there, or this one, of whose whole parts the store has other
         columns, fewer features or other names of features by now.
@@ -253,7 +255,7 @@ def append_source(
     chosen = {"into": "append", "grow_features": grow_features, **_cut(parts)}
     storage = open_storage(dst)
     manifest = read_manifest(storage)  # or there is no store, and nothing there is taken for an unfinished conversion
-    _check_meanings(plan.source, storage.name, manifest.attrs)
+    _told_together(plan.source, storage.name, manifest.attrs)  # a conflict is told before anything is read
     plan, journal, finished = plan.knowing_names_of(storage).unfinished(storage, chosen, resume)
     if finished is not None:
         return finished
@@ -267,6 +269,7 @@ def append_source(
             max_bytes=plan.writer_bytes,
             job=lambda: plan.job(chosen),
             journal=journal,
+            agree=lambda attrs: _told_together(plan.source, storage.name, attrs),
         )
         with writer, shown("appending", progress) as report:
             plan.copy(writer, report, parts)
@@ -501,12 +504,12 @@ class _Conversion:
                     )
                     return same, None, finished
                 if not resume or found is None or not journal.state.parts or journal.state.segments & published.keys():
-                    journal.discard(published)  # killed before its first part, or after its last
+                    _throw_away(storage, journal, published)  # killed before its first part, or after its last
                     continue
                 wanted = same.job(chosen) or {}
                 if found != wanted and rewriting:
                     log.info("%s: what was rewritten before was of other segments: beginning again", storage.name)
-                    journal.discard(published)
+                    _throw_away(storage, journal, published)
                     continue
                 if found != wanted:
                     raise StoreExistsError(_refusal(storage, journal, wanted))
@@ -697,6 +700,7 @@ class _Conversion:
             size=self.source.size,
             order=order,
             name=self.source.name,
+            whole=getattr(self.source, "whole", False),
         )
         stop = 0
         if hasattr(self.source, "following") and self.source.columns:
@@ -737,14 +741,20 @@ class _Conversion:
     def declared(self, blocks: Iterator[Block]) -> Iterator[Block]:
         """Blocks with columns in the dtypes that the source told, before those of several blocks come into one array.
 
-        Numpy would give that a common dtype, which holds not all values of both.
+        Numpy would give that a common dtype, which holds not all values of both; nor may that of the matrix.
         """
+        common, lacking = np.dtype(np.bool_), None
         schemas = {name: ColumnSchema(dtype, shape) for name, (dtype, shape) in self.source.columns.items()}
         for block in blocks:
             columns = {
                 name: _declared(name, values, schemas[name]) if name in schemas else values
                 for name, values in block.columns.items()
             }
+            if self.source.dtype is None:
+                common = np.result_type(common, block.x.data.dtype)
+                lacking = first_lacking(block.x.data) if lacking is None else lacking
+                if lacking is not None and common.kind == "f":
+                    raise ValueError(f"{self.source.name}: {lacked(lacking, common)}")
             yield replace(block, columns=columns)
 
 
@@ -819,33 +829,73 @@ def _has_appended(storage: LocalStorage, journal: Journal) -> bool:
     return not journal.state.segments.isdisjoint(needed_keys(storage, versions(storage)[:-1]))
 
 
-def _meanings(facts: Any) -> dict[str, list[Any]]:
-    """What the numbers of columns stand for, as a source that they were read from says: labels, and categories."""
-    while isinstance(facts, dict) and facts.get("format") == "sparsestore":
-        facts = facts.get("origin")
-    if not isinstance(facts, dict):
-        return {}
-    found, given = facts.get("categories"), facts.get("options")
-    meanings = {name: value for name, value in found.items() if isinstance(value, list)} if type(found) is dict else {}
-    n_labels = given.get("multilabel") if isinstance(given, dict) else None
-    if isinstance(facts.get("labels"), list):
-        meanings["y"] = facts["labels"]
-    elif type(n_labels) is int:
-        meanings["y"] = list(range(n_labels))
-    return meanings
+def _meanings(facts: Any) -> dict[str, dict[str, list[Any]]]:
+    """What the numbers of columns and of features stand for, as the sources that they were read from say.
+
+    Facts are a source's provenance; those of a store have what came with appended files beside what is told of its
+    origin.
+    """
+    found: dict[str, dict[str, list[Any]]] = {kind: {} for kind in _MEANINGS}
+    while isinstance(facts, dict):
+        telling = facts.get("meanings") if facts.get("format") == "sparsestore" else facts
+        for kind, of_kind in found.items():
+            told = telling.get(kind) if isinstance(telling, dict) else None
+            if kind == "hashed" and isinstance(told, list):
+                told = {"": told}
+            for name, values in told.items() if isinstance(told, dict) else ():
+                if isinstance(values, list):
+                    of_kind.setdefault(name, values)
+        if facts.get("format") == "sparsestore":
+            facts = facts.get("origin")
+            continue
+        given = facts.get("options")
+        n_labels = given.get("multilabel") if isinstance(given, dict) else None
+        if isinstance(facts.get("labels"), list):
+            found["categories"].setdefault("y", facts["labels"])
+        elif type(n_labels) is int:
+            found["categories"].setdefault("y", list(range(n_labels)))
+        break
+    return found
 
 
-def _check_meanings(source: Source, store: str, attrs: Mapping[str, Any]) -> None:
-    """Raise ValueError where the same number would be one thing in the rows that are there and another in new ones."""
-    there = _meanings(attrs.get("source"))
-    for name, new in _meanings(source.provenance()).items():
-        for at, (ours, theirs) in enumerate(zip(new, there.get(name, ()), strict=False)):
-            if ours != theirs:
-                raise ValueError(
-                    f"{source.name}: number {at} of column {name!r} stands for {quoted(str(ours))}, in {store} for "
-                    f"{quoted(str(theirs))}: give both the same categories in one order, of labels of svmlight "
-                    "their number (multilabel=), or convert it into a store of its own"
-                )
+def _told_together(source: Source, store: str, attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """What numbers stand for in a store with those attrs once the source is appended, where that is more than before.
+
+    Raises
+    ------
+    ValueError
+        Where the same number would be one thing in the rows that are there and another in new ones.
+    """
+    there = _meanings({"format": "sparsestore", "meanings": attrs.get("meanings"), "origin": attrs.get("source")})
+    comes = _meanings(source.provenance())
+    more = False
+    for kind, noun in _MEANINGS.items():
+        for name, new in comes[kind].items():
+            before = there[kind].get(name, [])
+            for at, (ours, theirs) in enumerate(zip(new, before, strict=False)):
+                if ours != theirs and kind == "hashed":
+                    what = "texts are hashed to", "features of numbers before these are", "one of these is"
+                    raise ValueError(
+                        f"{source.name}: {what[min(at, 2)]} {quoted(str(ours))}, in {store} {quoted(str(theirs))}: "
+                        "hash to the same n_features, beside the same features in one order, or convert it into a "
+                        "store of its own"
+                    )
+                if ours != theirs:
+                    raise ValueError(
+                        f"{source.name}: number {at} of {noun} {name!r} stands for {quoted(str(ours))}, in {store} for "
+                        f"{quoted(str(theirs))}: give both the same categories in one order, of labels of svmlight "
+                        "their number (multilabel=), or convert it into a store of its own"
+                    )
+            if len(new) > len(before):
+                there[kind][name], more = new, True
+    return {"meanings": {kind: told for kind, told in there.items() if told}} if more else {}
+
+
+def _throw_away(storage: LocalStorage, journal: Journal, needed: Collection[str]) -> None:
+    """Remove what a conversion left that is not gone on with, the folders that it made included."""
+    journal.discard(needed)
+    with suppress(OSError):
+        remove_skeleton(storage, folders=journal.state.folders)
 
 
 def _counted(names: Array | None) -> dict[str, Any] | None:
@@ -873,7 +923,7 @@ def _scratch(given: str | os.PathLike[str] | None) -> Path | None:
 
 def _column(name: str, values: Any) -> Array:
     """A column that the caller gave, as an array."""
-    array = array_of(values)
+    array = array_of(name, values)
     if array.ndim not in (1, 2):
         raise ValueError(f"column {name!r} has shape {array.shape}, expected (n,) or (n, k)")
     return array

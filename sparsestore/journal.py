@@ -47,6 +47,8 @@ class JournalState:
         Bytes that were read: whole lines.
     features : set of str
         As segments and pages.
+    folders : int
+        How many folders were not there before: the store's own, and those above it.
     """
 
     base: int = 0
@@ -56,6 +58,7 @@ class JournalState:
     parts: list[dict[str, Any]] = field(default_factory=list)
     length: int = 0
     features: set[str] = field(default_factory=set)
+    folders: int = 0
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
@@ -93,6 +96,8 @@ class JournalState:
             self.pages.add(value)
         elif kind == "features" and isinstance(value, str):
             self.features.add(value)
+        elif kind == "folders" and isinstance(value, int):
+            self.folders = value
         elif kind == "job" and isinstance(value, dict):
             self.job = value
         elif kind == "part" and isinstance(value, dict):

@@ -95,8 +95,8 @@ def gc(
     Where nothing but the beginnings of a store were, its folder goes too. Only what has a name that writers give is
     ever removed: what somebody else put into a folder of the store stays, and a line of the log tells of it.
     """
-    if isinstance(keep_versions, bool) or keep_versions < 1:
-        raise ValueError(f"keep_versions is {keep_versions}, expected at least 1")
+    if isinstance(keep_versions, bool) or not isinstance(keep_versions, (int, np.integer)) or keep_versions < 1:
+        raise ValueError(f"keep_versions is {keep_versions!r}, expected an integer of at least 1")
     oldest = time.time() - parse_age(older_than)
     storage = open_storage(path)
     if not versions(storage) and not is_begun(storage):
@@ -138,7 +138,7 @@ def gc(
     finally:
         writers.release()
     if not kept and not dry_run:
-        remove_skeleton(storage, with_root=True)
+        remove_skeleton(storage, folders=1)
     return [*old, *dead, *rest]
 
 

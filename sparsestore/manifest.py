@@ -29,6 +29,7 @@ __all__ = [
     "needed_keys",
     "read_manifest",
     "root_entry",
+    "segment_document",
     "segment_lines",
     "versions",
 ]
@@ -226,6 +227,26 @@ def needed_keys(storage: LocalStorage, dropped: Collection[int] = ()) -> dict[st
                 needed[key] = min(first, number), max(last, number)
         seen.update(numbers)
     return needed
+
+
+def segment_document(storage: LocalStorage, line: SegmentLine) -> SegmentDocument:
+    """What a segment says of itself.
+
+    Raises
+    ------
+    CorruptStoreError
+    """
+    key = f"segments/{line.id}/segment.json"
+    name = f"{storage.name}: {key}"
+    try:
+        payload = storage.read(key)
+    except FileNotFoundError:
+        raise CorruptStoreError(f"{name} is missing") from None
+    if crc32c(payload) != line.crc32c:
+        raise CorruptStoreError(
+            f"{name}, bytes 0 to {len(payload)}: crc32c {crc32c(payload):08x}, expected {line.crc32c:08x}"
+        )
+    return SegmentDocument.from_document(parse_json(payload, name), name)
 
 
 def missing_objects(storage: LocalStorage, line: SegmentLine) -> Iterator[str]:

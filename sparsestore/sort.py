@@ -76,6 +76,7 @@ def sorted_rows(
     size: int | None = None,
     order: NDArray[np.int64] | None = None,
     name: str = "the triples",
+    whole: bool = False,
 ) -> Iterator[Rows]:
     """Sort triples into canonical rows: a two-pass bucket sort over bands of rows.
 
@@ -108,6 +109,8 @@ def sorted_rows(
         `ORDER_BYTES` a row beside `max_bytes`, and saves the pass that shuffling the rows afterwards would need.
     name : str
         What messages call the triples: the file that they are from.
+    whole : bool
+        Floats are whole numbers, and a sum that would be rounded is an error.
 
     Yields
     ------
@@ -124,7 +127,8 @@ def sorted_rows(
     if duplicates not in ("sum", "last", "error"):
         raise ValueError(f"duplicates must be 'sum', 'last' or 'error', found {duplicates!r}")
     block_rows = power_below(max(1, min(MAX_BLOCK_ROWS, max_bytes // 64)))
-    sorter = _TripleSort(n_rows, n_features, duplicates, block_rows, max_bytes // 4, max_bytes // 2, order, name=name)
+    budgets = max_bytes // 4, max_bytes // 2
+    sorter = _TripleSort(n_rows, n_features, duplicates, block_rows, *budgets, order, name=name, whole=whole)
     if order is not None:
         sorter.ranks = np.empty(len(order), np.int64)
         sorter.ranks[order] = np.arange(len(order))
@@ -160,6 +164,7 @@ class _TripleSort:
     order: NDArray[np.int64] | None = None
     ranks: NDArray[np.int64] | None = None
     name: str = "the triples"
+    whole: bool = False
     rows_seen: int = 0
     features_seen: int = 0
 
@@ -327,7 +332,7 @@ class _TripleSort:
         if self.duplicates == "last":
             data = rows.data[np.append(starts[1:], rows.nnz) - 1]
         else:
-            data, bad = sums(rows.data, starts)
+            data, bad = sums(rows.data, starts, whole=self.whole)
             if bad is not None:
                 row = self.original(start + int(np.searchsorted(rows.indptr, starts[bad], side="right")) - 1)
                 raise ValueError(f"{self.name}: row {row}, feature {int(indices[bad])}: {overflow(data.dtype)}")

@@ -53,11 +53,11 @@ def misfit(value: Any, dtype: np.dtype[Any]) -> str:
     return f"value {value} does not fit {dtype}: give a wider dtype="
 
 
-def sums(values: Array, starts: NDArray[np.int64]) -> tuple[Array, int | None]:
+def sums(values: Array, starts: NDArray[np.int64], *, whole: bool = False) -> tuple[Array, int | None]:
     """Sums of runs of values that begin at `starts`, in their dtype, and the number of the first that does not fit.
 
     Integers are summed exactly, floats in float64, and of booleans any is the sum. A sum is inf or nan only where a
-    value of the run is.
+    value of the run is. With `whole`, floats are whole numbers, and so are their sums, exactly, or they do not fit.
 
     Examples
     --------
@@ -72,6 +72,8 @@ def sums(values: Array, starts: NDArray[np.int64]) -> tuple[Array, int | None]:
         bad = ~np.isfinite(out)
         if bad.any():
             bad &= np.logical_and.reduceat(np.isfinite(values), starts)
+        if whole:
+            bad |= _rounded(values, starts, out)
     else:
         wide = np.add.reduceat(values, starts, dtype=np.uint64 if values.dtype == np.uint64 else np.int64)
         limits = np.iinfo(values.dtype)
@@ -85,6 +87,17 @@ def sums(values: Array, starts: NDArray[np.int64]) -> tuple[Array, int | None]:
                 bad[at] |= not limits.min <= sum(values[starts[at] : stops[at]].tolist()) <= limits.max
         out = wide.astype(values.dtype)
     return out, int(np.argmax(bad)) if bad.any() else None
+
+
+def _rounded(values: Array, starts: NDArray[np.int64], out: Array) -> NDArray[np.bool_]:
+    """Where the sum of a run of whole numbers is another one in floats, which read a next one alike from 2**53 on."""
+    exact = np.add.reduceat(values, starts, dtype=np.float64)
+    bad: NDArray[np.bool_] = exact != out
+    stops = np.append(starts[1:], len(values))
+    for at in np.flatnonzero(np.add.reduceat(np.abs(values), starts, dtype=np.float64) >= 2.0**53).tolist():
+        total = sum(map(int, values[starts[at] : stops[at]].tolist()))
+        bad[at] = abs(total) >= 2**53 or total != float(out[at])
+    return bad
 
 
 def overflow(dtype: np.dtype[Any]) -> str:

@@ -303,9 +303,11 @@ class View:
             A float f gives (f, 1 - f). They add up to at most 1.
         seed : int
         stratify : str, optional
-            Column of classes: each view gets its share of every class.
+            Column of classes: each view gets its share of every class. Rows that have no value, masked or nan, are a
+            class of their own.
         group : str, optional
             Column of groups, of users for example: no group is torn apart. The shares then hold for groups.
+            Rows that have no value are one group: select those that have one, where they are many.
 
         Returns
         -------
@@ -342,7 +344,8 @@ class View:
 
             def of_segment(number: int) -> Array:
                 ends = np.cumsum(self._selection.segment_rows)
-                return np.asarray(column[int(ends[number] - self._selection.segment_rows[number]) : int(ends[number])])
+                start = int(ends[number] - self._selection.segment_rows[number])
+                return np.asanyarray(column[start : int(ends[number])])
 
             return of_segment
 

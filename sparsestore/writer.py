@@ -20,7 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from sparsestore import csr
 from sparsestore.checksum import crc32c
-from sparsestore.columns import array_of, exactly, schema_of
+from sparsestore.columns import WIDE, array_of, exactly, first_lacking, lacked, schema_of
 from sparsestore.csr import Rows
 from sparsestore.documents import Problems, dump, exactly_json, seal
 from sparsestore.errors import CorruptStoreError, SparsestoreError, StoreExistsError
@@ -48,6 +48,7 @@ from sparsestore.manifest import (
     missing_objects,
     read_manifest,
     root_entry,
+    segment_document,
     segment_lines,
     versions,
 )
@@ -110,8 +111,8 @@ def create(
         What stands beside each row, e.g. ``{"y": "int64"}``, or ``{"y": ("float32", 3)}`` for three values a row;
         "string" for text. Left out, the first block decides.
     dtype : numpy dtype, optional
-        Logical dtype of the values; otherwise numpy's common dtype of all blocks. Floats are rounded to it; any other
-        value that it can not hold is an error.
+        Logical dtype of the values; otherwise numpy's common dtype of all blocks. Floats are rounded to it, and whole
+        numbers where it is one of floats that was asked for; any other value that it can not hold is an error.
     profile : {"raw", "compact"}
         "raw" can be memory-mapped, "compact" is compressed.
     overwrite : bool
@@ -204,6 +205,7 @@ def append_to(
     job: Callable[[], Mapping[str, Any] | None] | None = None,
     journal: Journal | None = None,
     feature_names: Iterable[str] | None = None,
+    agree: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
 ) -> Writer:
     """Start a new version of an existing store with more rows at its end.
 
@@ -218,6 +220,9 @@ def append_to(
         As in `create`; `attrs` are added to those of the store.
     feature_names : sequence of str, optional
         Those of the store, in its order, and of the features that it gets; or, where it has none, for all features.
+    agree : callable, optional
+        Takes the attrs of the version that these rows come behind, which may be another writer's, and gives more attrs;
+        raises ValueError where these rows are not to be in one store with them.
 
     Returns
     -------
@@ -244,6 +249,7 @@ def append_to(
         job=job,
         journal=journal,
         feature_names=feature_names,
+        agree=agree,
     )
 
 
@@ -424,6 +430,7 @@ class Writer:
         feature_names: Iterable[str] | None,
         before: Sequence[SegmentLine] = (),
         replaced: Sequence[Replaced] = (),
+        agree: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
     ) -> None:
         if profile not in PROFILES:
             raise ValueError(f"profile is {profile!r}, expected one of {', '.join(PROFILES)}")
@@ -435,10 +442,12 @@ class Writer:
         self._base = base
         self._before = before
         self._replaced = replaced
+        self._agree = agree
         self._ends = np.cumsum([each.rows for each in replaced], dtype=np.int64)
         self._n_features = None if n_features is None else int(n_features)
         self._schema = None if columns is None else schema_of(columns)
         self._dtype = None if dtype is None else csr.number_dtype(dtype)
+        self._lacking: int | None = None  # a whole number that float64 lacks
         self._seen_dtype = np.dtype(base.dtype) if base is not None and mode == "append" and base.rows else None
         self._profile = profile
         self._shuffled = None if shuffled is None else exactly_json(shuffled, "shuffled")
@@ -458,12 +467,15 @@ class Writer:
         self._closed = False
         self._torn = False
         self._announced: tuple[str, bytes] | None = None  # a manifest that may be there, or may come
-        self._made_folder = not storage.exists("")
+        folders = (storage.root, *storage.root.absolute().parents)
+        n_missing = next((n for n, folder in enumerate(folders) if folder.exists()), 0)
         self._job = job
         self.n_rows = 0
         self.nnz = 0
         try:
             self._journal = journal or Journal.start(storage, base.version if base else 0)
+            if n_missing:
+                self._journal.note("folders", n_missing)
             if journal is not None:
                 journal.tidy()  # a name that a killed writer left taken, and bucket files as large as the data
             for part in self._journal.state.parts:
@@ -473,7 +485,7 @@ class Writer:
         except BaseException:
             if journal is not None:
                 journal.release()
-            self._remove_skeleton()
+            self._remove_skeleton(n_missing)
             raise
 
     @property
@@ -533,7 +545,7 @@ class Writer:
         if self._n_features is not None and rows.n_features != self._n_features:
             raise self._wrong_width(rows.n_features, self._n_features)
         csr.check(rows, canonical=True)
-        self.write(rows, {name: array_of(values) for name, values in columns.items()})
+        self.write(rows, {name: array_of(name, values) for name, values in columns.items()})
 
     def _wrong_width(self, found: int, expected: int) -> ValueError:
         hint = "; pass grow_features=True to widen the store" if self._mode == "append" and found > expected else ""
@@ -567,9 +579,15 @@ class Writer:
         if self._dtype is not None and not np.can_cast(rows.data.dtype, self._dtype, "safe"):
             rows = csr.converted(rows, self._dtype, self.n_rows)
         block = ValueRange.of(rows.data)
-        self._seen_dtype = (
-            rows.data.dtype if self._seen_dtype is None else np.result_type(self._seen_dtype, rows.data.dtype)
-        )
+        seen = rows.data.dtype if self._seen_dtype is None else np.result_type(self._seen_dtype, rows.data.dtype)
+        lacking = self._lacking
+        if lacking is None and block.whole and block.count and max(-block.low, block.high) > 2**53:
+            lacking = first_lacking(rows.data)
+        if self._dtype is None and seen != self._seen_dtype:
+            self._check_common(self._base, seen, lacking)
+        elif self._dtype is None and lacking is not self._lacking:
+            self._check_common(None, seen, lacking)
+        self._seen_dtype, self._lacking = seen, lacking
         width = max(self._widest, rows.n_features)
         if self._segment is not None and not self._segment.fits(block, width):
             self._close_segment()
@@ -595,6 +613,22 @@ class Writer:
         if self._kept_bytes >= GIVE_BACK_BYTES:
             self._kept_bytes = 0
             give_back()
+
+    def _check_common(self, base: Manifest | None, common: np.dtype[Any], lacking: int | None) -> None:
+        """See that the common dtype of values, which nobody asked for, makes no whole number another one."""
+        if common.kind != "f":
+            return
+        if lacking is not None:
+            raise ValueError(lacked(lacking, common))
+        if self._mode != "append" or base is None or base.dtype not in WIDE:
+            return
+        for line in segment_lines(self._storage, base):  # where no value is large, it says a smaller dtype
+            if line.nnz and segment_document(self._storage, line).data_dtype in WIDE:
+                raise ValueError(
+                    f"{self._storage.name}: its values are {base.dtype}, beyond 32 bits, of which {common}, the common "
+                    f"dtype with those that are appended, may lack some: convert it with dtype='float64' (--dtype) "
+                    "before if they may be rounded, or make a store of its own"
+                )
 
     def _write(self, *blocks: tuple[Rows, Columns]) -> None:
         """To the open segment, all of them. Where that fails half-way it must never be published.
@@ -721,6 +755,7 @@ class Writer:
             "width": self._width,
             "range": self._range.to_json(),
             "dtype": None if self._seen_dtype is None else self._seen_dtype.name,
+            "lacking": self._lacking,
             "row_ids": self._has_row_ids,
             "highest_row_id": self._highest_row_id,
             "columns": self._columns(),
@@ -765,6 +800,7 @@ class Writer:
         self.n_rows, self.nnz, self._widest = part["rows"], part["nnz"], part["width"]
         self._range, self._has_row_ids = ValueRange.from_json(part["range"]), part["row_ids"]
         self._highest_row_id = part["highest_row_id"]
+        self._lacking = part.get("lacking")
         self._seen_dtype = None if part["dtype"] is None else np.dtype(part["dtype"])
         if self._schema is None:
             self._schema = {
@@ -930,11 +966,15 @@ class Writer:
             return self._rewritten(self._base)
         self._check_highest(self._highest_row_id)
         base = self._base if self._mode == "append" else None
+        agreed = {} if base is None or self._agree is None else self._agree(base.attrs)
         before = base.rows if base else 0
         lines = tuple(replace(line, row_id_start=line.row_id_start + before) for line in self._lines)
         width = max(base.n_features if base else 0, self._width)
         features = self._features(base, width)
         dtype = self._dtype or self._seen_dtype or np.dtype("float32")
+        common = np.result_type(base.dtype, dtype) if base else dtype
+        if base is not None and common != base.dtype:
+            self._check_common(base, common, self._lacking if lines else None)
         pages, inline = self._paged((*(base.segments if base else ()), *lines))
         shuffled = self._shuffled
         if base is not None and base.rows:  # said of all rows or of none: each segment's line has its own word
@@ -945,7 +985,7 @@ class Writer:
             rows=before + sum(line.rows for line in lines),
             n_features=width,
             nnz=(base.nnz if base else 0) + sum(line.nnz for line in lines),
-            dtype=np.result_type(base.dtype, dtype).name if base else np.dtype(dtype).name,
+            dtype=common.name,
             columns=dict(self._schema or {}),
             root=self._base.root if self._base else root_entry(self._storage),
             segments=inline,
@@ -954,7 +994,7 @@ class Writer:
             shuffled=shuffled,
             profile=self._profile if base is None else base.profile,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            attrs={**(base.attrs if base else {}), **self.attrs},
+            attrs={**(base.attrs if base else {}), **agreed, **self.attrs},
         )
 
     def _rewritten(self, base: Manifest) -> Manifest:
@@ -1076,7 +1116,7 @@ class Writer:
             )
         self._end(keep=bool(kept))
         if not kept:
-            self._remove_skeleton()
+            self._remove_skeleton(self._journal.state.folders)
 
     def _is_published(self) -> bool:
         """Whether the version is there, though publishing it was interrupted."""
@@ -1099,9 +1139,9 @@ class Writer:
         with contextlib.suppress(OSError):
             self._journal.end(keep=keep)
 
-    def _remove_skeleton(self) -> None:
+    def _remove_skeleton(self, folders: int) -> None:
         with contextlib.suppress(OSError):
-            remove_skeleton(self._storage, with_root=self._made_folder)
+            remove_skeleton(self._storage, folders=folders)
 
 
 def is_begun(storage: LocalStorage) -> bool:
@@ -1128,8 +1168,10 @@ def _strangers(storage: LocalStorage) -> list[str]:
     return [key for key in keys if not is_own_key(key)]
 
 
-def remove_skeleton(storage: LocalStorage, *, with_root: bool) -> None:
+def remove_skeleton(storage: LocalStorage, *, folders: int) -> None:
     """Where nobody published, nor is about to, take away the store's empty folders and its zarr.json.
+
+    So many folders go as well, as far as they are empty: its own, and those above it.
 
     Another writer may begin at any moment, and nothing here waits for it. It has a journal before it looks for
     zarr.json: so that goes only where the folder of journals is gone, and comes back where one is there afterwards.
@@ -1153,9 +1195,9 @@ def remove_skeleton(storage: LocalStorage, *, with_root: bool) -> None:
                 storage.publish(ROOT, root, f"writers/{uuid.uuid4().hex}.tmp")
                 storage.sync("")
             return
-    if with_root:
-        with contextlib.suppress(OSError):
-            storage.root.rmdir()
+    with contextlib.suppress(OSError):
+        for folder in (storage.root, *storage.root.absolute().parents)[:folders]:
+            folder.rmdir()
 
 
 def _says_nothing_of_the_rows(error: BaseException | None) -> bool:

@@ -131,6 +131,7 @@ TABLE: dict[str, set[str]] = {
         "version",
     }
     | {"features", "format", "journal", "manifest", "sources.fingerprint"}  # to go on where another was interrupted
+    | {"documents"}  # what is compared as a journal has it
     | {"sources.file"}  # how messages show text of a file
     | {"workers"}
     | {"reader", "storage"},  # the hint at sorted rows; the folder of the buckets

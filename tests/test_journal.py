@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import shutil
@@ -333,6 +334,32 @@ def test_bad_input_leaves_nothing_to_go_on_with(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f":{N_ROWS + 1}:"):
         convert(source, tmp_path / "a", max_bytes=SMALL)
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("rows", [3000, 0], ids=["gone on with", "thrown away"])
+def test_bad_input_met_on_the_way_on_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    source, path = text(tmp_path, more="1 one:1\n"), tmp_path / "new" / "newer" / "a"
+    real = writer.Writer.abort
+    with monkeypatch.context() as patch:  # as a kill would
+        patch.setattr(writer.Writer, "abort", lambda self, **_: self._journal.release())
+        patch.setattr(conversion, "_without_new_parents", lambda _: contextlib.nullcontext())
+        interrupted(monkeypatch, rows, lambda: convert(source, path, max_bytes=SMALL))
+    assert real is writer.Writer.abort
+    assert names(path / "writers")
+    with pytest.raises(ValueError, match=f":{N_ROWS + 1}:"):
+        convert(source, path, max_bytes=SMALL)
+    assert names(tmp_path) == ["rows.svm"]
+
+
+def test_a_folder_that_was_there_before_stays_when_bad_input_is_met(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, path = text(tmp_path, more="1 one:1\n"), tmp_path / "a"
+    path.mkdir()
+    interrupted(monkeypatch, 3000, lambda: convert(source, path, max_bytes=SMALL))
+    with pytest.raises(ValueError, match=f":{N_ROWS + 1}:"):
+        convert(source, path, max_bytes=SMALL)
+    assert names(path) == []
 
 
 def test_a_part_that_is_damaged_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -690,6 +717,13 @@ def test_a_segment_that_was_removed_before_it_was_published_is_an_error(tmp_path
 
 
 # ---------------------------------------------------------------------------------------------------------- gc
+
+
+@pytest.mark.parametrize("given", [0, True, 1.5, "2", None])
+def test_versions_to_keep_are_a_whole_number(tmp_path: Path, given: Any) -> None:
+    convert(np.eye(2), tmp_path / "a")
+    with pytest.raises(ValueError, match=r"keep_versions is .*, expected an integer of at least 1"):
+        maintain.gc(tmp_path / "a", keep_versions=given)
 
 
 def test_gc_spares_what_may_be_gone_on_with_until_it_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

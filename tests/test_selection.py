@@ -309,6 +309,49 @@ def test_texts_are_split_as_numpys_own_are(by: str) -> None:
     assert all(np.array_equal(found[name], expected[name]) for name in halves)
 
 
+MASKED = {
+    "int": np.zeros(3000, int),
+    "float": np.zeros(3000),
+    "text": np.full(3000, "", object),
+}
+
+
+@pytest.mark.parametrize("kind", MASKED)
+def test_masked_rows_are_a_class_and_a_group_of_their_own(kind: str) -> None:
+    # what stands under the mask is a value that other rows have
+    mask = np.arange(3000) % 3 == 0
+    values = MASKED[kind].copy()
+    values[1::3] = "b" if kind == "text" else 1
+    masked = np.ma.array(values, mask=mask)
+    found = cut([1000, 2000], False, {"a": 0.25, "b": 0.5}, 3, strata=by_segment([1000, 2000], masked))
+    assert [int(mask[found[name]].sum()) for name in "ab"] == pytest.approx([250, 500], abs=2)
+    alone = ~mask
+    for seed in range(20):
+        found = cut([1000, 2000], False, {"a": 0.5, "b": 0.5}, seed, groups=by_segment([1000, 2000], masked))
+        part = np.zeros(3000, int)
+        part[found["b"]] = 1
+        assert len(set(part[mask])) == 1
+        plain = cut([1000, 2000], False, {"a": 0.5, "b": 0.5}, seed, groups=by_segment([1000, 2000], values))
+        assert set(plain["a"][alone[plain["a"]]]) == set(found["a"][alone[found["a"]]])  # those stay where they were
+    apart = [module._hash(masked, seed, SPLITS)[0] == module._hash(masked, seed, SPLITS)[2] for seed in range(5)]
+    assert apart == [False] * 5
+
+
+def test_classes_that_have_values_are_split_as_without_those_that_have_none() -> None:
+    values = np.arange(3000) % 3
+    masked = np.ma.array(values, mask=values == 2)
+    segments = [1000, 2000]
+    found, plain = (
+        cut(segments, False, {"a": 0.3, "b": 0.3}, 3, strata=by_segment(segments, each)) for each in (masked, values)
+    )
+    assert all(np.array_equal(found[name], plain[name]) for name in "ab")
+
+
+def test_nan_is_one_group_whatever_its_bits() -> None:
+    values = np.array([0x7FF8000000000000, 0xFFF8000000000000, 0x7FF8000000000001], np.uint64).view(np.float64)
+    assert len(set(module._hash(values, 1, SPLITS).tolist())) == 1
+
+
 def test_a_split_by_texts_is_pinned() -> None:
     texts = np.array(["b", "a", "a\0", "ä", "", "c", "b", "a", "ä", "d", "e", "f"], object)
     found = cut([12], False, {"train": 0.5, "val": 0.5}, 42, groups=by_segment([12], texts))

@@ -17,6 +17,7 @@ from sklearn.externals import _arff as liac
 from typer.testing import CliRunner
 
 import sparsestore as ss
+from sparsestore import writer
 from sparsestore.cli import app
 from sparsestore.convert import append_source
 from sparsestore.errors import SourceError
@@ -195,6 +196,62 @@ def test_other_values_of_a_label_than_those_of_the_store_are_not_appended(tmp_pa
         append_source(tmp_path / "c.arff", tmp_path / store, label="c")
         with ss.open(tmp_path / store) as both:
             assert both.column("y")[:].tolist() == [1, 2]
+
+
+def nominal(tmp_path: Path, name: str, values: list[str], value: str) -> Path:
+    path = tmp_path / f"{name}.arff"
+    path.write_text(f"@relation r\n@attribute x real\n@attribute c {{{','.join(values)}}}\n@data\n1,{value}\n")
+    return path
+
+
+def test_other_values_of_a_feature_than_those_of_the_store_are_not_appended(tmp_path: Path) -> None:
+    ss.convert(nominal(tmp_path, "a", ["T", "B"], "B"), tmp_path / "a.zarr")
+    ss.convert(tmp_path / "a.zarr", tmp_path / "copy.zarr")
+    other, longer = nominal(tmp_path, "b", ["B", "T"], "B"), nominal(tmp_path, "c", ["T", "B", "NK"], "NK")
+    for store in ("a.zarr", "copy.zarr"):
+        with pytest.raises(ValueError, match=r"b\.arff: number 0 of feature 'c' stands for 'B', in .*\.zarr for 'T'"):
+            append_source(other, tmp_path / store)
+        append_source(longer, tmp_path / store)
+        with ss.open(tmp_path / store) as both:
+            assert both[:].toarray()[:, 1].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("options", [{}, {"label": "c"}])
+def test_what_appended_files_brought_is_kept_too(tmp_path: Path, options: dict[str, Any]) -> None:
+    ss.convert(nominal(tmp_path, "a", ["T", "B"], "B"), tmp_path / "a.zarr", **options)
+    append_source(nominal(tmp_path, "b", ["T", "B", "NK"], "NK"), tmp_path / "a.zarr", **options)
+    append_source(nominal(tmp_path, "c", ["T"], "T"), tmp_path / "a.zarr", **options)
+    ss.convert(tmp_path / "a.zarr", tmp_path / "copy.zarr")
+    other = nominal(tmp_path, "d", ["T", "B", "DC"], "DC")
+    for store in ("a.zarr", "copy.zarr"):
+        with pytest.raises(ValueError, match=r"number 2 of .* stands for 'DC', in .*\.zarr for 'NK'"):
+            append_source(other, tmp_path / store, **options)
+
+
+def test_of_many_values_none_is_another_unseen(tmp_path: Path) -> None:
+    values = [f"v{number}" for number in range(1500)]
+    path = nominal(tmp_path, "a", values, "v1400")
+    ss.convert(path, tmp_path / "a.zarr")
+    append_source(path, tmp_path / "a.zarr")
+    values.insert(1200, "new")
+    with pytest.raises(ValueError, match="number 1000 of feature 'c' stands for '1000 to 1500: crc32"):
+        append_source(nominal(tmp_path, "b", values, "v1400"), tmp_path / "a.zarr")
+
+
+def test_values_of_two_files_appended_at_once_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ss.convert(nominal(tmp_path, "a", ["T", "B"], "B"), tmp_path / "a.zarr")
+    first, second = (nominal(tmp_path, name, ["T", "B", name], name) for name in ("NK", "DC"))
+    write = writer.Writer.write
+
+    def after_another(self: Any, *arguments: Any, **options: Any) -> None:
+        monkeypatch.undo()
+        append_source(first, tmp_path / "a.zarr")
+        write(self, *arguments, **options)
+
+    monkeypatch.setattr(writer.Writer, "write", after_another)
+    with pytest.raises(ValueError, match=r"number 2 of feature 'c' stands for 'DC', in .* for 'NK'"):
+        append_source(second, tmp_path / "a.zarr")
+    assert len(ss.open(tmp_path / "a.zarr")) == 2
 
 
 def test_names_that_no_feature_can_have_are_told_at_once(tmp_path: Path) -> None:

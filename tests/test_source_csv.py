@@ -318,6 +318,35 @@ def test_hashed_categories_are_those_of_scikit_learn(tmp_path: Path) -> None:
     assert source.provenance()["options"]["encode"] == "hash"
 
 
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_what_is_hashed_otherwise_is_not_appended(tmp_path: Path, form: str) -> None:
+    def table(name: str, rows: dict[str, list[Any]]) -> Path:
+        path = tmp_path / f"{name}.{form}"
+        if form == "csv":
+            lines = [",".join(rows), *(",".join(map(str, row)) for row in zip(*rows.values(), strict=True))]
+            path.write_text("\n".join(lines) + "\n")
+        else:
+            pytest.importorskip("pyarrow.parquet").write_table(pytest.importorskip("pyarrow").table(rows), path)
+        return path
+
+    rows: dict[str, list[Any]] = {"c": ["x", "y"], "a": [1, 2], "b": [3, 4]}
+    first, again = table("first", rows), table("again", {**rows, "c": ["z", "x"]})
+    swapped, fewer = table("swapped", {name: rows[name] for name in "cba"}), table("fewer", {"c": ["x"], "a": [1]})
+    ss.convert(first, tmp_path / "s.zarr", categorical="c", encode="hash", n_features=16)
+    ss.convert(tmp_path / "s.zarr", tmp_path / "copy.zarr")
+    for name in ("s", "copy"):
+        path = tmp_path / f"{name}.zarr"
+        for source, n_features, message in (
+            (swapped, 16, "one of these is 'b', in .* 'a'"),
+            (fewer, 16, "features of numbers before these are '1', in .* '2'"),
+            (again, 9, "texts are hashed to '9', in .* '16'"),
+        ):
+            with pytest.raises(ValueError, match=f"{message}: hash to the same n_features"):
+                append_source(source, path, categorical="c", encode="hash", n_features=n_features)
+        append_source(again, path, categorical="c", encode="hash", n_features=16)
+        assert len(ss.open(path)) == 4
+
+
 def test_empty_categories_and_ranges_are_what_is_said(tmp_path: Path) -> None:
     text = 'a,c,b\n1,x,2\n2,,\n0,"",nan\n'
     options: dict[str, Any] = {"categorical": "c", "bucket": {"b": [0, 5]}}

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sparsestore as ss
+from sparsestore.convert import append_source
 from sparsestore.errors import SourceError
 from sparsestore.sources.registry import open_source
 
@@ -175,3 +176,22 @@ def test_memory_is_bounded(tmp_path: Path, how: str) -> None:
     source, warm = open_source(sys.argv[1]), open_source(sys.argv[2])
     """
     assert peak_of_reading(code, tmp_path / "large/x.h5", tmp_path / "warm/x.h5") <= (8 << 20) + (4 << 20)
+
+
+def test_other_names_of_the_numbers_of_an_enumeration_are_not_appended(tmp_path: Path) -> None:
+    def made(name: str, **names: int) -> Path:
+        with h5py.File(tmp_path / name, "w") as file:
+            dtype = h5py.enum_dtype(names, basetype="i1")
+            file.create_dataset("x", data=np.array([[0, 1], [1, 0]], "i1"), dtype=dtype)
+            file.create_dataset("labels", data=np.array([0, 1], "i1"), dtype=dtype)
+            file.create_dataset("plain", data=np.array([[0, 1], [1, 0]], "i1"))
+        return tmp_path / name
+
+    first, other, more = made("a.h5", RED=0, BLUE=1), made("b.h5", BLUE=0, RED=1), made("c.h5", RED=0, BLUE=1, PINK=2)
+    for options, what in (({"dataset": "x"}, "feature 'x'"), ({"dataset": "plain", "label": "labels"}, "column 'y'")):
+        path = tmp_path / f"{options['dataset']}.zarr"
+        ss.convert(first, path, **options)
+        with pytest.raises(ValueError, match=f"number 0 of {what} stands for .*0 'BLUE'.*, in .* for .*0 'RED'"):
+            append_source(other, path, **options)
+        append_source(more, path, **options)
+        assert len(ss.open(path)) == 4

@@ -26,6 +26,15 @@ def blocks(size: int = 64) -> list[Any]:
     return [(X[at : at + size], Y[at : at + size]) for at in range(0, 300, size)]
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_whole_numbers_that_the_dtype_of_all_blocks_lacks_are_refused(tmp_path: Path, shuffle: bool) -> None:
+    blocks = [np.array([[2**53 + 1, 1]]), np.array([[0.5, 1]])]
+    for each in (blocks, blocks[::-1]):
+        with pytest.raises(ValueError, match=r"values have 9007199254740993, which float64, the common dtype of all"):
+            ss.convert(iter(each), tmp_path / "s.zarr", shuffle=shuffle)
+    assert not (tmp_path / "s.zarr").exists()
+
+
 def test_a_list_of_blocks_is_a_source() -> None:
     source = open_source(blocks())
     assert source.name == "list of blocks in memory"

@@ -182,6 +182,18 @@ def test_refuses(tmp_path, case):
     assert str(caught.value).startswith(f"{tmp_path / 'x.mtx'}:{message}")
 
 
+@pytest.mark.parametrize("name", ["x.mtx", "docword.x.txt"])
+def test_a_sum_of_whole_numbers_that_would_be_rounded_is_refused(tmp_path, name):
+    head = "%%MatrixMarket matrix coordinate integer general\n" if name == "x.mtx" else ""
+    sizes = "3 3 3\n" if head else "3\n3\n3\n"
+    (tmp_path / name).write_text(f"{head}{sizes}1 1 16777216\n2 2 5\n1 1 1\n")
+    options = {"format": "uci"} if not head else {}
+    with pytest.raises(ValueError, match="row 0, feature 0: the sum of its duplicates does not fit float32: give a w"):
+        ss.convert(tmp_path / name, tmp_path / "s.zarr", **options)
+    ss.convert(tmp_path / name, tmp_path / "s.zarr", dtype="float64", **options)
+    assert ss.open(tmp_path / "s.zarr")[0].toarray().tolist() == [[16777217, 0, 0]]
+
+
 def test_memory_stays_within_the_bound(tmp_path):
     max_bytes = 32 << 20
     n = 4_000_000

@@ -233,6 +233,41 @@ def test_large_labels_that_float64_has_are_kept(tmp_path: Path) -> None:
         assert store.column("y")[:].tolist() == labels
 
 
+@pytest.mark.parametrize("form", ["parquet", "table"])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+@pytest.mark.parametrize(("option", "layout"), [("label", {}), ("weight", {}), ("label", {"indices": "i"})])
+def test_a_label_or_weight_that_is_not_finite_is_refused(
+    tmp_path: Path, form: str, value: float, option: str, layout: dict[str, str]
+) -> None:
+    table = pa.table({"a": [1.0, 2.0, 3.0], "z": pa.array([1.0, value, 2.0]), "i": [[1], [2], [3]]})
+    if not layout:
+        table = table.drop_columns(["i"])
+    source: Any = table
+    if form == "parquet":
+        source = tmp_path / "x.parquet"
+        pq.write_table(table, source)
+    with pytest.raises(SourceError, match=f"row 1, column 'z': {value}, expected a finite number"):
+        ss.convert(source, tmp_path / "s.zarr", **{option: "z"}, **layout)
+    assert not (tmp_path / "s.zarr").exists()
+    kept = ss.convert(source, tmp_path / "s.zarr", keep="z", **layout).column("z")[:]
+    np.testing.assert_array_equal(kept, [1.0, value, 2.0])
+
+
+def test_a_feature_that_the_common_dtype_would_make_another_is_refused(tmp_path: Path) -> None:
+    lost = 2**53 + 1
+    unsigned = pa.array([0, lost], pa.uint64())
+    tables = [pa.table({"a": [0, lost], "b": [0.5, 1.0]}), pa.table({"a": unsigned, "b": [1, -1]})]
+    for number, table in enumerate(tables):
+        with pytest.raises(SourceError, match=f"row 1, column 'a': {lost} is a whole number that float64, the common"):
+            ss.convert(table, tmp_path / f"{number}.zarr")
+        asked = ss.convert(table, tmp_path / f"{number}.zarr", dtype="float64")
+        assert asked[:].toarray()[1, 0] == 2.0**53
+    with pytest.raises(SourceError, match=f"row 0, column 'a': {lost} is a whole number"):
+        ss.convert(pa.table({"a": [lost, None]}), tmp_path / "nan.zarr", missing="nan")
+    few = ss.convert(pa.table({"a": [lost - 1, 1], "b": [0.5, 1.0]}), tmp_path / "few.zarr")
+    assert few[:].toarray().tolist() == [[lost - 1, 0.5], [1, 1]]
+
+
 def test_whole_numbers_may_be_texts(tmp_path: Path) -> None:
     source = parquet(tmp_path, {"u": [900, 7, 900], "i": [5, 5, 6]}, row="u:string", feature="i:string")
     store = ss.convert(source, tmp_path / "a.zarr")
@@ -663,3 +698,30 @@ def test_memory_is_bounded(tmp_path: Path, shape: str) -> None:
     source, warm = (open_source(path, **{options!r}) for path in sys.argv[1:])
     """
     assert peak_of_reading(code, tmp_path / "large.parquet", tmp_path / "warm.parquet") <= (16 << 20) + (32 << 20)
+
+
+def test_floats_behind_whole_numbers_are_none_of_these(tmp_path: Path) -> None:
+    path, sql = tmp_path / "x.sqlite", "select * from t"
+    with sqlite3.connect(path) as connection:
+        connection.execute("create table t (a, b)")
+        connection.executemany("insert into t values (?, ?)", [(number, 1) for number in range(20_000)])
+        connection.execute("insert into t values (7.0, 1)")
+        connection.commit()
+        store = ss.convert(path, tmp_path / "whole.zarr", sql=sql, keep="b")
+        assert store[-1].toarray().tolist() == [[7]]
+        connection.execute("insert into t values (0.5, 1.5)")
+    connection.close()
+    for name, value in (("a", 0.5), ("b", 1.5)):
+        message = f"row 20001, column '{name}': {value}, expected int64 as in the first rows: cast it in the query"
+        with pytest.raises(SourceError, match=message):
+            ss.convert(path, tmp_path / "s.zarr", sql=f"select {name} from t")
+
+
+def test_a_value_that_the_signs_of_a_hash_would_make_another_is_refused(tmp_path: Path) -> None:
+    lost = 2**53 + 1
+    table = pa.table({"r": [0, 1], "f": ["a", "b"], "v": pa.array([1, lost], pa.uint64())})
+    options: dict[str, Any] = {"row": "r", "feature": "f", "value": "v", "encode": "hash", "n_features": 8}
+    with pytest.raises(SourceError, match=f"row 1, column 'v': {lost} is a whole number that float64, with room for"):
+        ss.convert(table, tmp_path / "s.zarr", **options)
+    store = ss.convert(table, tmp_path / "s.zarr", **options, dtype="float64")
+    assert np.abs(store[:].data).tolist() == [1, 2.0**53]

@@ -189,6 +189,19 @@ def test_splits_are_disjoint_whole_and_unmoved_by_appends(tmp_path: Path) -> Non
     assert [len(view) for view in store.split([0.5, 0.5])] == [200, 200]
 
 
+def test_rows_without_a_value_are_split_by_what_they_lack(tmp_path: Path) -> None:
+    mask = np.arange(400) % 4 == 0
+    columns = {
+        "y": np.ma.array(np.arange(400) % 2, mask=mask),
+        "user": np.ma.array(np.where(mask, "", "a"), object, mask=mask),
+    }
+    store = ss.convert(sp.eye_array(400, format="csr"), tmp_path / "s.zarr", columns=columns)
+    train, val = store.split(0.75, stratify="y")
+    assert [int(view.column("y")[:].mask.sum()) for view in (train, val)] == [75, 25]
+    sides = {tuple(len(view) for view in store.split(0.5, group="user", seed=seed)) for seed in range(20)}
+    assert sides == {(0, 400), (400, 0), (100, 300), (300, 100)}
+
+
 def test_a_part_split_again_by_group_has_its_shares(tmp_path: Path) -> None:
     users = np.arange(2000) // 2
     store = ss.convert(sp.csr_array((2000, 3)), tmp_path / "s.zarr", columns={"user": users})

@@ -73,6 +73,17 @@ def test_a_sum_is_that_of_pythons_numbers_or_told(data: st.DataObject, name: str
         assert not np.isfinite(out[at])
 
 
+@pytest.mark.parametrize("name", ["float32", "float64"])
+def test_a_sum_of_whole_numbers_is_exact_or_told(name: str) -> None:
+    most = 2**24 if name == "float32" else 2**53 - 1
+    fine = [[1, 2], [most, -1, 1], [most - 1, 1], [-most, 1, -1], [5], [most, most, -most, -most + 1]]
+    for run in fine:
+        out, at = sums(np.array([*run, 7], name), np.array([0, len(run)]), whole=True)
+        assert (out.tolist(), at) == ([sum(run), 7], None)
+    for run in ([most, 1], [most - 2, 2, 1, 0], [-most, -1]):
+        assert sums(np.array([7, *run], name), np.array([0, 1]), whole=True)[1] == 1
+
+
 def test_the_sum_of_booleans_is_any_of_them() -> None:
     out, at = sums(np.array([True, True, False, False, True]), np.array([0, 2, 4]))
     assert (out.tolist(), at) == ([True, False, True], None)

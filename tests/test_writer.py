@@ -21,12 +21,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sparsestore import layout, maintain, manifest, segment_writer, writer
+from sparsestore.columns import exactly
 from sparsestore.convert import append_source
 from sparsestore.csr import Rows
 from sparsestore.documents import dump
 from sparsestore.errors import CorruptStoreError, FormatError, StoreExistsError
 from sparsestore.features import read_names
-from sparsestore.format import root_document
+from sparsestore.format import ColumnSchema, root_document
 from sparsestore.integrity import verify
 from sparsestore.journal import Journal
 from sparsestore.manifest import read_manifest, versions
@@ -511,6 +512,111 @@ def test_integers_that_a_column_holds_exactly_are_taken(path: Path) -> None:
         w.append(np.eye(2), y=np.array([0.0, 255.0]), f=np.array([0, 1]), z=np.array([[1, 2], [3, 2**53]]))
     assert open_reader(path).column("z").tolist() == [[1, 2], [3, 2**53]]
     assert open_reader(path).column("f").tolist() == [False, True]
+
+
+LOST = 2**53 + 1
+
+
+@pytest.mark.parametrize("library", ["pandas", "pandas of arrow", "polars", "pyarrow"])
+def test_whole_numbers_of_which_some_are_missing_do_not_become_others(path: Path, library: str) -> None:
+    module = pytest.importorskip(library.split()[0])
+
+    def column(*numbers: int | None) -> Any:
+        if library.startswith("pandas"):
+            return module.Series(numbers, dtype="Int64" if library == "pandas" else "int64[pyarrow]")
+        return module.Series(numbers) if library == "polars" else module.array(numbers)
+
+    with pytest.raises(ValueError, match=f"column 'id' has missing values, .* float64, which lacks its value {LOST}"):
+        write(create(path), (np.eye(2), {"id": column(LOST, None)}))
+    write(create(path), (np.eye(2), {"id": column(LOST - 1, None), "whole": column(LOST, 1)}))
+    np.testing.assert_array_equal(open_reader(path).column("id"), [LOST - 1, np.nan])
+    assert open_reader(path).column("whole").tolist() == [LOST, 1]
+
+
+@pytest.mark.parametrize("missing", [None, np.nan])
+def test_a_missing_text_of_numpy_is_told(path: Path, missing: Any) -> None:
+    if not hasattr(np.dtypes, "StringDType"):
+        pytest.skip("numpy has no text of any width before 2.0")
+    texts = np.array(["a", missing], np.dtypes.StringDType(na_object=missing))
+    with pytest.raises(ValueError, match=r"column 'y' has values of (NoneType|float), expected str"):
+        write(create(path), (np.eye(2), {"y": texts}))
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_whole_number_that_the_common_dtype_lacks_is_refused(path: Path, dtype: str, order: int) -> None:
+    other = np.array([[0.5]]) if dtype == "int64" else np.array([[-1]])
+    blocks = [(np.array([[LOST]], dtype), {}), (other, {})][::order]
+    with pytest.raises(ValueError, match=f"values have {LOST}, which float64, the common dtype of all of them, lacks"):
+        write(create(path), *blocks)
+    assert not path.exists()
+    write(create(path, dtype="float64"), *blocks)  # as it is asked for
+    write(create(path, overwrite=True), (np.array([[LOST - 1]], dtype), {}), (other, {}))
+    assert sorted(everything(path).data.tolist()) == sorted([*other[0].tolist(), LOST - 1])
+
+
+def test_values_that_were_whole_numbers_stay_those_when_others_are_appended(path: Path) -> None:
+    write(create(path), (np.array([[LOST, 1]]), {}))
+    for other in (np.array([[0.5, 1]]), np.array([[2**63, 1]], np.uint64)):
+        with pytest.raises(ValueError, match="its values are int64, beyond 32 bits, of which float64, the common dty"):
+            write(append_to(path), (other, {}))
+    write(append_to(path), (np.array([[-LOST, 300]], np.int64), {}))
+    assert everything(path).data.tolist() == [LOST, 1, -LOST, 300]
+    few, more = path.with_name("few"), path.with_name("more")
+    write(create(few), (np.array([[1, 2**32 - 1]]), {}))
+    write(append_to(few), (np.array([[0.5, 1]]), {}))
+    assert everything(few).data.tolist() == [1, 2**32 - 1, 0.5, 1]
+    none = path.with_name("none")
+    write(create(none), (np.zeros((2, 2), np.int64), {}))
+    write(append_to(none), (np.array([[0.5, 1]]), {}))
+    assert everything(none).data.tolist() == [0.5, 1]
+    write(create(more), (np.array([[0.5, 1]]), {}))
+    with pytest.raises(ValueError, match=f"values have {LOST}, which float64"):
+        write(append_to(more), (np.array([[1, LOST]]), {}))
+
+
+def test_what_another_writer_appended_meanwhile_stays_what_it_was(path: Path) -> None:
+    write(create(path), (np.array([[1, 2]]), {}))
+    late = append_to(path)
+    late.append(np.array([[0.5, 1]]))
+    write(append_to(path), (np.array([[LOST, 1]]), {}))
+    with pytest.raises(ValueError, match="its values are int64, beyond 32 bits"), late:
+        pass
+    assert everything(path).data.tolist() == [1, 2, LOST, 1]
+
+
+class Saturating(np.ndarray[Any, Any]):
+    """Floats beyond an integer's dtype become its end, as on ARM; on x86 they become its lowest."""
+
+    def astype(self, dtype: Any, *arguments: Any, **options: Any) -> Any:
+        to = np.dtype(dtype)
+        if self.dtype.kind != "f" or to.kind not in "iu":
+            return super().astype(dtype, *arguments, **options)
+        ends = np.iinfo(to)
+        return np.array([int(min(max(value, ends.min), ends.max)) for value in self.tolist()], to).view(Saturating)
+
+
+@pytest.mark.parametrize("kind", [np.ndarray, Saturating])
+@pytest.mark.parametrize(
+    ("value", "given", "declared"),
+    [
+        (2**63 - 1, "int64", "float64"),
+        (2**64 - 1, "uint64", "float64"),
+        (2**31 - 1, "int32", "float32"),
+        (65535, "uint16", "float16"),
+        (2.0**63, "float64", "int64"),
+        (2.0**64, "float32", "uint64"),
+        (-1.0, "float16", "uint8"),
+    ],
+)
+def test_a_number_that_is_another_in_the_dtype_of_a_column_is_refused_on_any_processor(
+    kind: Any, value: float, given: str, declared: str
+) -> None:
+    values = np.array([0, value], given).view(kind)
+    with pytest.raises(ValueError, match=f"column 'y' has the value .*, which its dtype {declared} can not hold"):
+        exactly("y", values, ColumnSchema(declared))
+    assert exactly("y", values[:1], ColumnSchema(declared)).tolist() == [0]
 
 
 @pytest.mark.parametrize("values", [np.array(["a", None], object), np.array([b"a", b"b"]), np.array([1, 2])], ids=str)

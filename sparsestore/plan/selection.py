@@ -405,9 +405,9 @@ def split(
         From 0 to 2**64 - 1.
     strata : callable, optional
         Gives for a segment number one label for each of the view's rows in it; each part gets its fraction of the
-        rows of every label.
+        rows of every label. Rows that are masked, or nan, have one label of their own.
     groups : callable, optional
-        The same for groups: integers, floats, bools or strings.
+        The same for groups: integers, floats, bools or strings. Rows that are masked, or nan, are one group.
 
     Returns
     -------
@@ -447,8 +447,7 @@ def split(
             part: Array = np.searchsorted(cumulative, _fractional(hashes), side="right")
         else:
             labels = None if strata is None else _values(strata, segment, n)
-            if labels is not None and labels.dtype.kind not in _NUMBERS:
-                labels = _ranked(labels)
+            labels = None if labels is None else _told_apart(labels)
             part = _draw(labels, n, cumulative, seed, stream, key)
         masks = [part == i for i in range(len(parts))]
         if not explicit:
@@ -488,7 +487,9 @@ def _fractional(words: NDArray[np.uint64]) -> NDArray[np.float64]:
 
 
 def _values(of: Callable[[int], Array], segment: int, n: int) -> Array:
-    values = np.asarray(of(segment))
+    values = np.asanyarray(of(segment))
+    if isinstance(values, np.ma.MaskedArray) and values.dtype.kind == "f":
+        values = values.filled(np.nan)  # which means missing, too
     if values.shape != (n,):
         raise ValueError(f"segment {segment} has values of shape {values.shape}, expected one for each of {n} rows")
     return values
@@ -511,6 +512,18 @@ def _ranked(texts: Array) -> Ints:
     distinct, codes = _coded(texts)
     ranks = {text: rank for rank, text in enumerate(sorted(set(distinct)))}
     return np.array([ranks[text] for text in distinct], np.int64)[codes]
+
+
+def _told_apart(labels: Array) -> Array:
+    """Labels as numbers in their order; behind them one for those that are masked."""
+    values = np.ma.getdata(labels)
+    if values.dtype.kind not in _NUMBERS:
+        values = _ranked(values)
+    mask = np.ma.getmaskarray(labels)
+    if not mask.any():
+        return values
+    known = np.unique(values[~mask])
+    return np.where(mask, len(known), np.searchsorted(known, values))
 
 
 def _draw(labels: Array | None, n: int, cumulative: NDArray[np.float64], seed: int, stream: int, key: int) -> Array:
@@ -545,6 +558,12 @@ def _draw(labels: Array | None, n: int, cumulative: NDArray[np.float64], seed: i
 def _hash(values: Array, seed: int, stream: int) -> NDArray[np.uint64]:
     """A hash of each value and the seed, the same in every process and on every platform."""
     key = shuffle.words(seed, stream, 0, _GROUP_KEY, 1)
+    mask = np.ma.getmaskarray(values)
+    if mask.any():
+        hashes = np.full(len(values), shuffle.mix(shuffle.mix(key))[0])
+        hashes[~mask] = _hash(np.ma.getdata(values)[~mask], seed, stream)
+        return hashes
+    values = np.ma.getdata(values)
     if values.dtype.kind not in _NUMBERS:
         distinct, codes = _coded(values)
         secret = key.astype("<u8").tobytes()
@@ -552,6 +571,7 @@ def _hash(values: Array, seed: int, stream: int) -> NDArray[np.uint64]:
         return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)[codes]
     if values.dtype.kind == "f":
         numbers = (values.astype(np.float64) + 0.0).view(np.uint64)  # -0.0 is 0.0
+        numbers[np.isnan(values)] = np.float64(np.nan).view(np.uint64)  # which has many bit patterns
     else:
         numbers = values.astype(np.uint64 if values.dtype.kind == "u" else np.int64).view(np.uint64)
     return shuffle.mix(shuffle.mix(numbers + key) + key)

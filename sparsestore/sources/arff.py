@@ -5,8 +5,10 @@ Format: https://waikato.github.io/weka-wiki/formats_and_processing/arff_stable/.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,7 +35,7 @@ _PIECE = 8 << 20
 _LONGEST_LINE = 8 << 20
 _MAX_ATTRIBUTES = 1 << 20
 _MAX_HEADER = 64 << 20
-_TOLD_VALUES = 1000  # of a nominal attribute, so many stand in the provenance
+_TOLD_BYTES = 1 << 20  # of the values of features that stand in the provenance, which each version repeats
 _MISSING = ("error", "zero", "nan")
 _DTYPES = ("string", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)), "float32", "float64")
 _WEIGHTS = "{}"
@@ -273,14 +275,28 @@ class ArffSource:
             self.columns[column.name] = column.dtype, ()
 
     def provenance(self) -> dict[str, Any]:
-        """Path, size, time of change, the options, and what numbers of nominal attributes stand for in columns."""
+        """Path, size, time of change, the options, and what numbers of nominal attributes stand for."""
+        from sparsestore.kernels import arff
+
         facts = options.provenance(self._file.path, "arff", self._options)
-        told = {
-            column.name: [value.decode() for value in self._attributes[column.attribute].values[:_TOLD_VALUES]]
-            for column in self._numbers
-            if self._attributes[column.attribute].kind == _NOMINAL
+        columns = {column.name: column.attribute for column in self._numbers}
+        features = dict(zip(self.feature_names, np.flatnonzero(self._kinds == arff.FEATURE).tolist(), strict=True))
+        if told := self._meanings(columns):
+            facts["categories"] = told
+        if told := self._meanings(features):
+            if sum(len(value) for values in told.values() for value in values) > _TOLD_BYTES:
+                text = json.dumps(told)
+                told = {"{}": [f"{len(told)} nominal attributes: crc32 {zlib.crc32(text.encode()):08x}"]}
+            facts["feature_categories"] = told
+        return facts
+
+    def _meanings(self, attributes: Mapping[str, int]) -> dict[str, list[str]]:
+        """What the numbers of those attributes that are nominal stand for."""
+        return {
+            name: options.told([value.decode() for value in self._attributes[number].values])
+            for name, number in attributes.items()
+            if self._attributes[number].kind == _NOMINAL
         }
-        return {**facts, "categories": told} if told else facts
 
     # ---- the rows
 

@@ -93,6 +93,7 @@ class Source(Protocol):
     - ``parts(n)``: at most n sources that together give the same rows, in order, each a consecutive part of them, for
       as many processes: pickled, of classes that can be imported. One where the input can not be cut. Their messages
       name the same places; `size`, `position` and `n_rows` are of the part;
+    - ``whole``: of triples: whether values are whole numbers, so that a sum that would be rounded is an error;
     - ``following()``: the same of triples whose columns stand in a file, in its order: a context manager, whose
       function of n gives those of the next n rows.
     """

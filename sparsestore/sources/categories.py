@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sparsestore.csr import Rows, index_dtype, summed
 from sparsestore.sources.dictionary import MOST_LETTERS, BadNameError, Dictionary
-from sparsestore.sources.options import check_n_features
+from sparsestore.sources.options import check_n_features, told
 
 __all__ = ["ENCODINGS", "Categories", "with_codes"]
 
@@ -85,6 +85,15 @@ class Categories:
                     f"{name}: n_features={n_features}: {self.n_hashed} are left to hash to, expected 1 to 2147483647"
                 )
         self.start()
+
+    def facts(self) -> dict[str, Any]:
+        """What provenance has of a hash: how many features there are, and how many and which of them it leaves free.
+
+        A store of hashed features has no names, by which others could be told from these.
+        """
+        if self.encode != "hash":
+            return {}
+        return {"hashed": [self.first + self.n_hashed, self.first, *told(self._before)]}
 
     def start(self) -> None:
         """Forget what was read, not what was adopted."""

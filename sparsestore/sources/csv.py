@@ -239,7 +239,8 @@ class CsvSource:
 
     def provenance(self) -> dict[str, Any]:
         """Path, size, time of change, and the options that say how the file was read."""
-        return options.provenance(self._fields.file.path, "csv", self._options)
+        facts = options.provenance(self._fields.file.path, "csv", self._options)
+        return facts if self._categories is None else {**facts, **self._categories.facts()}
 
     def parts(self, n: int) -> list[CsvSource]:
         """Sources of at most n consecutive parts of the file; one where it is compressed, or has a dictionary."""

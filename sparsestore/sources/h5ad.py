@@ -30,7 +30,6 @@ Array = NDArray[Any]
 
 OBS_NAMES = "obs_names"
 _MOST_CATEGORIES = 1 << 20
-_TOLD_CATEGORIES = 1000  # so many stand in the provenance
 _STRING_BYTES = 120  # of a string, about
 
 
@@ -244,7 +243,7 @@ class H5adSource:
             columns = self._fields(box)
             self.columns = {name: (column.dtype, ()) for name, column in columns.items()}
             self._categories = {
-                name: column.field.categories.tolist()[:_TOLD_CATEGORIES]
+                name: options.told(column.field.categories.tolist())
                 for name, column in columns.items()
                 if column.coded and column.field.categories is not None
             }

@@ -63,18 +63,23 @@ class Hdf5Source:
         self._state = FileState.of(path)
         self._beside: dict[str, str] = {}  # where columns are
         self.columns: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self._meanings: dict[str, dict[str, list[str]]] = {}  # of numbers of enumerations
         with containers.opened(path, containers.HEADER_BYTES) as box:
             self._dataset = _only_matrix(box) if dataset is None else dataset
             stored = containers.numbers(box.array(self._dataset))
             if len(stored.shape) != 2:
                 raise SourceError(f"{stored.name}: has shape {stored.shape}, expected 2 dimensions: (rows, features)")
             self._shape = stored.shape[0], stored.shape[1]
+            if told := _enumeration(stored.dtype):
+                self._meanings["feature_categories"] = {self._dataset: told}
             options.check_rows(stored.name, self._shape[0], prod(stored.shape))
             for name, where in (("y", label), ("sample_weight", weight)):
                 if where is not None:
                     column = containers.numbers(containers.vector(box.array(where), self._shape[0]))
                     self._beside[name] = where
                     self.columns[name] = column.dtype.name, ()
+                    if told := _enumeration(column.dtype):
+                        self._meanings.setdefault("categories", {})[name] = told
         self._width = options.width(stored.name, self._shape[1], n_features)
         self._dtype = options.value_dtype(stored.name, stored.dtype, dtype)
         self._options = {
@@ -91,8 +96,9 @@ class Hdf5Source:
         self._rows_read = 0, self._shape[0]
 
     def provenance(self) -> dict[str, Any]:
-        """Path, size, time of change, the dataset, and the options."""
-        return {**options.provenance(self._path, "hdf5", self._options), "dataset": self._dataset}
+        """Path, size, time of change, the dataset, the options, and what numbers of enumerations stand for."""
+        facts = options.provenance(self._path, "hdf5", self._options)
+        return {**facts, "dataset": self._dataset, **self._meanings}
 
     def parts(self, n: int) -> list[Hdf5Source]:
         """Sources of at most n consecutive parts of the rows."""
@@ -117,6 +123,13 @@ class Hdf5Source:
                 beside = {name: containers.targets(stored, start, stop) for name, stored in columns.items()}
                 yield replace(block, columns=beside, position=stop - first)
         self._state.check(self._path)
+
+
+def _enumeration(dtype: np.dtype[Any]) -> list[str]:
+    """Names of the numbers of a type that has them, in their order; none of another type."""
+    names = dict(dtype.metadata or {}).get("enum") or {}
+    numbered = sorted((int(number), shown(name)) for name, number in names.items())
+    return options.told([f"{number} {name}" for number, name in numbered])
 
 
 def _only_matrix(box: Container) -> str:

@@ -125,7 +125,7 @@ class IterableSource:
             matrix = MemorySource(x, n_features=self.n_features, dtype=self.dtype)
         except ValueError as error:
             raise SourceError(f"{where}: {error}") from error
-        columns = {str(name): array_of(values) for name, values in named.items() if values is not None}
+        columns = {str(name): array_of(str(name), values) for name, values in named.items() if values is not None}
         for name, values in columns.items():
             if values.ndim not in (1, 2) or len(values) != matrix.n_rows:
                 raise SourceError(

@@ -66,7 +66,8 @@ class MatrixMarketSource:
     n_features : int, optional
         A larger width than the header has.
     dtype : float32 or float64
-        Of the values, which are read in float64 and rounded once. An integer that would change is an error.
+        Of the values, which are read in float64 and rounded once. In field integer a value, or a sum of entries at one
+        place, that would change is an error.
     """
 
     unit = "bytes"
@@ -79,6 +80,7 @@ class MatrixMarketSource:
         self._header = self._read_header()
         self._check_size()
         self._dtype = options.text_dtype(dtype)
+        self.whole = self._header.field == "integer"
         self._options = {"n_features": n_features, "dtype": str(self._dtype)}
         self.n_entries = self._header.n_entries
         self.n_rows: int | None = self._header.shape[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ __all__ = [
     "rounded",
     "rounded_labels",
     "text_dtype",
+    "told",
     "value_dtype",
     "whole",
     "width",
@@ -33,6 +35,7 @@ __all__ = [
 _HIGHEST = 2**63 - 2  # one more than the highest feature number must fit int64 too
 _FREE_ROWS = 1 << 24
 _EMPTY_ROWS = 1024
+_TOLD = 1_000  # of what numbers stand for, so many values stand in the provenance
 _LONGEST_NAME = 1_000  # bytes: what `features.as_names` takes
 
 
@@ -195,6 +198,21 @@ def ranges(n_rows: int, n: int) -> list[tuple[int, int]]:
     """
     n = max(1, min(n, n_rows))
     return [(n_rows * at // n, n_rows * (at + 1) // n) for at in range(n)]
+
+
+def told(values: Sequence[Any]) -> list[Any]:
+    """What the numbers from 0 stand for, as provenance has it: the first thousand, and of the others a checksum.
+
+    Examples
+    --------
+    >>> told(["no", "yes"])
+    ['no', 'yes']
+    """
+    first, rest = list(values[:_TOLD]), values[_TOLD:]
+    if rest:
+        text = "\0".join(map(str, rest))
+        first.append(f"{_TOLD} to {len(values) - 1}: crc32 {zlib.crc32(text.encode()):08x}")
+    return first
 
 
 def provenance(path: Path, format_name: str, options: Mapping[str, Any]) -> dict[str, Any]:

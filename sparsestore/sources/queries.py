@@ -158,6 +158,7 @@ class SqliteQuery(_Query):
             while rows := cursor.fetchmany(min(n_rows, _ROWS)):
                 arrays = []
                 for field, values in zip(self.schema, zip(*rows, strict=True), strict=True):
+                    self._check(field, values, row)
                     try:
                         arrays.append(pa.array(values, field.type))
                     except (pa.ArrowException, TypeError) as error:
@@ -168,6 +169,17 @@ class SqliteQuery(_Query):
                         ) from error
                 row += len(rows)
                 yield pa.record_batch(arrays, schema=self.schema).select(list(columns)), row
+
+    def _check(self, field: Any, values: Sequence[Any], first: int) -> None:
+        """Raise where a value would become another one: Arrow cuts off the fraction of Python's floats."""
+        if not arrow.required().types.is_integer(field.type):
+            return
+        for row, value in enumerate(values, first):
+            if type(value) is float and not value.is_integer():
+                raise SourceError(
+                    f"{self.name}: row {row}, column {field.name!r}: {value}, expected {field.type} as in the first "
+                    "rows: cast it in the query"
+                )
 
 
 class PostgresqlQuery(_Query):

@@ -130,6 +130,8 @@ class StoreSource:
         }
         if "source" in manifest.attrs:
             facts["origin"] = manifest.attrs["source"]
+        if "meanings" in manifest.attrs:  # of numbers that appended files brought
+            facts["meanings"] = manifest.attrs["meanings"]
         return facts
 
     def fingerprint(self) -> dict[str, Any] | None:

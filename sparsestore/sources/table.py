@@ -205,6 +205,9 @@ class Columns:
             except pa.ArrowException as error:
                 raise SourceError(f"{where}: {printable(error)}: keep it as another dtype") from error
         values = converted(where, arrow.numbers(column), dtype)
+        if kept.name in ("y", "sample_weight") and not (finite := np.isfinite(values)).all():
+            row = int(np.argmin(finite))
+            raise SourceError(f"{self.where(first + row, kept.field)}: {values[row]}, expected a finite number")
         if none is None:
             return values
         return np.where(none, np.array(np.nan, dtype), values) if dtype.kind == "f" else np.ma.array(values, mask=none)

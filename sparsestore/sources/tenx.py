@@ -80,6 +80,7 @@ class TenxSource:
         self.size: int | None = self._parts.size
         self.blocks = self._parts.blocks
         self.following = self._parts.following
+        self.whole = self._parts.whole
 
     def provenance(self) -> dict[str, Any]:
         """Path, size, time of change, and the options."""
@@ -90,6 +91,7 @@ class _File:
     """HDF5."""
 
     sorted_rows = True
+    whole = False
 
     def __init__(self, path: Path, genome: str | None, names: str, dtype: DTypeLike | None) -> None:
         self.name = str(path)
@@ -145,6 +147,7 @@ class _Folder:
         genes, cells = self._matrix.n_rows or 0, self._matrix.n_features or 0
         options.check_rows(self._matrix.name, cells, genes and self._matrix.n_entries)
         self.n_rows, self.dtype, self.size = cells, self._matrix.dtype, self._matrix.size
+        self.whole = self._matrix.whole
         self._barcodes = TextFile(_member(path, "barcodes.tsv"))
         found = sum(len(lines) for lines in _fields(self._barcodes, 0))
         if found != cells:

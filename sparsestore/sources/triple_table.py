@@ -177,7 +177,9 @@ class TripleTableSource:
 
     def provenance(self) -> dict[str, Any]:
         """What the table says of itself, and the options."""
-        return {**self._table.provenance(), "options": {k: v for k, v in self._options.items() if v is not None}}
+        facts = {**self._table.provenance(), "options": {k: v for k, v in self._options.items() if v is not None}}
+        categories = self._numbering.categories
+        return facts if categories is None else {**facts, **categories.facts()}
 
     def blocks(self, max_bytes: int) -> Iterator[Triples]:
         """Yield the entries in order of the table."""
@@ -214,7 +216,16 @@ class TripleTableSource:
         values: Array = np.ones(batch.num_rows, self._dtype)
         if self._value is not None:
             where = f"{self.name}: rows from {first} on, column {self._value!r}"
-            values = converted(where, arrow.numbers(batch.column(self._value)), self._dtype)
+            numbers = arrow.numbers(batch.column(self._value))
+            values = converted(where, numbers, self._dtype)
+            if self._options["dtype"] is None and self._dtype.kind == "f" and numbers.dtype.kind in "iu":
+                _, lost, _ = options.rounded_labels(numbers, np.dtype(np.float64))  # the signs of a hash ask for floats
+                if lost is not None:
+                    raise SourceError(
+                        f"{columns.where(first + lost, self._value)}: {numbers[lost]} is a whole number that "
+                        f"{self._dtype}, with room for the signs of a hash, lacks: give dtype='float64' if it may be "
+                        "rounded"
+                    )
         if signs is not None:
             values = self._signed(values, signs, first)
         for kept in columns.kept:

@@ -159,7 +159,9 @@ class CsvTriplesSource:
 
     def provenance(self) -> dict[str, Any]:
         """Path, size, time of change, and the options that say how the file was read."""
-        return options.provenance(self._fields.file.path, "csv", self._options)
+        facts = options.provenance(self._fields.file.path, "csv", self._options)
+        categories = self._numbering.categories
+        return facts if categories is None else {**facts, **categories.facts()}
 
     def blocks(self, max_bytes: int) -> Iterator[Triples]:
         """Yield the entries in the order of the file."""

@@ -145,7 +145,8 @@ class VwSource:
 
     def provenance(self) -> dict[str, Any]:
         """Path, size, time of change, and the options that say how the file was read."""
-        return options.provenance(self._file.path, "vw", self._options)
+        facts = options.provenance(self._file.path, "vw", self._options)
+        return facts if self._categories is None else {**facts, **self._categories.facts()}
 
     def blocks(self, max_bytes: int) -> Iterator[Block]:
         """Yield the rows in order."""

@@ -168,7 +168,8 @@ class WideTableSource:
 
     def provenance(self) -> dict[str, Any]:
         """What the table says of itself, and the options."""
-        return {**self._table.provenance(), "options": {k: v for k, v in self._options.items() if v is not None}}
+        facts = {**self._table.provenance(), "options": {k: v for k, v in self._options.items() if v is not None}}
+        return facts if self._categories is None else {**facts, **self._categories.facts()}
 
     def blocks(self, max_bytes: int) -> Iterator[Block]:
         """Yield the rows in order."""
@@ -191,7 +192,16 @@ class WideTableSource:
             column = batch.column(name)
             none = self._none(column, name, first)
             where = f"{self.name}: rows from {first} on, column {name!r}"
-            values = converted(where, arrow.numbers(column), self._dtype)
+            numbers = arrow.numbers(column)
+            values = converted(where, numbers, self._dtype)
+            if self._options["dtype"] is None and self._dtype.kind == "f" and numbers.dtype.kind in "iu":
+                _, lost, _ = options.rounded_labels(numbers, np.dtype(np.float64))  # smaller dtypes have all they hold
+                if lost is not None:
+                    raise SourceError(
+                        f"{self._columns.where(first + lost, name)}: {numbers[lost]} is a whole number that "
+                        f"{self._dtype}, the common dtype of the features, lacks: give dtype='float64' if it may be "
+                        "rounded, or keep= or drop= it"
+                    )
             if none is not None and self._missing == "nan":
                 if self._dtype.kind != "f":
                     raise SourceError(
