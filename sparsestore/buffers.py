@@ -51,7 +51,7 @@ class Buffers:
         self._lent: deque[tuple[weakref.ref[Any], mmap.mmap]] = deque()
 
     def empty(self, n: int, dtype: DTypeLike) -> NDArray[Any]:
-        """A (n,) array of any content that starts at a multiple of 64 bytes."""
+        """A (n,) array of any content that starts at a multiple of 64 bytes; MemoryError where there is no room."""
         dtype = np.dtype(dtype)
         size = n * dtype.itemsize
         if size < LEAST_BYTES or sys.platform == "win32":
@@ -87,7 +87,13 @@ class Buffers:
             self._free.popleft()  # what was needed before is not needed now: memory for both may not be there
         # an eighth more, so that the next batch fits though its rows are a little longer
         whole = -(-(size + size // 8) // HUGE_PAGE) * HUGE_PAGE if size >= HUGE_PAGE else size + size // 8
-        block = mmap.mmap(-1, whole + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        try:
+            block = mmap.mmap(-1, whole + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as error:  # Python has no MemoryError of what mmap(2) says
+            raise MemoryError(
+                f"{whole + HUGE_PAGE} bytes for batches: {error.strerror}: the process has reached its limit of memory "
+                f"(ulimit -v) or of maps (sysctl vm.max_map_count)"
+            ) from None
         if hasattr(mmap, "MADV_HUGEPAGE") and size >= HUGE_PAGE:
             with suppress(OSError):  # a kernel without
                 block.madvise(mmap.MADV_HUGEPAGE)

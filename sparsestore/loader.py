@@ -208,12 +208,15 @@ class Loader:
         epoch is claimed: what is left of that one is given.
         """
         epoch, batch = self.begin() if start is None else start
-        return self._elements(epoch, batch, make)
+        # it goes on by the plan that it began with, though a state that is loaded meanwhile brings another one
+        return self._elements(epoch, batch, make, copy(self))
 
-    def _elements(self, epoch: int, batch: int, make: Callable[[Strip], Iterable[T]]) -> Generator[T, None, None]:
+    def _elements(
+        self, epoch: int, batch: int, make: Callable[[Strip], Iterable[T]], begun: Loader
+    ) -> Generator[T, None, None]:
         process = os.getpid()
-        ahead = self.read_ahead()
-        made = self._strips(epoch, batch, ahead, make)
+        ahead = begun.read_ahead()
+        made = begun._strips(epoch, batch, ahead, make)
         with closing(prefetch(made) if ahead.has_room_for(3 * self._batch_bytes()) else made) as strips:
             for elements in strips:
                 while elements:

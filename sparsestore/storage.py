@@ -112,13 +112,15 @@ def local_path(path: str | os.PathLike[str]) -> str:
 
 def _named(error: OSError, path: str | os.PathLike[str]) -> OSError | ResourceError:
     """The same error with the whole path of its file, where it has a name inside a folder, a descriptor or nothing."""
-    if isinstance(error, SparsestoreError) or (isinstance(error.filename, str) and Path(error.filename).is_absolute()):
-        return error  # the package's own, or one that has its path
+    if isinstance(error, SparsestoreError):
+        return error
+    if error.errno in (errno.EMFILE, errno.ENOMEM):  # where more is said than by the system, it is this already
+        return _exhausted(error, str(path)) if error.strerror == os.strerror(error.errno) else error
+    if isinstance(error.filename, str) and Path(error.filename).is_absolute():
+        return error
     if error.errno is None:
         name = f"{os.fspath(path)}: "
         return error if str(error).startswith(name) else type(error)(f"{name}{error}")
-    if error.errno in (errno.EMFILE, errno.ENOMEM):
-        return _exhausted(error, str(path))
     return OSError(error.errno, os.strerror(error.errno), str(path))
 
 
@@ -448,7 +450,7 @@ class LocalStorage:
             if error.errno == errno.ELOOP or self.path(key).is_symlink():
                 raise CorruptStoreError(f"{self.name}: {key} is a symbolic link, expected a plain file") from None
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR):  # says nothing of the store
-                raise _exhausted(error, f"{self.name}: {key} can not be opened") from None
+                raise
             raise CorruptStoreError(f"{self.name}: {key} can not be opened: {error.strerror}") from error
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             _close(descriptor)

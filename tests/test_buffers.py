@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,3 +122,19 @@ def test_arrays_outlive_their_pool() -> None:
     gc.collect()
     array[:] = 5
     assert array.sum() == 5 * N
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits as in Linux")
+def test_too_little_memory_is_a_memory_error() -> None:
+    import resource
+
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    buffers = Buffers()
+    resource.setrlimit(resource.RLIMIT_AS, (size + (64 << 20), before[1]))
+    try:
+        with pytest.raises(MemoryError, match=r"bytes for batches: .*ulimit -v"):
+            buffers.empty(1 << 30, np.uint8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert len(buffers.empty(1 << 20, np.uint8)) == 1 << 20

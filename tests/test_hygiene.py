@@ -660,7 +660,8 @@ def test_no_descriptor_left_is_an_error_that_names_file_and_limit(store: Path) -
     passes(
         """
         epoch(ss.open(path))
-        store = ss.open(path)
+        store, unmapped = ss.open(path), ss.open(path, mmap=False)
+        unmapped[:5]
         used = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
         resource.setrlimit(resource.RLIMIT_NOFILE, (used + 8, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         taken = []
@@ -677,6 +678,15 @@ def test_no_descriptor_left_is_an_error_that_names_file_and_limit(store: Path) -
             assert "segments/" in text and f"{used + 8} open (ulimit -n)" in text, text
         else:
             raise AssertionError("read without a descriptor")
+        for call in (lambda: ss.open(path), lambda: ss.open(path, mmap=False), lambda: unmapped[2000:2005]):
+            try:
+                call()
+            except OSError as error:
+                text = str(error)
+                assert not isinstance(error, ss.CorruptStoreError) and error.errno == 24, repr(error)
+                assert text.count(path) == 1 and text.count("open (ulimit -n)") == 1, text
+            else:
+                raise AssertionError("read without a descriptor")
         for descriptor in taken:
             os.close(descriptor)
         epoch(store)

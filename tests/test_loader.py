@@ -131,6 +131,18 @@ def test_two_iterations_at_once_do_not_disturb_each_other() -> None:
     assert [row_ids(a), row_ids(b)] == expected
 
 
+def test_an_iteration_goes_on_in_its_order_whatever_state_is_loaded_meanwhile() -> None:
+    expected = row_ids(make_loader(reader(), shuffle=True, seed=1))
+    other = make_loader(reader(), shuffle=True, seed=2, block_rows=32, window_rows=64)
+    loader = make_loader(reader(), shuffle=True, seed=1)
+    begun = iter(loader)
+    first = [next(begun).row_ids.tolist() for _ in range(3)]
+    loader.load_state_dict(other.state_dict())
+    assert first + row_ids(begun) == expected
+    loader.load_state_dict(other.state_dict())
+    assert row_ids(loader) == row_ids(other)
+
+
 def test_drop_remainder_leaves_the_short_batch_out() -> None:
     loader = make_loader(reader(), drop_remainder=True)
     assert len(loader) == N_ROWS // 32

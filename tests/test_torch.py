@@ -251,6 +251,9 @@ def test_set_epoch_reaches_workers_that_live() -> None:
     assert sorted(numbers(batches)) == sorted(expected[5])
     with pytest.raises(ValueError, match="epoch of the state is -1, expected a whole number from 0"):
         ds.set_epoch(-1)
+    ds.set_epoch(np.int64(3))
+    assert ds.state_dict()["epoch"] == 3
+    assert type(ds.state_dict()["epoch"]) is int
 
 
 def test_a_copy_counts_for_itself() -> None:

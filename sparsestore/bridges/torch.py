@@ -134,7 +134,8 @@ class Batches(IterableDataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration be this epoch: the one after it is the next, as always."""
-        self.load_state_dict({**self._loader.state_dict(), "epoch": epoch, "batch": 0})
+        number = int(epoch) if isinstance(epoch, np.integer) else epoch  # as a state, which is JSON, has it
+        self.load_state_dict({**self._loader.state_dict(), "epoch": number, "batch": 0})
 
     def state_dict(self, steps: int = 0) -> dict[str, Any]:
         """Position, as JSON values, for `load_state_dict` in this process or another of the same rank.
