@@ -543,7 +543,8 @@ class View:
         shuffle : bool
             A new order every epoch; every row once.
         seed : int, optional
-            The same seed gives the same orders, on any number of partitions. Drawn and remembered where left out.
+            The same seed gives the same orders, on any number of partitions, which need one. Drawn and remembered where
+            left out.
         weights : str or (rows,) array, optional
             Rows are drawn, with replacement, in proportion to these: the name of a column of numbers; an array with a
             number for each row of the view, which must not change while the loader is used; or "balanced:" and the name
@@ -603,6 +604,13 @@ class View:
                 f"{SAMPLE_WEIGHT!r} is in columns and is weights: a row would be drawn by it and weighed by it "
                 f"again; leave it out of one of them"
             )
+        n_partitions = _whole("n_partitions", n_partitions)
+        if shuffle and seed is None and n_partitions > 1:
+            raise ValueError(
+                f"shuffle=True without a seed, and n_partitions={n_partitions}: each partition would draw an order of "
+                f"its own, and rows be read twice or never: pass the same seed to all (a state that is loaded has its "
+                f"own)"
+            )
         cell_bytes = dtype.itemsize if layout == "dense" else 0
         plan, found = self._plan(
             batch_size, shuffle, seed, drop_remainder, window_rows, block_rows, window_bytes, chosen, cell_bytes
@@ -622,7 +630,7 @@ class View:
             dtype=dtype,
             layout=layout,
             partition=_whole("partition", partition, least=0),
-            n_partitions=_whole("n_partitions", n_partitions),
+            n_partitions=n_partitions,
             weights=None if weights is None else weights_of(weights, self._reader, self._selection),
         )
 

@@ -331,6 +331,16 @@ def test_a_bad_option_of_the_loader_is_named(
         pair[0].loader(4, shuffle=shuffle, **options)
 
 
+def test_a_shuffle_in_partitions_needs_a_seed(pair: tuple[ss.Store, sp.csr_array]) -> None:
+    """Each would draw one of its own, and rows come twice or never."""
+    with pytest.raises(ValueError, match=r"without a seed, and n_partitions=2: .* pass the same seed to all"):
+        pair[0].loader(4, shuffle=True, n_partitions=2)
+    halves = [pair[0].loader(4, shuffle=True, seed=5, partition=p, n_partitions=2) for p in range(2)]
+    ids = [row for half in halves for batch in half for row in batch.row_ids.tolist()]
+    assert len(ids) == len(set(ids)) > 0
+    assert len(pair[0].loader(4, n_partitions=2)) == len(halves[0])
+
+
 def test_a_state_of_a_window_of_any_size_is_taken(pair: tuple[ss.Store, sp.csr_array]) -> None:
     for shuffle in (False, True):
         loader = pair[0].loader(4, shuffle=shuffle, seed=0, window_rows=2**70)
