@@ -252,16 +252,10 @@ def segment_document(storage: LocalStorage, line: SegmentLine) -> SegmentDocumen
 def missing_objects(storage: LocalStorage, line: SegmentLine) -> Iterator[str]:
     """What of a segment is not there with the length it should have; of its content only segment.json is read."""
     prefix = f"segments/{line.id}"
-    key = f"{prefix}/segment.json"
-    name = f"{storage.name}: {key}"
     try:
-        payload = storage.read(key)
-        if crc32c(payload) != line.crc32c:
-            yield f"{name}, bytes 0 to {len(payload)}: crc32c {crc32c(payload):08x}, expected {line.crc32c:08x}"
-            return
-        document = SegmentDocument.from_document(parse_json(payload, name), name)
-    except FileNotFoundError:
-        yield f"{name} is missing"
+        document = segment_document(storage, line)
+    except CorruptStoreError as error:
+        yield str(error)
         return
     for entry in document.objects:
         name = f"{storage.name}: {prefix}/{entry.key}"
