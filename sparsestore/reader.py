@@ -543,6 +543,32 @@ class Reader:
             found[group] = segment.offsets.locate(rows[group] - segment.start)[1]
         return found
 
+    def check_holds(self, dtype: np.dtype[Any]) -> None:
+        """See that no value changes in a dtype of integers, as far as the dtypes tell in which segments store them.
+
+        Raises
+        ------
+        ValueError
+            Where one may: it would wrap around, or lose its fraction.
+        """
+        if dtype.kind not in "iu" or np.can_cast(self.dtype, dtype, "safe"):
+            return
+        for number, line in enumerate(self.lines):
+            if not line.nnz:
+                continue
+            segment, info = self.segment(number), np.iinfo(dtype)
+            value, stored = segment.constant, np.dtype(segment.document.data_dtype)
+            if value is None:
+                fits = np.can_cast(stored, dtype, "safe")
+            else:
+                fits = bool(info.min <= value <= info.max) and int(value) == value
+            if not fits:
+                raise ValueError(
+                    f"dtype is {dtype}, and rows {segment.start} to {segment.start + line.rows - 1} of "
+                    f"{self.storage.name} are stored as {stored}, which may have values that {dtype} lacks: take "
+                    f"another, such as {self.dtype}"
+                )
+
     @property
     def stored_itemsize(self) -> float:
         """Bytes that an entry takes on disk, by the newest segment; before compression."""

@@ -334,6 +334,43 @@ def test_dense_and_sparse_have_the_same_values_in_the_dtype_asked_for(dtype: str
         assert b.x.shape == (len(b.row_ids), N_FEATURES)
 
 
+@pytest.mark.parametrize(
+    ("values", "dtype", "stored"),
+    [
+        ([300, 1], "int8", "uint16"),
+        ([300, 1], "int16", "uint16"),
+        ([-1, 1], "uint8", "int8"),
+        ([1.5, 1.0], "int64", "float64"),
+        ([300, 300], "int8", "uint16"),
+        ([1.5, 1.5], "int32", "float64"),
+        ([np.nan, np.nan], "int32", "float64"),
+    ],
+)
+def test_a_dtype_of_integers_that_may_lack_a_value_is_refused(
+    values: list[float], dtype: str, stored: str, tmp_path: Path
+) -> None:
+    store = sparsestore.convert(np.array([[1], [1]]), tmp_path / "s.zarr")
+    store = store.append(np.array(values)[:, None])
+    with pytest.raises(
+        ValueError, match=f"dtype is {dtype}, and rows 2 to 3 of .* stored as {stored}, .* {dtype} lacks"
+    ):
+        store.loader(2, dtype=dtype)
+    assert len(store.loader(2, dtype="float32")) == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [([300, 2], "int32"), ([300.0, 2.0], "int64"), ([1.0, 1.0], "int8"), ([100, 100], "int8"), ([1.5, 0.0], "bool")],
+)
+def test_a_dtype_of_integers_that_has_all_stored_values_gives_them(
+    values: list[float], dtype: str, tmp_path: Path
+) -> None:
+    store = sparsestore.convert(np.array(values)[:, None], tmp_path / "s.zarr")
+    (batch,) = store.loader(2, dtype=dtype, layout="dense")
+    assert batch.x.dtype == dtype
+    assert batch.x[:, 0].tolist() == np.array(values).astype(dtype).tolist()
+
+
 def test_scipy_has_no_float16_but_dense_batches_do() -> None:
     for features in (None, np.array([9, 3])):
         batch = next(iter(make_loader(reader(), dtype="float16", layout="dense", features=features)))
