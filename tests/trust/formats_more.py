@@ -10,7 +10,7 @@ from trust.campaign import Campaign
 CAMPAIGN = Campaign(
     name="formats_more",
     about="as formats, of text and records alone, other inputs",
-    total=len(formats.OWN) * 400_000,
+    total=len(formats.OWN) * 200_000,
     sample=2_200,
     few=66,
     unit=len(formats.OWN) * 360,
