@@ -109,6 +109,7 @@ class Loader:
             raise ValueError(f"no column {', '.join(map(repr, unknown))}: the store has {known}")
         if weights is not None and SAMPLE_WEIGHT in columns and reader.columns[SAMPLE_WEIGHT].dtype == "string":
             raise ValueError(f"column {SAMPLE_WEIGHT!r} holds text, and drawn rows have a number there: leave it out")
+        reader.check_holds(np.dtype(dtype))
         self._reader = reader
         self._selection = selection
         self._features = features

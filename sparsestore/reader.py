@@ -28,6 +28,7 @@ from sparsestore.parallel import over_rows
 from sparsestore.segment import Segment
 from sparsestore.statistics import BLOCK_SIZES, LabelStatistics, merge
 from sparsestore.storage import Advice, LocalStorage, open_storage
+from sparsestore.values import cast
 
 __all__ = ["CHECKS", "Coordinates", "Found", "Located", "Reader"]
 
@@ -556,12 +557,11 @@ class Reader:
         for number, line in enumerate(self.lines):
             if not line.nnz:
                 continue
-            segment, info = self.segment(number), np.iinfo(dtype)
-            value, stored = segment.constant, np.dtype(segment.document.data_dtype)
-            if value is None:
-                fits = np.can_cast(stored, dtype, "safe")
-            else:
-                fits = bool(info.min <= value <= info.max) and int(value) == value
+            segment = self.segment(number)
+            stored = np.dtype(segment.document.data_dtype)
+            fits = np.can_cast(stored, dtype, "safe")
+            if segment.constant is not None:
+                fits = cast(np.array([segment.constant], stored), dtype)[1] is None
             if not fits:
                 raise ValueError(
                     f"dtype is {dtype}, and rows {segment.start} to {segment.start + line.rows - 1} of "

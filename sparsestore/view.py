@@ -552,7 +552,8 @@ class View:
         layout : {"sparse", "dense"}
             ``batch.x`` is a scipy `csr_array` or a dense array.
         dtype : numpy dtype
-            Of ``batch.x``. Floats round what they lack; an integer dtype must have all values of the store.
+            Of ``batch.x``. Floats round what they lack; a dtype of integers must have all values of those that the
+            store's segments store.
         columns : sequence of str, optional
             What comes beside x; "y" and "sample_weight" where they exist, by default.
         drop_remainder : bool
@@ -597,7 +598,6 @@ class View:
         500
         """
         chosen, dtype = self._columns(columns, weights), number_dtype(dtype)
-        self._reader.check_holds(dtype)
         if weights is not None and not shuffle:
             raise ValueError("weights draws rows at random, and shuffle is False: pass shuffle=True, or no weights")
         if isinstance(weights, str) and weights == SAMPLE_WEIGHT and SAMPLE_WEIGHT in chosen:

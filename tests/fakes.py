@@ -147,6 +147,9 @@ class FakeReader:
     def nnz(self) -> int:
         return int(self.matrix.nnz)
 
+    def check_holds(self, dtype: np.dtype[Any]) -> None:
+        """It keeps values in one array, of whatever dtype."""
+
     def find(self, rows: NDArray[np.int64]) -> FakeFound:
         self.before_find(len(self.found))
         self.found.append(rows)

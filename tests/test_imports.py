@@ -80,7 +80,7 @@ TABLE: dict[str, set[str]] = {
     "writer": {*DISK, "columns", "features", "journal", "layout", "memory", "segment_writer"},
     "segment": {*DISK, "buffers", "forking", "kernels"},
     "buffers": set(),
-    "reader": {*DISK, "buffers", "features", "forking", "kernels", "parallel", "segment"},
+    "reader": {*DISK, "buffers", "features", "forking", "kernels", "parallel", "segment", "values"},
     "read_ahead": {"buffers", "memory", "storage", "window"},
     "window": {"batch", "buffers", "csr", "reader", "storage"},
     "plan": {"errors", "forking", "kernels", "plan"},

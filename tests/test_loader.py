@@ -356,6 +356,9 @@ def test_a_dtype_of_integers_that_may_lack_a_value_is_refused(
     ):
         store.loader(2, dtype=dtype)
     assert len(store.loader(2, dtype="float32")) == 2
+    ones = sparsestore.convert(np.ones((4, 1)), tmp_path / "ones.zarr")
+    with pytest.raises(ValueError, match=f"rows 2 to 3 of .* {dtype} lacks"):
+        ones.to_tf(2, inputs={"beside": store}, dtype=dtype)
 
 
 @pytest.mark.parametrize(
