@@ -205,16 +205,29 @@ class RowStarts:
         low = int(np.searchsorted(self._lasts, first, side="left"))
         high = int(np.searchsorted(self._firsts, first + n, side="left"))
         parts: list[Array] = []
+        begin = n
         for number in range(low, high):
             lengths = self._lengths(number)
             if lengths is None or int(self._longest[number]) > _NARROW[-1][0]:
                 return None
+            start = number * self._length
+            low_mark, high_mark = -(-start // COUNT_ROWS), -(-(start + len(lengths) + 1) // COUNT_ROWS)
+            marks = self.marks[low_mark : min(high_mark, len(self.marks) - 1)]
+            skipped, wanted = 0, len(lengths)
+            after = int(np.searchsorted(marks, first + n))
+            if after < len(marks):
+                wanted = (low_mark + after) * COUNT_ROWS - start
             if parts:
                 parts.append(self._firsts[number : number + 1] - self._lasts[number - 1])
-            parts.append(lengths)
+            else:
+                begin = int(self._firsts[number]) - first
+                before = int(np.searchsorted(marks, first)) - 1
+                if before >= 0:
+                    skipped, begin = (low_mark + before) * COUNT_ROWS - start, int(marks[before]) - first
+            parts.append(lengths[skipped:wanted])
         if not parts:
             return np.empty(0, np.uint32), n
-        return np.concatenate(parts, dtype=np.uint32, casting="unsafe"), int(self._firsts[low]) - first
+        return np.concatenate(parts, dtype=np.uint32, casting="unsafe"), begin
 
     def turns(self, values: Array, first: int) -> tuple[bool | None, int]:
         """Whether a row begins with entry `first`, and how many that begin later have a number not above that before.

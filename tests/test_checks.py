@@ -22,8 +22,8 @@ from test_checksum import RFC_3720, plain_crc32c
 import sparsestore as ss
 from sparsestore import checksum
 from sparsestore.errors import CorruptStoreError
-from sparsestore.kernels import checks, native
-from sparsestore.kernels.checks import LANE, PIECE, REST, WORDS
+from sparsestore.kernels import checks, crc32c, native
+from sparsestore.kernels.crc32c import FOLDED, LANE, PIECE, STEPS, WORDS
 from sparsestore.kernels.native import Kernel
 from sparsestore.manifest import read_manifest
 from sparsestore.reader import Reader
@@ -33,13 +33,13 @@ from sparsestore.storage import open_storage
 ROOT = Path(__file__).parents[1]
 Array = NDArray[Any]
 NONE = np.empty(0, np.uint32)
-SHIFTS = checks.shift_tables()
+SHIFTS = crc32c.shifts()
 
 
 def has_instruction() -> bool:
     try:
-        checks._instructions()
-    except checks.LackingInstructionError:
+        crc32c.instructions()
+    except crc32c.LackingInstructionError:
         return False
     return True
 
@@ -48,7 +48,7 @@ needs_instruction = pytest.mark.skipif(not has_instruction(), reason="this proce
 
 
 def lacking() -> dict[str, Any]:
-    raise checks.LackingInstructionError("tried")
+    raise crc32c.LackingInstructionError("tried")
 
 
 @pytest.fixture(params=["instruction", "C library"])
@@ -63,8 +63,9 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_a_piece_is_what_it_is_on_disk() -> None:
-    assert checks.PIECE == checksum.PIECE == 8 * WORDS == 8 * (3 * LANE + REST)
-    assert LANE % 8 == REST % 8 == 0
+    assert PIECE == checksum.PIECE == 8 * WORDS == 8 * (FOLDED + 3 * LANE)
+    assert FOLDED == 8 * (1 + STEPS)
+    assert 0 <= WORDS // 8 - checks.FETCHED * STEPS < STEPS
 
 
 def words_crc32c(words: Array) -> int:
@@ -77,11 +78,22 @@ def words_crc32c(words: Array) -> int:
 @needs_instruction
 @pytest.mark.parametrize(("payload", "expected"), [case for case in RFC_3720.values() if len(case[0]) % 8 == 0])
 def test_the_instruction_gives_the_values_of_rfc_3720(payload: bytes, expected: int) -> None:
-    kernel = Kernel(words_crc32c, needs=checks._instructions)  # type: ignore[call-arg]
+    kernel = Kernel(words_crc32c, needs=crc32c.instructions)  # type: ignore[call-arg]
     assert kernel(np.frombuffer(payload, np.uint64).copy()) == expected
 
 
-@pytest.mark.parametrize(("table", "words"), [(0, LANE + REST), (1, 2 * LANE + REST)], ids=["lane", "two lanes"])
+def test_sums_are_folded_by_powers_of_x() -> None:
+    """An instruction of 64 bits multiplies reversed factors, which leaves the product one bit short."""
+    for factor, power in zip(crc32c._FACTORS, (512 + 32, 512 - 32), strict=True):
+        remainder = 1
+        for _ in range(power):
+            remainder <<= 1
+            if remainder >> 32:
+                remainder ^= 0x1_1EDC6F41  # RFC 3720, appendix B.4
+        assert factor == int(f"{remainder:032b}"[::-1], 2) << 1
+
+
+@pytest.mark.parametrize(("table", "words"), [(i, (3 - i) * LANE) for i in range(3)])
 @pytest.mark.parametrize(("payload", "expected"), RFC_3720.values(), ids=RFC_3720)
 def test_the_tables_append_zeros(payload: bytes, expected: int, table: int, words: int) -> None:
     crc = expected ^ 0xFFFFFFFF
@@ -105,16 +117,14 @@ def test_a_piece_is_checked_by_the_polynomial_of_rfc_3720(way: str) -> None:
     assert checks.first_fault(stored, NONE, np.arange(2), expected[::-1].copy(), 0) == 0
 
 
-@pytest.mark.parametrize(
-    "at", [0, 8 * LANE - 1, 8 * LANE, 16 * LANE - 1, 16 * LANE, 24 * LANE - 1, 24 * LANE, PIECE - 1]
-)
-def test_every_part_of_a_piece_counts(way: str, at: int) -> None:
+@pytest.mark.parametrize("word", [*range(16), *(FOLDED + i * LANE + j for i in range(3) for j in (-1, 0)), WORDS - 1])
+def test_every_part_of_a_piece_counts(way: str, word: int) -> None:
     values, expected = pieces_of(0, 3)
-    stored = values.view(np.uint8)
-    for bit in range(8):
-        stored[PIECE + at] ^= 1 << bit
+    stored, words = values.view(np.uint8), values.view(np.uint64)
+    for bit in range(64):
+        words[WORDS + word] ^= np.uint64(1 << bit)
         assert checks.first_fault(stored, NONE, np.arange(3), expected, 0) == 1
-        stored[PIECE + at] ^= 1 << bit
+        words[WORDS + word] ^= np.uint64(1 << bit)
     assert checks.first_fault(stored, NONE, np.arange(3), expected, 0) == -1
 
 
@@ -227,7 +237,7 @@ def test_numba_and_machine_code_from_a_file_agree() -> None:
 def test_machine_code_is_kept_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     values, expected = pieces_of(0, 1)
-    scan = Kernel(checks.scan.function, needs=checks._instructions)  # type: ignore[call-arg]
+    scan = Kernel(checks.scan.function, needs=checks._with_fetch)  # type: ignore[call-arg]
     touched = Kernel(checks.touched.function)
     assert scan(values.view(np.uint64), values, np.arange(1), expected, SHIFTS, 1000, np.zeros(1, np.uint64)) == -1
     assert touched(np.zeros(1, np.uint64), np.ones(1, np.int64), 1, 4, np.zeros(1, bool), np.zeros(2, np.int64)) == 1

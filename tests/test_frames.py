@@ -16,7 +16,8 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 
 from sparsestore.checksum import crc32c
-from sparsestore.kernels import checks, frames
+from sparsestore.kernels import crc32c as by_instruction
+from sparsestore.kernels import frames
 
 Array = NDArray[Any]
 Unpack = Callable[[Array, Array, Array, int, Array], int]
@@ -202,7 +203,7 @@ def test_the_first_damaged_frame_is_found(lengths: list[int], gap: int, bad: set
 
 def test_checksums_need_no_instruction_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     def lacking(*_: int) -> int:
-        raise checks.LackingInstructionError
+        raise by_instruction.LackingInstructionError
 
     monkeypatch.setattr(frames, "_damaged", lacking)
     source = np.arange(100, dtype=np.uint8)

@@ -50,6 +50,33 @@ def test_rows_turns_and_lengths_are_those_of_all_offsets(lengths: list[int], blo
     assert starts.rows_of(first, last) == (rows[first], rows[last - 1] + 1)
 
 
+@given(
+    seed=st.integers(0, 2**32),
+    rows=st.sampled_from([255, 256, 257, 511, 512, 2000]),
+    block=st.sampled_from([100, 256, 512, 1000, 4096]),
+    share=st.sampled_from([0.02, 0.5, 1.0]),
+    data=st.data(),
+)
+@settings(deadline=None)
+def test_lengths_of_many_rows_are_those_around_the_entries_alone(
+    seed: int, rows: int, block: int, share: float, data: st.DataObject
+) -> None:
+    rng = np.random.default_rng(seed)
+    starts, offsets = filled((rng.integers(1, 9, rows) * (rng.random(rows) < share)).tolist(), block)
+    nnz = int(offsets[-1])
+    if not nnz:
+        return
+    first = data.draw(st.integers(0, nnz - 1))
+    last = data.draw(st.integers(first + 1, nnz))
+    found = starts.lengths(first, last - first)
+    assert found is not None
+    at = first + found[1] + np.append(0, np.cumsum(found[0].astype(np.int64)))
+    assert sorted(at[(at >= first) & (at < last)]) == offsets[(offsets >= first) & (offsets < last)].tolist()
+    within = np.count_nonzero((offsets >= first) & (offsets < last))
+    empty_before = np.count_nonzero(offsets == offsets[offsets < first].max(initial=0))
+    assert len(found[0]) <= within + empty_before + 2 * 256
+
+
 @given(lengths=LENGTHS, lost=st.sets(st.integers(0, 12)), data=st.data())
 @settings(deadline=None)
 def test_unknown_blocks_hide_only_their_own_rows(lengths: list[int], lost: set[int], data: st.DataObject) -> None:

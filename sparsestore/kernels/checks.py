@@ -1,96 +1,41 @@
 """Compiled loops that check mapped bytes before anything reads them: which pieces rows touch, and what these hold.
 
-A piece is checked at the rate at which memory gives it. One crc32 instruction takes 3 cycles and another may start each
-cycle, so three independent checksums run side by side over three parts of a piece and are joined by a table; see
-V. Gopal et al., "Fast CRC computation for iSCSI polynomial using CRC32 instruction" (Intel, 2011), and M. Adler's
-crc32c.c, whose tables these are. The next piece is fetched meanwhile: it may lie anywhere.
+A piece is checked at the rate at which memory gives it: `crc32c` has the steps. The next piece is fetched meanwhile: it
+may lie anywhere.
 """
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
-from google_crc32c import extend, value
+from google_crc32c import value
 from numpy.typing import NDArray
 
+from sparsestore.kernels.crc32c import PIECE, STEPS, WORDS, LackingInstructionError, shifts, steps
 from sparsestore.kernels.native import Kernel
 from sparsestore.kernels.prefetching import prefetching
 
 __all__ = [
-    "LackingInstructionError",
     "first_fault",
     "scan",
     "scan_numpy",
-    "shift_tables",
     "touched",
     "touched_numpy",
 ]
 
 Array = NDArray[Any]
 
-PIECE = 16384  # bytes, as in sparsestore.checksum: machine code is kept by what stands in this file
-# of a piece, in words of 8 bytes; all are multiples of the 8 words that one fetch brings
-WORDS = PIECE // 8
-LANE = 680
-REST = WORDS - 3 * LANE
 STRIP = 512  # pieces that are mapped, then checked
 PIECES_MAPPED = 4  # at one fault
+FETCHED = WORDS // (8 * STEPS)  # times 64 bytes of the next piece in each step, and what is left before the first
 
 
-class LackingInstructionError(Exception):
-    """No instruction of this machine computes crc32c, or none may be used."""
+def _with_fetch() -> dict[str, Any]:
+    return {**steps(), **prefetching()}
 
 
-def _instructions() -> dict[str, Any]:
-    """crc32c of eight bytes more, and a hint that a place will be read: one instruction each."""
-    import platform
-
-    import llvmlite.binding as llvm
-
-    if platform.machine() not in ("x86_64", "AMD64") or not llvm.get_host_cpu_features().get("sse4.2"):
-        raise LackingInstructionError(platform.machine())
-    from llvmlite import ir
-    from numba import types
-    from numba.core import config
-    from numba.extending import intrinsic
-
-    if config.DISABLE_JIT or config.CPU_NAME or config.CPU_FEATURES:
-        raise LackingInstructionError("numba is told to compile for another machine, or not at all")
-
-    def crc32(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        word = ir.IntType(64)
-        instruction = builder.module.declare_intrinsic(
-            "llvm.x86.sse42.crc32.64.64", (), ir.FunctionType(word, (word, word))
-        )
-        return builder.call(instruction, arguments)
-
-    @intrinsic
-    def crc32_of_eight(_typing: Any, _crc: Any, _eight: Any) -> Any:
-        return types.uint64(types.uint64, types.uint64), crc32
-
-    return {"crc32_of_eight": crc32_of_eight, **prefetching()}
-
-
-def shift_tables(lane: int = LANE, rest: int = REST) -> NDArray[np.uint32]:
-    """What zeros after a message do to its crc32c: for a lane and the rest, and for two lanes and the rest, in words.
-
-    A checksum is linear in its bits, so a table of each of its four bytes will do: (2, 4, 256). The C library tells
-    where a single bit goes.
-    """
-    tables = np.zeros((2, 4, 256), np.uint32)
-    for table, words in zip(tables, (lane + rest, 2 * lane + rest), strict=True):
-        zeros = bytes(8 * words)
-        for bit in range(32):
-            # the library complements a checksum before and after
-            moved = extend(1 << bit ^ 0xFFFFFFFF, zeros) ^ 0xFFFFFFFF
-            byte, low = bit // 8, 1 << bit % 8
-            table[byte, low : 2 * low] = table[byte, :low] ^ np.uint32(moved)
-    return tables
-
-
-@Kernel(needs=_instructions)  # type: ignore[call-arg]
+@Kernel(needs=_with_fetch)  # type: ignore[call-arg]
 def scan(
     words: Array, values: Array, pieces: Array, expected: Array, shifts: Array, bound: int, out_touched: Array
 ) -> int:
@@ -106,8 +51,8 @@ def scan(
         Numbers of pieces.
     expected : (n,) uint32 array
         The crc32c of each. Empty: whatever they are.
-    shifts : (2, 4, 256) uint32 array
-        As `shift_tables` gives them.
+    shifts : (3, 4, 256) uint32 array
+        As `crc32c.shifts` gives them.
     out_touched : (1,) uint64 array
         A number of no meaning: for its sake the compiler keeps what touches pages ahead of their use.
     """
@@ -129,27 +74,17 @@ def scan(
                     if np.uint64(largest) >= np.uint64(bound):
                         return i
             if len(expected):
-                at = np.uint64(pieces[i]) * np.uint64(WORDS)
                 ahead = np.uint64(pieces[min(i + 1, end - 1)]) * np.uint64(WORDS)
-                a, b, c = np.uint64(0xFFFFFFFF), np.uint64(0), np.uint64(0)
-                for _ in range(LANE // 8):
-                    for _ in range(3):
+                state = begin_piece(words, np.uint64(pieces[i]) * np.uint64(WORDS))  # type: ignore[name-defined]  # noqa: F821
+                for _ in range(WORDS // 8 - FETCHED * STEPS):
+                    fetch(words, ahead)  # type: ignore[name-defined]  # noqa: F821
+                    ahead += np.uint64(8)
+                for _ in range(STEPS):
+                    for _ in range(FETCHED):
                         fetch(words, ahead)  # type: ignore[name-defined]  # noqa: F821
                         ahead += np.uint64(8)
-                    for _ in range(8):
-                        a = crc32_of_eight(a, words[at])  # type: ignore[name-defined]  # noqa: F821
-                        b = crc32_of_eight(b, words[at + np.uint64(LANE)])  # type: ignore[name-defined]  # noqa: F821
-                        c = crc32_of_eight(c, words[at + np.uint64(2 * LANE)])  # type: ignore[name-defined]  # noqa: F821
-                        at += np.uint64(1)
-                at += np.uint64(2 * LANE)
-                for _ in range(REST):
-                    c = crc32_of_eight(c, words[at])  # type: ignore[name-defined]  # noqa: F821
-                    at += np.uint64(1)
-                for k in range(4):
-                    byte = np.uint64(8 * k)
-                    c ^= np.uint64(shifts[0, k, b >> byte & np.uint64(255)])
-                    c ^= np.uint64(shifts[1, k, a >> byte & np.uint64(255)])
-                if c ^ np.uint64(0xFFFFFFFF) != np.uint64(expected[i]):
+                    state = step_piece(words, factors(), state)  # type: ignore[name-defined]  # noqa: F821
+                if end_piece(shifts, state) != expected[i]:  # type: ignore[name-defined]  # noqa: F821
                     return i
     return -1
 
@@ -176,15 +111,12 @@ def first_fault(stored: Array, values: Array, pieces: Array, expected: Array, bo
     if n:
         try:
             words = stored[: whole * PIECE].view(np.uint64)
-            found = scan(words, values, pieces[:n], expected[:n], _shifts(), bound, np.zeros(1, np.uint64))
+            found = scan(words, values, pieces[:n], expected[:n], shifts(), bound, np.zeros(1, np.uint64))
         except LackingInstructionError:
             found = scan_numpy(stored, values, pieces[:n], expected[:n], bound)
     if found < 0 and scan_numpy(stored, values, pieces[n:], expected[n:], bound) == 0:
         return n
     return found
-
-
-_shifts = functools.cache(shift_tables)
 
 
 @Kernel

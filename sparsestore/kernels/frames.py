@@ -19,7 +19,7 @@ import numpy as np
 from google_crc32c import value as crc32c
 from numpy.typing import NDArray
 
-from sparsestore.kernels.checks import LackingInstructionError, _instructions, shift_tables
+from sparsestore.kernels.crc32c import LackingInstructionError, instructions, shift_table
 from sparsestore.kernels.native import Kernel
 
 __all__ = ["first_damaged", "first_damaged_numpy", "unpack", "unpack_numpy"]
@@ -28,7 +28,13 @@ Array = NDArray[Any]
 _U = np.uint64
 _LANE = 128  # words of eight bytes
 
-_shifts = functools.cache(functools.partial(shift_tables, _LANE, 0))
+
+@functools.cache
+def _shifts() -> NDArray[np.uint32]:
+    """Tables that join three lanes."""
+    return np.stack([shift_table(_LANE), shift_table(2 * _LANE)])
+
+
 _spare: list[Array] = []  # memory of earlier calls: fresh memory would cost as much as what is done with it
 _KEPT = 2 << 20
 _SLACK = 128  # bytes that copies may write behind the end of a block, and read behind it where the source goes on
@@ -391,7 +397,7 @@ def _unpack(source: int, starts: int, lengths: int, out: int, scratch: int, limi
 
 
 def _crc_parts() -> dict[str, Any]:
-    return {**_instructions(), **_parts()}
+    return {**instructions(), **_parts()}
 
 
 @Kernel(needs=_crc_parts)  # type: ignore[call-arg]
@@ -401,7 +407,7 @@ def _damaged(source: int, starts: int, lengths: int, expected: int, shifts: int,
     for frame in range(_U(count)):
         at, left = _get8(_U(starts), _U(frame) << _U(3)), _get8(_U(lengths), _U(frame) << _U(3))
         crc = _U(0xFFFFFFFF)
-        while left >= _U(3) * lane:  # three side by side: see `checks`
+        while left >= _U(3) * lane:  # three side by side: see `crc32c`
             b, c = _U(0), _U(0)
             for _ in range(_LANE):
                 crc = crc32_of_eight(crc, _get8(bytes_, at))  # type: ignore[name-defined]  # noqa: F821

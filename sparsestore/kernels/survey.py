@@ -21,7 +21,7 @@ import numpy as np
 from google_crc32c import value
 from numpy.typing import NDArray
 
-from sparsestore.kernels.checks import PIECE, WORDS, LackingInstructionError, _instructions, shift_tables
+from sparsestore.kernels.crc32c import PIECE, STEPS, WORDS, LackingInstructionError, shifts, steps
 from sparsestore.kernels.native import Kernel
 
 __all__ = [
@@ -42,9 +42,7 @@ __all__ = [
 
 Array = NDArray[Any]
 
-BLOCK = 32  # words of each lane at once
-LANE = 21 * BLOCK
-REST = WORDS - 3 * LANE
+BLOCK = 24  # steps at once, of a checksum
 _POLYNOMIAL = 0x82F63B78  # of crc32c, its bits reversed as everywhere in such checksums
 
 
@@ -55,44 +53,35 @@ def _piece(
 
     `before` is the number before the first; 0 and `counts` false where there is none. The crc32c only where `sums`.
     """
-    step = np.uint64(3 * 8 * BLOCK) // np.uint64(values.itemsize)
+    portion = np.uint64(3328) // np.uint64(values.itemsize)
     largest = turns = values.dtype.type(0)  # narrow, so that as many are counted at once as compared
     if start < stop:
         largest = values[start]
         turns = values.dtype.type(counts and largest <= before)
     j = start + np.uint64(1)
-    a, b, c = np.uint64(0xFFFFFFFF), np.uint64(0), np.uint64(0)
+    state = begin_piece(words, at)  # type: ignore[name-defined]  # noqa: F821
     # numbers and checksums by turns, as many bytes of each: they use different parts of a core, which runs them at
     # once. One after the other they take a fifth longer.
-    for block in range(LANE // BLOCK + 1):
+    for block in range(STEPS // BLOCK):
         if start < stop:
-            end = min(start + step * np.uint64(block + 1), stop)
+            end = min(start + np.uint64(1) + portion * np.uint64(block + 1), stop)
             for k in range(j, end):
                 number = values[np.uint64(k)]
                 largest = max(largest, number)
                 turns = values.dtype.type(turns + values.dtype.type(number <= values[np.uint64(k) - np.uint64(1)]))
             j = max(j, end)
-        if sums and block < LANE // BLOCK:
+        if sums:
             for _ in range(BLOCK):
-                a = crc32_of_eight(a, words[at])  # type: ignore[name-defined]  # noqa: F821
-                b = crc32_of_eight(b, words[at + np.uint64(LANE)])  # type: ignore[name-defined]  # noqa: F821
-                c = crc32_of_eight(c, words[at + np.uint64(2 * LANE)])  # type: ignore[name-defined]  # noqa: F821
-                at += np.uint64(1)
+                state = step_piece(words, factors(), state)  # type: ignore[name-defined]  # noqa: F821
+    crc = np.uint32(0)
     if sums:
-        at += np.uint64(2 * LANE)
-        for _ in range(REST):
-            c = crc32_of_eight(c, words[at])  # type: ignore[name-defined]  # noqa: F821
-            at += np.uint64(1)
-        for k in range(4):
-            byte = np.uint64(8 * k)
-            c ^= np.uint64(shifts[0, k, b >> byte & np.uint64(255)])
-            c ^= np.uint64(shifts[1, k, a >> byte & np.uint64(255)])
-    return largest, turns, np.uint32(c ^ np.uint64(0xFFFFFFFF))
+        crc = end_piece(shifts, state)  # type: ignore[name-defined]  # noqa: F821
+    return largest, turns, crc
 
 
 def _looking() -> dict[str, Any]:
     """`_piece`, to be put where it is called, and pread(2) by its address."""
-    names = _instructions()
+    names = steps()
     from llvmlite import ir
     from numba import njit, types
     from numba.extending import intrinsic
@@ -122,8 +111,8 @@ def survey(words: Array, values: Array, shifts: Array, out_crcs: Array, out_larg
         The bytes: as many whole pieces as `out_crcs` has room for.
     values : unsigned array
         The same memory, or other, as far as it holds numbers; may be empty. The first has none before it.
-    shifts : (2, 4, 256) uint32 array
-        As `checks.shift_tables` gives them for `LANE` and `REST`.
+    shifts : (3, 4, 256) uint32 array
+        As `crc32c.shifts` gives them.
     out_crcs : (n,) uint32 array
         May be empty.
     out_largest, out_turns : (m,) arrays of the dtype of `values`
@@ -178,7 +167,7 @@ def sweep(
         The same memory. Only its dtype counts where `n_values` is 0.
     n_values : int
         Numbers that the bytes begin with.
-    shifts : (2, 4, 256) uint32 array
+    shifts : (3, 4, 256) uint32 array
     lengths, begin
         Rows, as `row_turns` has them.
     out_crcs : (n_bytes // PIECE,) uint32 array
@@ -217,7 +206,6 @@ def sweep(
         if sound:
             low = number * size  # of the numbers in the block
             held = max(min(n_values - low, wanted // np.int64(values.itemsize)), np.int64(0))
-            border = before
             for k in range((wanted + np.int64(PIECE) - 1) // np.int64(PIECE)):
                 begins_at = np.uint64(k * size)
                 ends_at = np.uint64(max(min((k + 1) * size, held), k * size))
@@ -234,19 +222,26 @@ def sweep(
                         first = np.uint64(values[0])
                     all_turns += np.uint64(turns)
                     most = max(most, np.uint64(largest))
+                    # rows that begin in this piece, while it is near: counted from its first number, the one before it
+                    # aside
+                    while i <= len(lengths) and row <= low + np.int64(begins_at):
+                        if row == low + np.int64(begins_at) and row > last_row:
+                            row_turns += np.uint64(values[begins_at] <= before)
+                            last_row = row
+                        elif row == 0:
+                            begins = np.uint64(1)
+                        if i < len(lengths):
+                            row += np.int64(lengths[np.uint64(i)])
+                        i += 1
+                    while i <= len(lengths) and row < low + np.int64(ends_at):
+                        place = np.uint64(row - low)
+                        new = np.uint64(row > last_row)  # an empty row begins where others do
+                        row_turns += new & np.uint64(values[place] <= values[place - np.uint64(1)])
+                        last_row = row
+                        if i < len(lengths):
+                            row += np.int64(lengths[np.uint64(i)])
+                        i += 1
                     before = values[ends_at - np.uint64(1)]
-            while i <= len(lengths) and row < low + held:
-                if row > last_row:
-                    earlier = border
-                    if row > low:
-                        earlier = values[np.uint64(row - low) - np.uint64(1)]
-                    row_turns += np.uint64(values[np.uint64(row - low)] <= earlier)
-                    last_row = row
-                elif row == 0:
-                    begins = np.uint64(1)
-                if i < len(lengths):
-                    row += np.int64(lengths[np.uint64(i)])
-                i += 1
             number += wanted // np.int64(PIECE)
             done += wanted
     out_seen[0] = all_turns
@@ -290,7 +285,7 @@ def look(stored: Array, values: Array, out_crcs: Array, out_largest: Array, out_
     whole = len(stored) // PIECE
     try:
         words = stored[: whole * PIECE].view(np.uint64)
-        survey(words, values, _shifts(), out_crcs[:whole], out_largest, out_turns)
+        survey(words, values, shifts(), out_crcs[:whole], out_largest, out_turns)
     except LackingInstructionError:
         survey_numpy(stored, values, out_crcs, out_largest, out_turns)
         return
@@ -325,7 +320,7 @@ def swept(
     whole = n_bytes // PIECE
     arguments = address, descriptor, start, n_bytes, room.ctypes.data, room.view(np.uint64), room.view(dtype), n_values
     try:
-        done = sweep(*arguments, _shifts(), lengths, begin, crcs[:whole], seen)
+        done = sweep(*arguments, shifts(), lengths, begin, crcs[:whole], seen)
     except LackingInstructionError:
         return None
     if done != n_bytes:
@@ -342,9 +337,6 @@ def _pread() -> int | None:
     if sys.platform not in ("linux", "darwin") or sys.maxsize < 2**63 - 1:
         return None
     return ctypes.cast(ctypes.CDLL(None).pread, ctypes.c_void_p).value
-
-
-_shifts = functools.cache(functools.partial(shift_tables, LANE, REST))
 
 
 @Kernel

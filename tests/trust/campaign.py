@@ -94,8 +94,14 @@ class Campaign:
         return sorted(random.Random(0).sample(range(self.total), min(n, self.total)))
 
     def units(self, cases: Sequence[int]) -> list[Sequence[int]]:
-        """Cases as processes get them."""
+        """Cases as processes get them, those of a whole campaign: always the same, so that it can be resumed."""
         return [cases[at : at + self.unit] for at in range(0, len(cases), self.unit)]
+
+    def shares(self, cases: Sequence[int], workers: int) -> list[Sequence[int]]:
+        """Cases of a sample, in units of like size that keep all workers busy to the end."""
+        n = -(-len(cases) // self.unit)
+        n = min(-(-n // workers) * workers, len(cases))
+        return [cases[i::n] for i in range(n)]  # neighbours mostly take as long as each other
 
 
 def in_process(campaign: Campaign, cases: Sequence[int]) -> Tally:
@@ -176,7 +182,8 @@ def run(
     tell: Callable[[str], None] = lambda _: None,
 ) -> Tally:
     """Run cases in processes, those units left out that `state` has; stop before the next one at time `until`."""
-    units = campaign.units(cases)
+    workers = 1 if campaign.alone else workers
+    units = campaign.units(cases) if state else campaign.shares(cases, workers)
     known = {int(str(line["unit"])) for line in state.done(campaign.name)} if state else set()
     total, began = Tally(), time.monotonic()
 
@@ -193,6 +200,6 @@ def run(
         tell(f"{campaign.name}: {total.cases} cases, {len(total.faults)} faults, {time.monotonic() - began:.0f} s")
 
     todo = [number for number in range(len(units)) if number not in known]
-    with ThreadPoolExecutor(1 if campaign.alone else workers) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         list(pool.map(work, todo))
     return total
