@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,28 @@ def test_as_many_turns_as_a_piece_has_numbers_are_counted() -> None:
     found = outputs(np.empty(0, np.uint8), values)
     survey.look(np.empty(0, np.uint8), values, *found)
     assert found[2].tolist() == [PIECE // 2 - 1, PIECE // 2]
+
+
+NO_WORDS = """
+import ctypes, mmap
+import numpy as np
+from sparsestore.kernels import survey
+
+pages = np.frombuffer(mmap.mmap(-1, 2 * mmap.PAGESIZE), np.uint8)
+address = pages.ctypes.data + mmap.PAGESIZE
+assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address), ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+nothing = pages[mmap.PAGESIZE : mmap.PAGESIZE]
+largest, turns = np.zeros((2, 5), np.uint32)
+survey.look(nothing, np.arange(5 * 4096, dtype=np.uint32), np.empty(0, np.uint32), largest, turns)
+print(largest.tolist())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="guards a page as Linux does")
+def test_numbers_of_which_no_bytes_are_given_are_looked_at_alone() -> None:
+    """A page that can not be read stands where the bytes would be."""
+    done = subprocess.run([sys.executable, "-c", NO_WORDS], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"{list(range(4095, 5 * 4096, 4096))}\n"), done.stderr
 
 
 @given(lengths=st.lists(st.integers(0, 3 * PIECE), max_size=8), seed=st.integers(0, 2**32))

@@ -184,6 +184,12 @@ def _begin_piece(words: Array, at: Any) -> Any:
     return at + np.uint64(8), at + np.uint64(FOLDED), x0, x1, x2, x3, zero, zero, zero
 
 
+def _no_piece() -> Any:
+    """A state for a piece of which no byte may be read; of no meaning."""
+    nothing, zero = pair(np.uint64(0), np.uint64(0)), np.uint64(0)
+    return zero, zero, nothing, nothing, nothing, nothing, zero, zero, zero
+
+
 def _step_piece(words: Array, factors: Any, state: Any) -> Any:
     """One step of a piece."""
     at, lane, x0, x1, x2, x3, a, b, c = state
@@ -223,12 +229,13 @@ def steps() -> dict[str, Any]:
 
     ``end_piece(shifts, state)`` is the crc32c of a piece, where ``state = begin_piece(words, at)`` and then
     `STEPS` times ``state = step_piece(words, factors(), state)``: a kernel may do other things in between.
+    ``no_piece()`` is a state of the same type, for where there are no words.
 
     Raises
     ------
     LackingInstructionError
     """
-    made = inlined((_begin_piece, _step_piece, _end_piece, _factors), instructions())
+    made = inlined((_begin_piece, _no_piece, _step_piece, _end_piece, _factors), instructions())
     return {name.removeprefix("_"): function for name, function in made.items()}
 
 

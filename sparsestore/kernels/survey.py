@@ -59,7 +59,9 @@ def _piece(
         largest = values[start]
         turns = values.dtype.type(counts and largest <= before)
     j = start + np.uint64(1)
-    state = begin_piece(words, at)  # type: ignore[name-defined]  # noqa: F821
+    state = no_piece()  # type: ignore[name-defined]  # noqa: F821
+    if sums:
+        state = begin_piece(words, at)  # type: ignore[name-defined]  # noqa: F821
     # numbers and checksums by turns, as many bytes of each: they use different parts of a core, which runs them at
     # once. One after the other they take a fifth longer.
     for block in range(STEPS // BLOCK):
