@@ -7,6 +7,9 @@ BENCH ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+# Programs that are started keep what Python makes of the sources: without that, each would make it anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-random test-large test-trust soak lint bench clean
 
@@ -48,15 +51,17 @@ clean: ## remove all that the other targets made
 	rm -rf $(VENV) .soak demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks *.egg-info
 	find sparsestore tests examples bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# --no-compile: a third of the time of an installation goes into compiling modules most of which nobody imports. Python
+# compiles the others at their first import.
 # A stamp is newer than pyproject.toml when its extras are installed. The install is editable: sources need no re-install.
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	@echo "installing sparsestore[tensorflow] into $(VENV) (some minutes the first time)"
-	@$(PIP) install --editable ".[tensorflow]"
+	@$(PIP) install --no-compile --editable ".[tensorflow]"
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@echo "installing sparsestore[tensorflow,dev] into $(VENV) (some minutes the first time)"
-	@$(PIP) install --editable ".[tensorflow,dev]"
+	@$(PIP) install --no-compile --editable ".[tensorflow,dev]"
 	@touch $@ $(VENV)/.demo
 
 $(BIN)/python:

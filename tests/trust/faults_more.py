@@ -12,7 +12,7 @@ CAMPAIGN = Campaign(
     name="faults_more",
     about="as faults, of optimize and export",
     total=faults.total(MORE_SCENES),
-    sample=80,
+    sample=40,
     few=6,
     unit=100,
     run=partial(faults.run, of=MORE_SCENES),

@@ -11,7 +11,7 @@ CAMPAIGN = Campaign(
     name="formats_more",
     about="as formats, of text and records alone, other inputs",
     total=len(formats.OWN) * 200_000,
-    sample=2_200,
+    sample=1_100,
     few=66,
     unit=len(formats.OWN) * 360,
     run=partial(formats.run, of=formats.OWN, behind=formats.CAMPAIGN.total),

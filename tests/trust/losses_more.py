@@ -14,7 +14,7 @@ CAMPAIGN = Campaign(
     name="losses_more",
     about="as losses, of optimize",
     total=losses.total(OPTIMIZE),
-    sample=100,
+    sample=60,
     few=6,
     unit=200,
     run=partial(losses.run, of=OPTIMIZE),
