@@ -77,8 +77,8 @@ def test_examples_are_short() -> None:
 @pytest.mark.parametrize(
     ("name", "metric", "bar"),
     [
-        ("text.py", "accuracy", 0.86),
-        ("clicks.py", "area under the curve", 0.55),
+        pytest.param("text.py", "accuracy", 0.86, marks=pytest.mark.slow),
+        pytest.param("clicks.py", "area under the curve", 0.55, marks=pytest.mark.slow),
         ("cells.py", "area under the curve", 0.8),
     ],
 )

@@ -132,7 +132,7 @@ def written(path: Path, found: dict[str, tuple[int, int]], profile: str) -> Path
 @example({"X/indices": (1 << 8, 1 << 13)}, "raw", random.Random(0))
 @example({"X/indices": (1 << 8, 1 << 15), "X/data": (1 << 14, 1 << 14), "X/indptr": (1, 64)}, "raw", random.Random(1))
 @example({"X/indices": (512, 8192), "X/data": (256, 1 << 14), "columns/": (1, 64)}, "compact", random.Random(2))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_all_lengths_are_read_right_or_refused_and_verify_agrees(
     tmp_path_factory: pytest.TempPathFactory, found: dict[str, tuple[int, int]], profile: str, damage: random.Random
 ) -> None:

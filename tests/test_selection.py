@@ -393,11 +393,11 @@ NARROWED: dict[str, Callable[[Selection], Selection]] = {
 @pytest.mark.parametrize(
     ("segments", "shuffled", "by"),
     [
-        ([1] * 2_000, True, None),
-        ([1] * 2_000, False, None),
-        ([2_000], False, None),
-        ([10] * 200, False, "strata"),
-        ([600, 1400], False, "groups"),
+        ([1] * 800, True, None),
+        ([1] * 800, False, None),
+        ([800], False, None),
+        ([10] * 80, False, "strata"),
+        ([240, 560], False, "groups"),
     ],
     ids=["ranges_of_small_segments", "rows_of_small_segments", "rows", "strata_of_small_segments", "groups"],
 )
@@ -406,7 +406,7 @@ def test_parts_split_again_with_the_same_seed_have_their_fractions(
 ) -> None:
     # the words that a part was drawn by are those that are small, or large: by them it would stay in one piece
     every = Selection.all(segments)
-    starts, values = every.store_starts[:-1], np.arange(2_000) % (10 if by == "strata" else 1_000)
+    starts, values = every.store_starts[:-1], np.arange(800) % (10 if by == "strata" else 400)
     parts = [every]
     for _ in range(3):
         halves = []
