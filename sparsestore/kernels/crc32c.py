@@ -81,8 +81,8 @@ def instructions() -> dict[str, Any]:
 
     import llvmlite.binding as llvm
 
-    features = llvm.get_host_cpu_features()
-    if platform.machine() not in ("x86_64", "AMD64") or not (features.get("sse4.2") and features.get("pclmul")):
+    lacks = platform.machine() not in ("x86_64", "AMD64")  # on others LLVM may not even tell
+    if lacks or not all(llvm.get_host_cpu_features().get(name) for name in ("sse4.2", "pclmul")):
         raise LackingInstructionError(platform.machine())
     from numba.core import config
 

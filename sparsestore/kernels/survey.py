@@ -43,6 +43,7 @@ __all__ = [
 Array = NDArray[Any]
 
 BLOCK = 24  # steps at once, of a checksum
+PORTION = -(-PIECE * BLOCK // (STEPS * 128)) * 128  # bytes of numbers at once: as many, and whole rounds of the loop
 _POLYNOMIAL = 0x82F63B78  # of crc32c, its bits reversed as everywhere in such checksums
 
 
@@ -53,7 +54,7 @@ def _piece(
 
     `before` is the number before the first; 0 and `counts` false where there is none. The crc32c only where `sums`.
     """
-    portion = np.uint64(3328) // np.uint64(values.itemsize)
+    portion = np.uint64(PORTION) // np.uint64(values.itemsize)
     largest = turns = values.dtype.type(0)  # narrow, so that as many are counted at once as compared
     if start < stop:
         largest = values[start]
@@ -224,22 +225,15 @@ def sweep(
                         first = np.uint64(values[0])
                     all_turns += np.uint64(turns)
                     most = max(most, np.uint64(largest))
-                    # rows that begin in this piece, while it is near: counted from its first number, the one before it
-                    # aside
-                    while i <= len(lengths) and row <= low + np.int64(begins_at):
-                        if row == low + np.int64(begins_at) and row > last_row:
-                            row_turns += np.uint64(values[begins_at] <= before)
+                    while i <= len(lengths) and row < low + np.int64(ends_at):  # while the piece is near
+                        if row > last_row:  # an empty row begins where others do
+                            earlier = before
+                            if row > low + np.int64(begins_at):
+                                earlier = values[np.uint64(row - low) - np.uint64(1)]
+                            row_turns += np.uint64(values[np.uint64(row - low)] <= earlier)
                             last_row = row
                         elif row == 0:
                             begins = np.uint64(1)
-                        if i < len(lengths):
-                            row += np.int64(lengths[np.uint64(i)])
-                        i += 1
-                    while i <= len(lengths) and row < low + np.int64(ends_at):
-                        place = np.uint64(row - low)
-                        new = np.uint64(row > last_row)  # an empty row begins where others do
-                        row_turns += new & np.uint64(values[place] <= values[place - np.uint64(1)])
-                        last_row = row
                         if i < len(lengths):
                             row += np.int64(lengths[np.uint64(i)])
                         i += 1
