@@ -210,8 +210,19 @@ def _encode(values: Array, spec: ArraySpec) -> bytes:
         blosc = imported("numcodecs.blosc")
         shuffle = {"noshuffle": blosc.NOSHUFFLE, "shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
         mode = shuffle[spec.codec.shuffle]
-        return bytes(blosc.compress(payload, spec.codec.cname.encode(), spec.codec.clevel, mode, 0))
+        try:
+            return bytes(blosc.compress(payload, spec.codec.cname.encode(), spec.codec.clevel, mode, 0))
+        except BaseException:
+            _let_go(blosc)
+            raise
     return bytes(payload)
+
+
+def _let_go(blosc: Any) -> None:
+    """An interrupt that came as numcodecs took its lock left it taken: whoever compresses next would wait for ever."""
+    lock = blosc.get_mutex() if hasattr(blosc, "get_mutex") else blosc.mutex
+    if lock is not None and lock._semlock._is_mine():
+        lock.release()
 
 
 class _Encoded(NamedTuple):

@@ -191,3 +191,6 @@ def _rename(temporary: Path, path: Path) -> None:
     except OSError:  # no links on this file system
         _check(path, overwrite=False)
         temporary.replace(path)
+    else:
+        with suppress(OSError):  # the first time of two: the other is for an interrupt that comes in this one
+            temporary.unlink()

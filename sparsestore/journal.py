@@ -115,25 +115,27 @@ class Journal:
     @classmethod
     def start(cls, storage: LocalStorage, base: int) -> Journal:
         """A new one."""
-        held, tries = None, 0
-        while held is None:  # gc may look at a new name for a moment, to see whether its writer lives
-            key = f"{FOLDER}/{uuid.uuid4().hex}"
-            try:
-                held = storage.hold(key, make=True)
-            except FileNotFoundError:  # or another writer that gives up may take the folder away
-                tries += 1
-                if tries == _TRIES:  # no folder can be made there
-                    raise
-            finally:
+        key, held, tries = "", None, 0
+        try:
+            while held is None:  # gc may look at a new name for a moment, to see whether its writer lives
+                key = f"{FOLDER}/{uuid.uuid4().hex}"
+                try:
+                    held = storage.hold(key, make=True)
+                except FileNotFoundError:  # or another writer that gives up may take the folder away
+                    tries += 1
+                    if tries == _TRIES:  # no folder can be made there
+                        raise
                 if held is None:
                     storage.remove(key)
-        journal = cls(storage, held, JournalState())
-        try:
+            journal = cls(storage, held, JournalState())
             journal.note("base", base)
+            return journal
         except BaseException:
-            journal.end()
+            if key:
+                storage.remove(key)
+            if held is not None:
+                held.release()
             raise
-        return journal
 
     @classmethod
     def adopt(cls, storage: LocalStorage, key: str) -> Journal | None:

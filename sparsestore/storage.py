@@ -276,7 +276,10 @@ class ObjectWriter:
             descriptor, self.descriptor = self.descriptor, -1
             _close(descriptor)
 
-    __del__ = discard  # of a writer that nobody published or aborted
+    def __del__(self) -> None:
+        """Of a writer that nobody published or aborted."""
+        if hasattr(self, "descriptor"):  # else an interrupt left it half made
+            self.discard()
 
 
 class Held:
@@ -289,13 +292,12 @@ class Held:
         Whether that is so: False where there are no locks, so that others may hold it too.
     """
 
-    _descriptor = -1  # of one that an interrupt left half made
+    _descriptor = -1  # also of one that an interrupt left half made
+    locked = False
 
-    def __init__(self, key: str, path: Path, descriptor: int, locked: bool) -> None:
+    def __init__(self, key: str, path: Path) -> None:
         self.key = key
-        self.locked = locked
         self._path = path
-        self._descriptor = descriptor
 
     @property
     def descriptor(self) -> int:
@@ -322,8 +324,10 @@ class Held:
         """Let others have it."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            _unlock(descriptor)  # or a process forked meanwhile would go on holding it
-            _close(descriptor)
+            try:
+                _unlock(descriptor)  # or a process forked meanwhile would go on holding it
+            finally:
+                _close(descriptor)
 
     def __del__(self) -> None:
         """Of a writer that nobody published or aborted: to others it is as one that was killed.
@@ -771,21 +775,23 @@ class LocalStorage:
             Where there is none, or it was removed just now.
         """
         flags = os.O_RDWR | _PLAIN | (os.O_CREAT if make else 0)
-        with self._at(key, make=make) as (folder, name):
-            descriptor = os.open(name, flags, 0o666, dir_fd=folder)
+        held = Held(key, self.path(key))  # there is somebody to let go of it whenever an interrupt comes
         try:
+            with self._at(key, make=make) as (folder, name):
+                held._descriptor = os.open(name, flags, 0o666, dir_fd=folder)
             if make:
                 self._note(key)
-            locked = _locked(descriptor)
+            locked = _locked(held.descriptor)
             if locked is False:
-                _close(descriptor)
+                held.release()
                 return None
-            if not os.fstat(descriptor).st_nlink:  # whoever held it has removed it meanwhile
+            held.locked = locked is True
+            if not os.fstat(held.descriptor).st_nlink:  # whoever held it has removed it meanwhile
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+            return held
         except BaseException:
-            _close(descriptor)
+            held.release()
             raise
-        return Held(key, self.path(key), descriptor, bool(locked))
 
     @contextlib.contextmanager
     def turn(self, prefix: str, seconds: float) -> Iterator[None]:

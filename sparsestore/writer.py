@@ -379,7 +379,7 @@ class Share:
 
     def writer(self, tell: Callable[[str, Any], None], *, max_bytes: int) -> Writer:
         """The writer of these rows, which tells the other process what it makes, and is ended with `finish`."""
-        return Writer(
+        writer = Writer(
             LocalStorage(self.root),
             "create",
             None,
@@ -394,13 +394,16 @@ class Share:
             journal=Told(self.journal, tell, self.begun),
             feature_names=None,
         )
+        writer._begin()  # what was done before is counted from now on
+        return writer
 
 
 class Writer:
     """Row blocks in, one new version out. Make one with `create`, `append_to` or `rewrite`; not for several threads.
 
-    Memory beside the block being appended is at most `max_bytes`: half of it to look at values before the dtypes of
-    a segment are chosen, the rest for the open chunk of each array.
+    Nothing of it is on the disk before its `with` block, or its first rows. Memory beside the block being appended is
+    at most `max_bytes`: half of it to look at values before the dtypes of a segment are chosen, the rest for the open
+    chunk of each array.
 
     Attributes
     ----------
@@ -467,25 +470,47 @@ class Writer:
         self._closed = False
         self._torn = False
         self._announced: tuple[str, bytes] | None = None  # a manifest that may be there, or may come
-        folders = (storage.root, *storage.root.absolute().parents)
-        n_missing = next((n for n, folder in enumerate(folders) if folder.exists()), 0)
         self._job = job
+        self._unfinished = journal
+        self._begun: Journal | None = None
         self.n_rows = 0
         self.nnz = 0
+
+    @property
+    def _journal(self) -> Journal:
+        return self._begun or self._begin()
+
+    def _begin(self) -> Journal:
+        """Start the journal, or take up that of an unfinished conversion: before, nothing of this is on the disk.
+
+        Not when it is made: an interrupt that comes between that and the `with` block would leave what nobody removes.
+        """
+        if self._begun is not None:
+            return self._begun
+        storage, begun = self._storage, self._unfinished
+        folders = (storage.root, *storage.root.absolute().parents)
+        n_missing = next((n for n, folder in enumerate(folders) if folder.exists()), 0)
         try:
-            self._journal = journal or Journal.start(storage, base.version if base else 0)
+            if begun is None:
+                begun = Journal.start(storage, self._base.version if self._base else 0)
             if n_missing:
-                self._journal.note("folders", n_missing)
-            if journal is not None:
-                journal.tidy()  # a name that a killed writer left taken, and bucket files as large as the data
-            for part in self._journal.state.parts:
-                lines = self._checked(part)
-                if isinstance(self._journal, Told) or "number" not in part:  # else it is another writer's
+                begun.note("folders", n_missing)
+            if self._unfinished is not None:
+                begun.tidy()  # a name that a killed writer left taken, and bucket files as large as the data
+            for part in begun.state.parts:
+                lines = self._checked(part, begun.key)
+                if isinstance(begun, Told) or "number" not in part:  # else it is another writer's
                     self._take_over(part, lines)
+            self._begun = begun
+            return begun
         except BaseException:
-            if journal is not None:
-                journal.release()
+            if self._unfinished is not None:
+                self._unfinished.release()
+            elif begun is not None:
+                with contextlib.suppress(OSError):
+                    begun.end()
             self._remove_skeleton(n_missing)
+            self._closed = self._unfinished is not None  # it may be another's now
             raise
 
     @property
@@ -503,6 +528,7 @@ class Writer:
         return f"<Writer of {self._storage.name!r}: {self.n_rows} rows, {self.nnz} entries, {state}>"
 
     def __enter__(self) -> Self:
+        self._begin()
         return self
 
     def __exit__(
@@ -567,6 +593,7 @@ class Writer:
         """
         if self._closed:
             raise ValueError("the writer is closed: start another with create or append_to")
+        self._begin()
         if self._n_features is not None and rows.n_features > self._n_features:
             raise ValueError(
                 f"{name}: has {rows.n_features} features, expected at most {self._n_features} as the store has: pass "
@@ -770,7 +797,7 @@ class Writer:
         """Ids of the segments that parts of the journal name."""
         return [line[0] for part in self._journal.state.parts for line in part["lines"]]
 
-    def _checked(self, part: Mapping[str, Any]) -> list[SegmentLine]:
+    def _checked(self, part: Mapping[str, Any], journal: str) -> list[SegmentLine]:
         """Segments of a part that another writer made.
 
         Raises
@@ -778,7 +805,7 @@ class Writer:
         SparsestoreError
             Where it is not there as it was, or the store is not as it was: its rows were replaced by others.
         """
-        problems = Problems(f"{self._storage.name}: {self._journal.key}")
+        problems = Problems(f"{self._storage.name}: {journal}")
         lines = [SegmentLine.from_json(line, "lines", problems) for line in part["lines"]]
         problems.raise_if_any()
         lost = "what was done of this conversion can not be used: give resume=False (--no-resume) to start again"
@@ -891,13 +918,13 @@ class Writer:
             version = self._publish_manifest()
             self._closed = True
             self._make_name_durable(version)
+            self._end()
+            return version
         except BaseException:
             self._closed = self._closed or self._is_published()  # a second try would have its rows twice
             if self._closed:
                 self._end(keep=self._is_known_again)
             raise
-        self._end()
-        return version
 
     def _make_name_durable(self, version: int) -> None:
         try:
@@ -917,6 +944,7 @@ class Writer:
         """Write what is held, and close the segment."""
         if self._closed:
             raise ValueError("the writer is closed: it has been published or aborted")
+        self._begin()
         if self._torn:
             raise ValueError("an earlier write failed half-way: nothing can be published, start again")
         if self._held:
@@ -1092,6 +1120,10 @@ class Writer:
         if self._closed:
             return
         self._closed = True
+        if self._begun is None:
+            if self._unfinished is not None:
+                self._unfinished.release()
+            return
         if self._segment is not None:
             self._segment.discard()
         self._storage.discard()
@@ -1195,9 +1227,10 @@ def remove_skeleton(storage: LocalStorage, *, folders: int) -> None:
                 storage.publish(ROOT, root, f"writers/{uuid.uuid4().hex}.tmp")
                 storage.sync("")
             return
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # one that is not empty, and those above it
         for folder in (storage.root, *storage.root.absolute().parents)[:folders]:
-            folder.rmdir()
+            with contextlib.suppress(FileNotFoundError):  # an interrupt came before it was made
+                folder.rmdir()
 
 
 def _says_nothing_of_the_rows(error: BaseException | None) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import threading
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numcodecs import blosc
 from numpy.typing import NDArray
+from trust.interrupts import interrupted, places
 
 from sparsestore import arrays, parallel
 from sparsestore.arrays import ArrayReader, ArrayWriter
@@ -850,3 +854,19 @@ def test_a_blosc_frame_that_lies_about_its_own_length_is_refused() -> None:
     payload = blosc_bomb(64)
     with pytest.raises(ValueError, match="its length is not the one that it declares"):
         decode(payload + b"\0", ArraySpec((8,), "int64", 8, 8, LZ4))
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="hears signals where CPython does")
+def test_an_interrupt_while_a_chunk_is_compressed_leaves_no_lock_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numcodecs compresses under a lock of `multiprocessing`, which is taken by a function in Python."""
+    monkeypatch.setattr(blosc, "use_threads", None)  # as where nobody imports zarr-python
+    spec = ArraySpec((8,), "int64", 8, 8, LZ4)
+    work = partial(arrays._encode, np.arange(8), spec)
+    work()  # what is done but once
+    lock = blosc.get_mutex() if hasattr(blosc, "get_mutex") else blosc.mutex
+    heard = places(work)
+    assert "__enter__" in {place.code.co_name for place in heard}
+    for place in heard:
+        assert interrupted(work, place) == (True, False), place
+        assert lock.acquire(False), place
+        lock.release()

@@ -17,11 +17,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from trust.interrupts import interrupted, places
 
 from sparsestore.buffers import Buffers
 from sparsestore.checksum import crc32c, piece_crc32c
 from sparsestore.errors import CorruptStoreError
-from sparsestore.storage import LARGE_PAGE, Advice, Held, LocalStorage, _read_at_once, naming, open_storage
+from sparsestore.storage import (
+    LARGE_PAGE,
+    Advice,
+    Held,
+    LocalStorage,
+    ObjectWriter,
+    _read_at_once,
+    naming,
+    open_storage,
+)
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -495,8 +505,33 @@ def test_a_hold_goes_with_its_process_however_that_ends(storage: LocalStorage) -
         assert time.monotonic() < deadline
 
 
-def test_a_hold_that_an_interrupt_left_half_made_goes_in_silence() -> None:
-    Held.__new__(Held).__del__()
+@pytest.mark.parametrize("kind", [Held, ObjectWriter])
+def test_what_an_interrupt_left_half_made_goes_in_silence(kind: Any) -> None:
+    kind.__new__(kind).__del__()
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="hears signals where CPython does")
+def test_an_interrupt_anywhere_in_a_hold_lets_go_of_it(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = str(tmp_path_factory.mktemp("interrupted"))  # where descriptors may stay open
+    storage = open_storage(folder)
+    held: list[Any] = [storage.hold("writers/a", make=True)]
+
+    def work() -> None:
+        held[0] = storage.hold("writers/a")
+
+    def undone() -> None:
+        held[0].release()
+        held[0] = None
+
+    undone()
+    work()  # what is done but once
+    undone()
+    heard = places(work)
+    undone()
+    assert len(heard) > 20
+    for place in heard:
+        assert interrupted(work, place) == (True, False), place
+        assert not is_held(storage, "writers/a"), place
 
 
 def test_a_hold_goes_with_its_last_reference_but_not_with_that_of_a_fork(storage: LocalStorage) -> None:

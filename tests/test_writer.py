@@ -19,6 +19,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from trust.interrupts import interrupted, places
 
 from sparsestore import layout, maintain, manifest, segment_writer, writer
 from sparsestore.columns import exactly
@@ -750,8 +751,40 @@ def test_an_interrupt_while_a_writer_is_made_leaves_nothing(path: Path, monkeypa
         raise KeyboardInterrupt
 
     monkeypatch.setattr("fcntl.flock", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        create(path)
+    with pytest.raises(KeyboardInterrupt), create(path):
+        pass
+    assert not path.exists()
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="hears signals where CPython does")
+def test_an_interrupt_anywhere_before_the_block_of_a_writer_leaves_nothing(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Nothing on the disk, that is: between open(2) and the line that knows of it a descriptor stays open."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    path = str(folder / "stores" / "s.zarr")
+    made: list[Any] = [None]
+
+    def work() -> None:
+        made[0] = create(path).__enter__()
+
+    def undone() -> None:
+        made[0].abort()
+        made[0] = None
+
+    work()  # what is done but once
+    undone()
+    heard = places(work)
+    undone()
+    assert len(heard) > 100
+    for place in heard:
+        assert interrupted(work, place) == (True, False), place
+        assert list(folder.iterdir()) == [], place
+
+
+def test_a_writer_that_is_made_and_not_used_leaves_nothing(path: Path) -> None:
+    create(path)
+    create(path).abort()
     assert not path.exists()
 
 
@@ -853,6 +886,7 @@ def test_an_interrupt_anywhere_in_publish_loses_no_row_and_publishes_none_twice(
         w.abort()
         opened = open_reader(path)
         assert (opened.version, opened.shape) in [(1, (3, 3)), (2, (12, 3))], n
+        assert list((path / "writers").iterdir()) == [], n
     assert n > 50
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from _thread import start_new_thread
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from io import FileIO
 from itertools import chain, pairwise
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Thread
 from typing import Any, Protocol
 
 import numpy as np
@@ -197,8 +197,9 @@ class TextFile:
         requests, results = SimpleQueue[int](), SimpleQueue[_Filled]()
         # The thread owns the file and is not waited for at the end: a generator may be finalized by the collection of
         # garbage at any point of any thread, one that holds a lock which joining a thread takes among them.
-        Thread(target=self._serve, args=(requests, results, room), name="sparsestore-read", daemon=True).start()
+        # No threading.Thread: it waits for its start in a Condition, which an interrupt there would leave locked.
         try:
+            start_new_thread(self._serve, (requests, results, room))
             requests.put(size)
             while True:
                 block, position, error = results.get()

@@ -31,6 +31,7 @@ NAMES: tuple[str, ...] = (
     "faults_more",
     "losses_more",
     "kills_more",
+    "interrupts",
     "formats_more",
 )
 

@@ -149,7 +149,7 @@ def gone_on(scene: Scene, folder: Path, state: str, turn: int) -> list[str]:
     try:
         if turn % 2:  # by turns it is collected at once or gone on with
             _collect_all(folder)
-            if left := _left(scene, folder):
+            if left := unneeded(scene, folder):
                 return [f"left after gc: {left}"]
         if state == "before" or scene.before == scene.after:
             scene.work(folder)
@@ -161,7 +161,7 @@ def gone_on(scene: Scene, folder: Path, state: str, turn: int) -> list[str]:
             problems = store.verify()
     except Exception as error:
         return [f"going on: {describe(error)}"]
-    left = _left(scene, folder)
+    left = unneeded(scene, folder)
     return ([f"left at the end: {left}"] if left else []) + ([f"verify: {problems[:3]}"] if problems else [])
 
 
@@ -174,7 +174,7 @@ def _collect_all(folder: Path) -> None:
             raise
 
 
-def _left(scene: Scene, folder: Path) -> list[str]:
+def unneeded(scene: Scene, folder: Path) -> list[str]:
     """What nobody needs, in the store and beside it."""
     own = (STORE, SOURCE, EXPORTED) if isinstance(scene, Export) else (STORE, SOURCE)
     beside = [path.name for path in folder.iterdir() if path.name not in own]
