@@ -220,7 +220,7 @@ def _encode(values: Array, spec: ArraySpec) -> bytes:
 
 def _let_go(blosc: Any) -> None:
     """An interrupt that came as numcodecs took its lock left it taken: whoever compresses next would wait for ever."""
-    lock = blosc.get_mutex() if hasattr(blosc, "get_mutex") else blosc.mutex
+    lock = blosc.get_mutex() if hasattr(blosc, "get_mutex") else getattr(blosc, "mutex", None)  # 0.17.1 has none
     if lock is not None and lock._semlock._is_mine():
         lock.release()
 

@@ -747,7 +747,7 @@ class LocalStorage:
         path = self.path(key)
         while True:
             try:
-                shutil.rmtree(path)
+                _remove_tree(path)
                 return removed
             except FileNotFoundError:  # somebody else removes it too
                 if not path.exists():
@@ -1096,4 +1096,14 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
 def _clear(folder: Path) -> None:
     """Remove a folder as far as can be: of what fails rmtree ignores most, but not what fstat and close say."""
     with contextlib.suppress(OSError):
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove_tree(folder, ignore_errors=True)
+
+
+def _remove_tree(folder: Path, *, ignore_errors: bool = False) -> None:
+    """As rmtree, whose second close(2) of a folder makes an OSError of an interrupt that comes with the first."""
+    try:
+        shutil.rmtree(folder, ignore_errors=ignore_errors)
+    except OSError as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
+        raise

@@ -31,6 +31,7 @@ from sparsestore.storage import (
     _read_at_once,
     naming,
     open_storage,
+    scratch_folder,
 )
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -503,6 +504,30 @@ def test_a_hold_goes_with_its_process_however_that_ends(storage: LocalStorage) -
     deadline = time.monotonic() + 5
     while is_held(storage, "writers/a"):
         assert time.monotonic() < deadline
+
+
+@pytest.mark.filterwarnings("ignore:unclosed scandir iterator")
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="hears signals where CPython does")
+def test_an_interrupt_is_heard_wherever_it_comes_while_a_folder_is_removed(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("interrupted") / "scratch"
+
+    def work() -> None:
+        with scratch_folder(folder):
+            pass
+
+    def filled() -> None:
+        (folder / "a" / "b").mkdir(parents=True, exist_ok=True)
+        (folder / "a" / "b" / "c").touch()
+
+    for _ in range(2):  # what is done but once
+        filled()
+        heard = places(work)
+    assert len(heard) > 20
+    for place in heard:
+        filled()
+        assert interrupted(work, place) == (True, False), place
 
 
 @pytest.mark.parametrize("kind", [Held, ObjectWriter])

@@ -72,9 +72,16 @@ def _instructions(code: CodeType) -> dict[int, str]:
     }
 
 
+def _tell(frame: FrameType, within: Callable[[FrameType, str, Any], Any]) -> None:
+    """Have a function told of the instructions of a frame, and of its end."""
+    frame.f_trace, frame.f_trace_lines = within, False
+    frame.f_trace_opcodes = True  # from 3.13 on it is heeded where there is somebody to be told
+
+
 def _trace(function: Callable[[FrameType, str, Any], Any], work: Callable[[], object]) -> None:
     """Do some work, of whose calls a function is told; no garbage is collected, which comes at any moment."""
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # 3.12 heeds it where somebody asked before it begins
     gc.collect()
     gc.disable()
     sys.settrace(function)
@@ -96,7 +103,6 @@ def places(work: Callable[[], object]) -> list[Place]:
         nonlocal calls
         calls += 1
         call, step = calls, 0
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
         instructions = _instructions(frame.f_code)
         before = instructions.get(frame.f_lasti, "")
 
@@ -117,6 +123,7 @@ def places(work: Callable[[], object]) -> list[Place]:
                     found.append(Place(call, step, frame.f_code, frame.f_lasti))
             return within
 
+        _tell(frame, within)
         return within
 
     _trace(called, work)
@@ -143,7 +150,6 @@ def interrupted(work: Callable[[], object], place: Place) -> tuple[bool, bool]:
         if calls != place.call or frame.f_code is not place.code:
             return None
         step = 0
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
 
         def within(frame: FrameType, event: str, _: Any) -> Any:
             nonlocal step, reached
@@ -154,6 +160,7 @@ def interrupted(work: Callable[[], object], place: Place) -> tuple[bool, bool]:
                     raise KeyboardInterrupt
             return within
 
+        _tell(frame, within)
         return within
 
     try:
