@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from trust.interrupts import interrupted, places
+from trust.interrupts import interrupted, places_of_a_second
 
 from sparsestore.buffers import Buffers
 from sparsestore.checksum import crc32c, piece_crc32c
@@ -521,9 +521,8 @@ def test_an_interrupt_is_heard_wherever_it_comes_while_a_folder_is_removed(
         (folder / "a" / "b").mkdir(parents=True, exist_ok=True)
         (folder / "a" / "b" / "c").touch()
 
-    for _ in range(2):  # what is done but once
-        filled()
-        heard = places(work)
+    filled()
+    heard = places_of_a_second(work, filled)
     assert len(heard) > 20
     for place in heard:
         filled()
@@ -549,10 +548,7 @@ def test_an_interrupt_anywhere_in_a_hold_lets_go_of_it(tmp_path_factory: pytest.
         held[0] = None
 
     undone()
-    work()  # what is done but once
-    undone()
-    heard = places(work)
-    undone()
+    heard = places_of_a_second(work, undone)
     assert len(heard) > 20
     for place in heard:
         assert interrupted(work, place) == (True, False), place

@@ -19,7 +19,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from trust.interrupts import interrupted, places
+from trust.interrupts import interrupted, places_of_a_second
 
 from sparsestore import layout, maintain, manifest, segment_writer, writer
 from sparsestore.columns import exactly
@@ -772,10 +772,7 @@ def test_an_interrupt_anywhere_before_the_block_of_a_writer_leaves_nothing(
         made[0].abort()
         made[0] = None
 
-    work()  # what is done but once
-    undone()
-    heard = places(work)
-    undone()
+    heard = places_of_a_second(work, undone)
     assert len(heard) > 100
     for place in heard:
         assert interrupted(work, place) == (True, False), place

@@ -14,6 +14,7 @@ import dis
 import gc
 import json
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from sparsestore.storage import LocalStorage
 from trust import scenes
 from trust.answers import describe
 from trust.campaign import Campaign, Tally
-from trust.scenes import MORE_SCENES, SCENES, STORE, Scene
+from trust.scenes import MORE_SCENES, SCENES, STORE, Export, Scene
 
 OF = (*SCENES, *MORE_SCENES)
 MOST = {
@@ -127,6 +128,15 @@ def places(work: Callable[[], object]) -> list[Place]:
         return within
 
     _trace(called, work)
+    return found
+
+
+def places_of_a_second(work: Callable[[], object], undo: Callable[[], object]) -> list[Place]:
+    """The same where some work was done before, and with it what is done but once; it is undone each time."""
+    work()
+    undo()
+    found = places(work)
+    undo()
     return found
 
 
@@ -246,7 +256,7 @@ def _case(scene: Scene, place: Place, at: int, folder: Path) -> tuple[str, list[
 def _left(scene: Scene, folder: Path, state: str) -> list[str]:
     """What an interrupt has left that nobody needs."""
     names = scenes.unneeded(scene, folder)
-    if state == "before" and scene.before is None and isinstance(scene.after, tuple) and scene.after[0]:
+    if state == "before" and scene.before is None and not isinstance(scene, Export):
         names += [STORE] * (folder / STORE).exists()
     return [f"left by the interrupt: {len(names)}, {names[-3:]}"] if names else []
 
@@ -259,8 +269,6 @@ def _has_parts(folder: Path) -> bool:
 
 def main() -> None:
     """Print how many places each scene has: for `MOST`."""
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         for scene, _, fresh in scenes.staged(range(len(OF)), lambda case: OF[case], Path(folder), OF):
             sys.stdout.write(json.dumps({scene.name: len(_places(scene, fresh))}) + "\n")
